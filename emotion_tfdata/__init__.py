@@ -1,0 +1,30 @@
+"""tf.data pipelines for emotion recognition from voice and face."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emotion_tfdata.augment.draw import Augment
+    from emotion_tfdata.pipeline import class_weights, make_dataset
+
+__version__ = "0.1.0"
+__all__ = ["Augment", "class_weights", "make_dataset"]
+
+# Looked up when first used: what reads no tensors must not wait for TensorFlow to load.
+_HOMES = {
+    "Augment": "emotion_tfdata.augment.draw",
+    "class_weights": "emotion_tfdata.pipeline",
+    "make_dataset": "emotion_tfdata.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,84 @@
+"""Keys: what is drawn for a clip depends on which clip it is, never on when or where it is read.
+
+A key is a 64-bit number folded from (seed, epoch, example, copy, stream). Every random choice of the
+pipeline comes from such a key and from nothing else, so that threads, workers and positions cannot
+change it. `fold_in` is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable
+pseudorandom number generators", 2014), a bijection that passes the usual batteries when counters go
+in.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+
+import numpy as np
+import tensorflow as tf
+
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+
+
+class Stream(enum.IntEnum):
+    """What a key is for. Never renumber: the numbers are part of the stream's definition."""
+
+    ORDER = 1
+    BATCH_ORDER = 2
+    COPIED = 3
+    AUGMENTED = 4
+    KIND = 5
+    STRETCH = 6
+    NOISE_LEVEL = 7
+    NOISE = 8
+
+
+def example_key(example_id: str) -> int:
+    """Key of an example, from its id alone. In `[0, 2**63)`."""
+    digest = hashlib.blake2b(example_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def fold_in(key: tf.Tensor, data: tf.Tensor | int) -> tf.Tensor:
+    """Folds integers into keys.
+
+    Args:
+      key: uint64, any shape.
+      data: integers of a shape that broadcasts against `key`; only the low 64 bits count.
+
+    Returns:
+      uint64 of the broadcast shape.
+    """
+    return _mix(key ^ _mix(tf.cast(data, tf.uint64) + _u64(_GOLDEN_GAMMA)))
+
+
+def key(
+    seed: int, epoch: tf.Tensor | int, example: tf.Tensor, copy: tf.Tensor | int, stream: Stream
+) -> tf.Tensor:
+    """Key of one choice for each of many examples.
+
+    Args:
+      seed: of the whole run.
+      epoch: int64 scalar.
+      example: int64 `[...]` from `example_key`.
+      copy: which copy of the example, 0 for the example as it is; int64, broadcasts to `[...]`.
+      stream: what the choice is about.
+
+    Returns:
+      uint64 `[...]`.
+    """
+    base = fold_in(fold_in(_u64(np.uint64(seed & 0xFFFFFFFFFFFFFFFF)), epoch), int(stream))
+    return fold_in(fold_in(base, example), copy)
+
+
+def uniform(key: tf.Tensor) -> tf.Tensor:
+    """One number in `[0, 1)` a key, float64, from its upper 53 bits."""
+    return tf.cast(tf.bitwise.right_shift(key, _u64(11)), tf.float64) * 2.0**-53
+
+
+def _mix(z: tf.Tensor) -> tf.Tensor:
+    z = (z ^ tf.bitwise.right_shift(z, _u64(30))) * _u64(0xBF58476D1CE4E5B9)
+    z = (z ^ tf.bitwise.right_shift(z, _u64(27))) * _u64(0x94D049BB133111EB)
+    return z ^ tf.bitwise.right_shift(z, _u64(31))
+
+
+def _u64(value: int | np.uint64) -> tf.Tensor:
+    return tf.constant(value, tf.uint64)

@@ -1,0 +1,211 @@
+"""What one record of a shard holds, declared once: written, parsed and checked from one table.
+
+A record is a serialized `tf.train.Example`. Arrays are little-endian, row-major bytes with their
+shape beside them in `<name>_shape`. Floats are stored in 16-bit fixed point (`step` a unit): finer
+than float16 over the range that occurs, in the same two bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+AUDIO_STEP_DB = 1 / 128  # +-256 dB
+LANDMARKS_STEP = 1 / 8192  # +-4 distances between the eyes
+
+TEXT_FEATURES = ("example_id", "corpus", "actor", "emotion", "intensity", "sentence")
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """How one array is stored.
+
+    Attributes:
+      shape: letters name sizes that vary from clip to clip (`Ta`, `Tv`) or from data set to data
+        set (`M` audio features, `L` landmarks).
+      dtype: as stored.
+      step: what one unit of the stored integer stands for, or None where values are stored as is.
+      about: meaning and unit.
+    """
+
+    shape: tuple[str | int, ...]
+    dtype: np.dtype
+    step: float | None
+    about: str
+
+
+ARRAY_FEATURES: dict[str, ArraySpec] = {
+    "audio": ArraySpec(
+        ("Ta", "M"), np.dtype("<i2"), AUDIO_STEP_DB, "log-mel energies in dB, 100 frames/s"
+    ),
+    "landmarks": ArraySpec(
+        ("Tv", "L", 3),
+        np.dtype("<i2"),
+        LANDMARKS_STEP,
+        "face landmarks in the face's own frame, in distances between the eyes, 30 frames/s",
+    ),
+    "landmarks_valid": ArraySpec(
+        ("Tv",), np.dtype("u1"), None, "1 where a face was found in the frame"
+    ),
+    "head": ArraySpec(
+        ("Tv", 4),
+        np.dtype("<f4"),
+        None,
+        "what the face's frame took away: centre x and y and distance between the eyes, in widths "
+        "of the picture, and roll in radians",
+    ),
+}
+
+
+class SchemaError(ValueError):
+    """A record or an example that is not as the feature table says."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One clip, as features.
+
+    Attributes:
+      example_id: `<corpus>/<name of the file without its ending>`.
+      corpus: `ravdess` or `crema_d`.
+      actor: the corpus's own number of the actor, as text.
+      emotion: one of `labels.EMOTIONS`.
+      intensity: the corpus's own word for how strongly it is acted.
+      sentence: the corpus's own code of the sentence spoken.
+      audio: float32 `[Ta, M]`, dB, 100 frames/s; no rows where the clip has no sound.
+      landmarks: float32 `[Tv, L, 3]`, 30 frames/s; zero rows where no face was found.
+      landmarks_valid: bool `[Tv]`.
+      head: float32 `[Tv, 4]`.
+    """
+
+    example_id: str
+    corpus: str
+    actor: str
+    emotion: str
+    intensity: str
+    sentence: str
+    audio: np.ndarray
+    landmarks: np.ndarray
+    landmarks_valid: np.ndarray
+    head: np.ndarray
+
+
+def stored_arrays(example: Example) -> dict[str, np.ndarray]:
+    """The example's arrays as they are stored: fixed point, bytes, checked.
+
+    Raises:
+      SchemaError: for an array of the wrong rank, of lengths that contradict each other, with a
+        value that is not finite, or beyond what its fixed point holds.
+    """
+    sizes: dict[str, int] = {}
+    stored = {}
+    for name, spec in ARRAY_FEATURES.items():
+        array = np.asarray(getattr(example, name))
+        _check_shape(example.example_id, name, array.shape, sizes)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            raise SchemaError(f"{example.example_id}: {name} has a value that is not finite at {at}")
+        if spec.step is not None:
+            units = np.rint(np.asarray(array, np.float64) / spec.step)
+            limits = np.iinfo(spec.dtype)
+            if units.size and (units.min() < limits.min or units.max() > limits.max):
+                raise SchemaError(
+                    f"{example.example_id}: {name} reaches {np.abs(array).max():g}, "
+                    f"more than the {limits.max * spec.step:g} that its fixed point holds"
+                )
+            array = units
+        stored[name] = np.ascontiguousarray(array, dtype=spec.dtype)
+    return stored
+
+
+def encode(example: Example) -> bytes:
+    """Serializes an example to the bytes of one record.
+
+    The same example gives the same bytes in every process.
+
+    Raises:
+      SchemaError: as `stored_arrays`, and for an empty text feature.
+    """
+    import tensorflow as tf
+
+    feature: dict[str, Any] = {}
+    for name in TEXT_FEATURES:
+        text = getattr(example, name)
+        if not text:
+            raise SchemaError(f"{example.example_id or 'example'}: {name} is empty")
+        feature[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[text.encode()]))
+    for name, array in stored_arrays(example).items():
+        feature[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[array.tobytes()]))
+        feature[f"{name}_shape"] = tf.train.Feature(
+            int64_list=tf.train.Int64List(value=array.shape)
+        )
+    # A protobuf map serializes in no fixed order unless asked to.
+    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(
+        deterministic=True
+    )
+
+
+def decode(serialized: bytes, where: str = "record") -> Example:
+    """Reads one record back, outside of any graph. For inspecting and checking.
+
+    Args:
+      serialized: the record's bytes.
+      where: names the record in errors until its id is known.
+
+    Raises:
+      SchemaError: if it is no `tf.train.Example`, or a feature is missing or does not fit its
+        shape; the message names record and feature.
+    """
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+
+    try:
+        features = tf.train.Example.FromString(serialized).features.feature
+    except DecodeError as error:
+        raise SchemaError(f"{where}: not a tf.train.Example ({error})") from error
+
+    def value(name: str, kind: str) -> Any:
+        values = getattr(features[name], kind).value if name in features else []
+        if not values:
+            raise SchemaError(f"{where}: feature {name!r} is missing")
+        return values
+
+    text = {}
+    for name in TEXT_FEATURES:
+        text[name] = value(name, "bytes_list")[0].decode()
+        where = text["example_id"]
+    arrays = {}
+    sizes: dict[str, int] = {}
+    for name, spec in ARRAY_FEATURES.items():
+        content = value(name, "bytes_list")[0]
+        shape = tuple(value(f"{name}_shape", "int64_list"))
+        _check_shape(where, name, shape, sizes)
+        expected_bytes = int(np.prod(shape)) * spec.dtype.itemsize
+        if len(content) != expected_bytes:
+            raise SchemaError(
+                f"{where}: {name} holds {len(content)} bytes, its shape {shape} needs "
+                f"{expected_bytes}"
+            )
+        array = np.frombuffer(content, spec.dtype).reshape(shape)
+        arrays[name] = array if spec.step is None else np.float32(spec.step) * array
+    arrays["landmarks_valid"] = arrays["landmarks_valid"].astype(bool)
+    return Example(**text, **arrays)
+
+
+def _check_shape(
+    example_id: str, name: str, shape: tuple[int, ...], sizes: dict[str, int]
+) -> None:
+    """Checks a shape against the table; `sizes` collects what the letters stand for."""
+    spec = ARRAY_FEATURES[name]
+    fits = len(shape) == len(spec.shape) and all(
+        size == (wanted if isinstance(wanted, int) else sizes.setdefault(wanted, size))
+        for size, wanted in zip(shape, spec.shape, strict=False)
+    )
+    if not fits:
+        known = ", ".join(f"{letter}={size}" for letter, size in sizes.items())
+        raise SchemaError(
+            f"{example_id}: {name} has shape {tuple(shape)}, expected "
+            f"[{', '.join(map(str, spec.shape))}] ({known})"
+        )

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Lint, format, types and tests, in .venv, which it makes or reuses. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. launch/venv.sh
+
+make_venv .venv preprocess,train,aws,dev
+export PATH="$PWD/.venv/bin:$PATH" TF_CPP_MIN_LOG_LEVEL=3 PYTHONDONTWRITEBYTECODE=1
+
+# ruff reads no setup.cfg; its settings are kept there all the same, with those of the other tools.
+setting() {
+  python -c 'import configparser, sys
+config = configparser.ConfigParser(); config.read("setup.cfg"); print(config["ruff"][sys.argv[1]])' "$1"
+}
+style=(--line-length "$(setting line-length)" --target-version "$(setting target-version)")
+
+echo "Lint ..."
+ruff check "${style[@]}" --select "$(setting select)" --ignore "$(setting ignore)" .
+echo "Format ..."
+ruff format --check "${style[@]}" .
+echo "Types ..."
+mypy
+echo "Tests ..."
+python -m pytest "$@"
