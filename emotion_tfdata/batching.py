@@ -1,8 +1,8 @@
 """Which clips make which batch, and how long it is: planned for a whole epoch before any is read.
 
-The manifest knows every clip's length and the keys give every clip's stretch, so an epoch's batches
-are a table, computed from (seed, epoch) alone. Batches are made of clips of like length and padded to
-one of a few shapes.
+The manifest knows every clip's length and the keys give every clip's stretch, so an epoch's
+batches are a table, computed from (seed, epoch) alone. Batches are made of clips of like length and
+padded to one of a few shapes.
 """
 
 from __future__ import annotations

@@ -22,7 +22,25 @@ _EYES = (
 )
 _IRISES = tuple(range(468, 478))
 # Jaw and cheeks: they tell a dropped jaw and a raised cheek from a mere change of the lips.
-_JAW_AND_CHEEKS = (50, 58, 101, 136, 149, 152, 172, 176, 205, 280, 288, 330, 365, 378, 397, 400, 425)
+_JAW_AND_CHEEKS = (
+    50,
+    58,
+    101,
+    136,
+    149,
+    152,
+    172,
+    176,
+    205,
+    280,
+    288,
+    330,
+    365,
+    378,
+    397,
+    400,
+    425,
+)
 
 EXPRESSIVE = tuple(sorted({*_LIPS, *_BROWS, *_EYES, *_IRISES, *_JAW_AND_CHEEKS}))
 

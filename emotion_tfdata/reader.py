@@ -1,8 +1,8 @@
 """Records by their place: the manifest says where each one stands, so any one is read alone.
 
 Reading by (shard, offset, length) costs a third more than reading a shard from end to end, and buys
-an exact shuffle of the whole set, a start at any batch without reading what is skipped, and a corrupt
-record that takes no other with it. TFRecord's own checksums are checked on every read.
+an exact shuffle of the whole set, a start at any batch without reading what is skipped, and a
+corrupt record that takes no other with it. TFRecord's own checksums are checked on every read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Keys: what is drawn for a clip depends on which clip it is, never on when or where it is read.
 
-A key is a 64-bit number folded from (seed, epoch, example, copy, stream). Every random choice of the
-pipeline comes from such a key and from nothing else, so that threads, workers and positions cannot
-change it. `fold_in` is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable
+A key is a 64-bit number folded from (seed, epoch, example, copy, stream). Every random choice of
+the pipeline comes from such a key and from nothing else, so that threads, workers and positions
+cannot change it. `fold_in` is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable
 pseudorandom number generators", 2014), a bijection that passes the usual batteries when counters go
 in.
 """

@@ -106,7 +106,7 @@ def stored_arrays(example: Example) -> dict[str, np.ndarray]:
         _check_shape(example.example_id, name, array.shape, sizes)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-            raise SchemaError(f"{example.example_id}: {name} has a value that is not finite at {at}")
+            raise SchemaError(f"{example.example_id}: {name} is not finite at {at}")
         if spec.step is not None:
             units = np.rint(np.asarray(array, np.float64) / spec.step)
             limits = np.iinfo(spec.dtype)
@@ -194,9 +194,7 @@ def decode(serialized: bytes, where: str = "record") -> Example:
     return Example(**text, **arrays)
 
 
-def _check_shape(
-    example_id: str, name: str, shape: tuple[int, ...], sizes: dict[str, int]
-) -> None:
+def _check_shape(example_id: str, name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
     """Checks a shape against the table; `sizes` collects what the letters stand for."""
     spec = ARRAY_FEATURES[name]
     fits = len(shape) == len(spec.shape) and all(

@@ -94,7 +94,7 @@ def write_data_set(
                 writer.write(serialized)
                 records.append(
                     Record(
-                        *(getattr(example, name) for name in schema.TEXT_FEATURES),
+                        **{name: getattr(example, name) for name in schema.TEXT_FEATURES},
                         audio_frames=len(example.audio),
                         landmarks_frames=len(example.landmarks),
                         faces_frames=int(example.landmarks_valid.sum()),
@@ -105,7 +105,10 @@ def write_data_set(
                 )
                 offset += len(serialized) + 16
                 stored = schema.decode(serialized)
-                rows = {"audio": stored.audio, "landmarks": stored.landmarks[example.landmarks_valid]}
+                rows = {
+                    "audio": stored.audio,
+                    "landmarks": stored.landmarks[stored.landmarks_valid],
+                }
                 for protocol, k in (("actor", fold), ("random", random_fold[example.example_id])):
                     for m in modalities:
                         statistics[protocol][k][m] += Moments.of(rows[m])

@@ -1,7 +1,7 @@
 """From stored integers to what a model is fed: warp, scale, noise and mask, a whole batch at once.
 
-It is one XLA program a shape: the intermediate arrays, each as large as the batch, are never written
-to memory. Shapes come from a few buckets, so the programs are few.
+It is one XLA program a shape: the intermediate arrays, each as large as the batch, are never
+written to memory. Shapes come from a few buckets, so the programs are few.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ config = configparser.ConfigParser(); config.read("setup.cfg"); print(config["ru
 style=(--line-length "$(setting line-length)" --target-version "$(setting target-version)")
 
 echo "Lint ..."
-ruff check "${style[@]}" --select "$(setting select)" --ignore "$(setting ignore)" .
+ruff check "${style[@]}" --select "$(setting select)" --ignore "$(setting ignore)" \
+  --per-file-ignores "$(setting per-file-ignores)" .
 echo "Format ..."
 ruff format --check "${style[@]}" .
 echo "Types ..."

@@ -1,4 +1,4 @@
-"""Augmentation: what to do is drawn from keys (`draw`), then done to whole batches (`warp`, `noise`)."""
+"""Augmentation: what to do is drawn from keys, then done to whole batches."""
 
 from emotion_tfdata.augment.draw import Augment, Draws, draw
 

@@ -33,8 +33,8 @@ def warp(
     """Stretches time: what was at frame `p` comes to frame `p * stretch`.
 
     Between two frames the value is interpolated linearly. A frame between a valid and an invalid
-    one is invalid: half of it would be made up. With a stretch of 1 the series comes back as it was,
-    to the bit.
+    one is invalid: half of it would be made up. With a stretch of 1 the series comes back as it
+    was, to the bit.
 
     Args:
       series: `[B, T, F]`, any real dtype.

@@ -1,0 +1,35 @@
+"""What several tests share: the real clips, where they are there, and a made-up data set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def project_dir() -> Path:
+    return PROJECT_DIR
+
+
+@pytest.fixture(scope="session")
+def corpora_dir() -> Path:
+    path = PROJECT_DIR.parent / "shared" / "corpora"
+    if not path.is_dir():
+        pytest.skip("the folder of real clips is not there: ../shared/corpora")
+    return path
+
+
+@pytest.fixture(scope="session")
+def fake_data_dir(tmp_path_factory) -> str:
+    """Thirty made-up clips of five actors, in five folds. Read only."""
+    from emotion_tfdata import testing
+
+    path = str(tmp_path_factory.mktemp("fake"))
+    testing.write_data_set(path, testing.fake_examples())
+    return path

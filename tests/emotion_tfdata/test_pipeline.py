@@ -1,0 +1,327 @@
+"""make_dataset, end to end on made-up data, against the arithmetic written out in numpy."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from emotion_tfdata import Augment, class_weights, labels, make_dataset, testing
+from emotion_tfdata.manifest import Manifest, ManifestError
+from emotion_tfdata.reader import CorruptDataError
+
+_EXAMPLES = {e.example_id: e for e in testing.fake_examples()}
+
+
+def _batches(data_dir, split="train", **options):
+    return list(make_dataset(data_dir, split, batch_size=8, with_ids=True, **options))
+
+
+def _clips(batches):
+    """(id, label, audio, landmarks, landmarks mask) of each clip, cut to its own length."""
+    for features, label in batches:
+        f = {name: values.numpy() for name, values in features.items()}
+        for row, example_id in enumerate(f["example_id"]):
+            rows = f["audio_mask"][row].sum()
+            yield (
+                example_id.decode(),
+                int(label[row]),
+                f["audio"][row, :rows],
+                f["landmarks"][row],
+                f["landmarks_mask"][row],
+            )
+
+
+def test_validation_serves_every_held_out_clip_normalised_by_the_training_folds(fake_data_dir):
+    manifest = Manifest.load(fake_data_dir)
+    held_out = {r.example_id for s, r in manifest.records if s.fold == 1}
+    kept = [e for i, e in _EXAMPLES.items() if i not in held_out]
+    audio = np.concatenate([e.audio for e in kept])
+    faces = np.concatenate([e.landmarks[e.landmarks_valid] for e in kept])
+    clips = list(_clips(_batches(fake_data_dir, "validation", fold=1)))
+    assert {c[0] for c in clips} == held_out
+    assert len(clips) == len(held_out)
+    for example_id, label, served_audio, landmarks, mask in clips:
+        example = _EXAMPLES[example_id]
+        assert labels.EMOTIONS[label] == example.emotion
+        expected = (example.audio - audio.mean(axis=0)) / audio.std(axis=0)
+        np.testing.assert_allclose(served_audio, expected, atol=2e-3)
+        np.testing.assert_array_equal(mask[: len(example.landmarks_valid)], example.landmarks_valid)
+        assert not mask[len(example.landmarks_valid) :].any()
+        expected = (example.landmarks - faces.mean(axis=0)) / faces.std(axis=0)
+        np.testing.assert_allclose(
+            landmarks[mask], expected[example.landmarks_valid], atol=2e-3, rtol=1e-3
+        )
+
+
+def test_what_the_masks_leave_out_is_zero(fake_data_dir):
+    for features, _ in _batches(fake_data_dir, augment=Augment(noise_level=(0.5, 0.5))):
+        for name in ("audio", "landmarks"):
+            assert not features[name].numpy()[~features[f"{name}_mask"].numpy()].any()
+            assert features[f"{name}_mask"].numpy().any(axis=1).all()
+
+
+def test_without_normalising_values_are_in_decibels_and_eye_distances(fake_data_dir):
+    for example_id, _, audio, landmarks, mask in _clips(
+        _batches(fake_data_dir, "all", normalize=False)
+    ):
+        example = _EXAMPLES[example_id]
+        np.testing.assert_allclose(audio, example.audio, atol=0.5 / 128 + 1e-4)
+        faces = example.landmarks[example.landmarks_valid]
+        np.testing.assert_allclose(landmarks[mask], faces, atol=0.5 / 8192 + 1e-5)
+
+
+def test_a_warped_copy_is_the_interpolated_clip_in_both_modalities(fake_data_dir):
+    augment = Augment(probability=1.0, warp_share=1.0, noise_share=0.0, stretch=(1.1, 1.1))
+    seen = 0
+    for example_id, _, audio, landmarks, mask in _clips(
+        _batches(fake_data_dir, "all", augment=augment, normalize=False)
+    ):
+        example = _EXAMPLES[example_id]
+        if len(audio) == len(example.audio):
+            continue  # the clip as it is
+        seen += 1
+        at = np.arange(len(audio)) / 1.1
+        expected = np.interp(at, np.arange(len(example.audio)), example.audio[:, 2])
+        np.testing.assert_allclose(audio[:, 2], expected, atol=0.01)
+        rows = np.flatnonzero(mask)
+        expected = np.interp(
+            rows / 1.1, np.arange(len(example.landmarks)), example.landmarks[:, 3, 1]
+        )
+        np.testing.assert_allclose(landmarks[rows, 3, 1], expected, atol=1e-3)
+    assert seen == len(_EXAMPLES)
+
+
+def test_noise_is_measured_in_each_features_deviation(fake_data_dir):
+    augment = Augment(
+        probability=1.0,
+        warp_share=0.0,
+        noise_share=1.0,
+        noise_level=(0.1, 0.1),
+        noise_correlation=0.0,
+    )
+    manifest = Manifest.load(fake_data_dir)
+    for normalize in (True, False):
+        plain = {c[0]: c for c in _clips(_batches(fake_data_dir, "all", normalize=normalize))}
+        residuals = [
+            audio - plain[example_id][2]
+            for example_id, _, audio, _, _ in _clips(
+                _batches(fake_data_dir, "all", augment=augment, normalize=normalize)
+            )
+        ]
+        noise = np.concatenate([r for r in residuals if r.any()])
+        assert len(noise) > 3000
+        unit = 1.0
+        if not normalize:
+            unit = manifest.moments("audio", "actor", range(1, 5)).deviation
+        np.testing.assert_allclose(noise.std(axis=0), 0.1 * unit * np.ones(8), rtol=0.06)
+
+
+def test_the_stream_is_the_same_for_any_number_of_threads(fake_data_dir):
+    reference = _batches(fake_data_dir, augment=Augment(), num_epochs=2, num_threads=1)
+    for threads in (2, 16):
+        testing.assert_same_stream(
+            _batches(fake_data_dir, augment=Augment(), num_epochs=2, num_threads=threads),
+            reference,
+        )
+
+
+def test_the_stream_goes_on_from_any_batch(fake_data_dir):
+    testing.assert_resumes_at_every_batch(
+        lambda epoch, batch: make_dataset(
+            fake_data_dir,
+            "train",
+            batch_size=8,
+            augment=Augment(factor=1.5),
+            start_epoch=epoch,
+            start_batch=batch,
+            num_epochs=5 - epoch,
+            with_ids=True,
+        ),
+        start_epoch=3,
+        num_epochs=2,
+    )
+
+
+def test_an_epoch_is_the_same_however_it_is_reached(fake_data_dir):
+    forever = make_dataset(fake_data_dir, "train", batch_size=8, num_epochs=None)
+    assert forever.cardinality() == tf.data.INFINITE_CARDINALITY
+    tail = list(itertools.islice(iter(forever), 6, 9))
+    testing.assert_same_stream(
+        tail, make_dataset(fake_data_dir, "train", batch_size=8, start_epoch=2)
+    )
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_readers_share_each_batch_out(fake_data_dir, count):
+    whole = _batches(fake_data_dir, augment=Augment())
+    parts = [_batches(fake_data_dir, augment=Augment(), shard=(i, count)) for i in range(count)]
+    for number, batch in enumerate(whole):
+        joined = tf.nest.map_structure(
+            lambda *values: tf.concat(values, axis=0), *(part[number] for part in parts)
+        )
+        testing.assert_same_stream([joined], [batch])
+
+
+@pytest.mark.parametrize("options", [{}, {"augment": Augment()}, {"num_epochs": 3}])
+def test_cardinality_and_element_spec_are_what_comes(fake_data_dir, options):
+    dataset = make_dataset(fake_data_dir, "train", batch_size=7, **options)
+    batches = list(dataset)
+    assert int(dataset.cardinality()) == len(batches)
+    for batch in batches:
+        tf.nest.map_structure(
+            lambda spec, value: spec.is_compatible_with(value) or pytest.fail(str(spec)),
+            dataset.element_spec,
+            batch,
+        )
+    features, label = dataset.element_spec
+    assert features["audio"].shape.as_list() == [None, None, 8]
+    assert features["landmarks"].shape.as_list() == [None, None, 6, 3]
+    assert (label.dtype, label.shape.as_list()) == (tf.int32, [None])
+
+
+def test_modalities_and_landmarks_can_be_chosen(fake_data_dir):
+    features, _ = next(iter(make_dataset(fake_data_dir, "all", modalities="audio")))
+    assert set(features) == {"audio", "audio_mask"}
+    both, _ = next(iter(make_dataset(fake_data_dir, "all")))
+    some, _ = next(iter(make_dataset(fake_data_dir, "all", landmarks=[4, 1])))
+    np.testing.assert_array_equal(
+        some["landmarks"].numpy(), both["landmarks"].numpy()[:, :, [4, 1]]
+    )
+
+
+def test_actors_are_on_one_side_only_unless_the_protocol_is_random(fake_data_dir):
+    def actors(split, protocol):
+        return {
+            _EXAMPLES[c[0]].actor
+            for c in _clips(_batches(fake_data_dir, split, protocol=protocol, fold=2))
+        }
+
+    assert not actors("train", "actor") & actors("validation", "actor")
+    assert actors("train", "random") & actors("validation", "random")
+
+
+def test_a_validation_fold_leaves_three_parts_that_are_everything(fake_data_dir):
+    parts = [
+        {c[0] for c in _clips(_batches(fake_data_dir, split, fold=4, validation_fold=0))}
+        for split in ("train", "validation", "test")
+    ]
+    assert sorted(i for part in parts for i in part) == sorted(_EXAMPLES)
+    assert [len(part) for part in parts] == [18, 6, 6]
+
+
+def test_class_weights_are_the_balanced_ones(fake_data_dir):
+    np.testing.assert_allclose(class_weights(fake_data_dir), np.ones(6))
+
+
+def test_calm_counts_as_neutral_and_surprised_is_not_served_with_six_classes(tmp_path):
+    examples = testing.fake_examples(num_actors=2, clips_per_actor=8, num_classes=8)
+    testing.write_data_set(str(tmp_path), examples, num_folds=2, num_classes=8)
+    six = {c[0]: c[1] for c in _clips(_batches(str(tmp_path), "all"))}
+    eight = {c[0]: c[1] for c in _clips(_batches(str(tmp_path), "all", num_classes=8))}
+    assert len(eight) == 16
+    assert len(six) == 14
+    calm = next(e.example_id for e in examples if e.emotion == "calm")
+    assert (six[calm], eight[calm]) == (0, 6)
+    np.testing.assert_allclose(class_weights(str(tmp_path)), 7 / 6 / np.array([2, 1, 1, 1, 1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "dev"}, "split must be one of train, validation, test, all, got 'dev'"),
+        ({"fold": 5}, r"fold must be in 0\.\.4, this data set's folds, got 5"),
+        ({"validation_fold": 0}, "validation_fold must differ from fold, both are 0"),
+        ({"protocol": "speaker"}, "protocol must be one of actor, random, got 'speaker'"),
+        ({"num_classes": 8}, "was built with --num_classes=6.*build it again"),
+        ({"num_classes": 5}, "num_classes must be 6 or 8, got 5"),
+        ({"modalities": "video"}, "modalities must be one of both, audio, landmarks, got 'video'"),
+        ({"landmarks": "mouth"}, "landmarks must be 'all', 'expressive' or a list"),
+        ({"shard": (2, 2)}, r"shard must be \(index, count\).*got \(2, 2\)"),
+        ({"shard": (0, 5)}, r"count that divides batch_size, got \(0, 5\) and batch_size=24"),
+        ({"num_epochs": 0}, "num_epochs must be at least 1, or None for ever, got 0"),
+        ({"start_batch": 99}, r"start_batch in 0\.\.1, the batches of an epoch; got 0 and 99"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_with_what_is_allowed(fake_data_dir, options, message):
+    options = {"split": "train", **options}
+    with pytest.raises(ValueError, match=message):
+        make_dataset(fake_data_dir, **options)
+
+
+def test_a_fold_without_actors_is_refused_with_what_to_do(tmp_path):
+    testing.write_data_set(str(tmp_path), testing.fake_examples(num_actors=2), num_folds=5)
+    with pytest.raises(ValueError, match=r"no clip in actor fold\(s\) 4; it has fewer actors"):
+        make_dataset(str(tmp_path), "validation", fold=4)
+
+
+def _damaged(tmp_path, damage):
+    """A data set of five shards, of which `damage` is done to the second one's bytes."""
+    testing.write_data_set(str(tmp_path), testing.fake_examples())
+    path = sorted(tmp_path.glob("*.tfrecord-*"))[1]
+    content = bytearray(path.read_bytes())
+    path.write_bytes(damage(content))
+    return path.name
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b + b"\0" * 8],
+    ids=["cut", "empty", "trailing"],
+)
+def test_a_shard_of_another_size_is_refused_before_anything_is_served(tmp_path, damage):
+    name = _damaged(tmp_path, damage)
+    with pytest.raises(CorruptDataError, match=rf"{name} has \d+ bytes, the manifest says \d+"):
+        make_dataset(str(tmp_path), "all")
+
+
+def test_missing_and_foreign_shards_are_refused_by_name(tmp_path):
+    testing.write_data_set(str(tmp_path), testing.fake_examples())
+    first, second, *_ = sorted(tmp_path.glob("*.tfrecord-*"))
+    second.rename(tmp_path / "other.tfrecord")
+    with pytest.raises(
+        CorruptDataError,
+        match=rf"{second.name} is missing; other\.tfrecord is not in the manifest",
+    ):
+        make_dataset(str(tmp_path), "all")
+    (tmp_path / "other.tfrecord").rename(second)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(ManifestError, match="holds no data set"):
+        make_dataset(str(tmp_path), "all")
+    assert first.exists()
+
+
+@pytest.mark.parametrize("place", [3, 9, 40, -2], ids=["length", "its sum", "content", "sum"])
+def test_one_flipped_bit_is_named_with_shard_and_record(tmp_path, place):
+    def flip(content):
+        content[place] ^= 16
+        return content
+
+    name = _damaged(tmp_path, flip)
+    clip = "clip-02-005" if place < 0 else "clip-02-000"
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match=rf"{name}: record ravdess/{clip}: cut short, or its bytes do not match",
+    ):
+        list(make_dataset(str(tmp_path), "all"))
+
+
+def test_records_that_changed_places_are_named(tmp_path):
+    # Two clips alike in length: nothing but their ids tells them apart.
+    examples = testing.fake_examples(num_actors=2, clips_per_actor=1, duration_s=(1.5, 1.5))
+    testing.write_data_set(str(tmp_path), examples, num_folds=2)
+    first, second = sorted(tmp_path.glob("*.tfrecord-*"))
+    one, other = first.read_bytes(), second.read_bytes()
+    if len(one) != len(other):
+        pytest.fail("the two shards must be equally long for this test")
+    first.write_bytes(other)
+    second.write_bytes(one)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="holds another record"):
+        list(make_dataset(str(tmp_path), "all"))
+
+
+def test_a_pathlib_path_will_do(fake_data_dir):
+    assert int(make_dataset(Path(fake_data_dir), "all").cardinality()) == 2
