@@ -210,14 +210,13 @@ def _assemble(
     """One planned batch to the features of one served batch."""
     paths = tf.gather(table.paths, batch.clip)
     example_ids = tf.gather(table.example_ids, batch.clip)
-    serialized = reader.read_records(
+    parsed = reader.read_examples(
         paths,
         tf.gather(table.offsets, batch.clip),
         tf.gather(table.lengths, batch.clip),
         example_ids,
+        [name for view in views for name in view.stored_names],
     )
-    names = [name for view in views for name in view.stored_names]
-    parsed = reader.parse_records(serialized, paths, example_ids, names)
     features = {}
     for view in views:
         modality = view.modality

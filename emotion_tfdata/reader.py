@@ -22,6 +22,7 @@ from emotion_tfdata.schema import ARRAY_FEATURES
 from emotion_tfdata.splits import PROTOCOLS
 
 _HEADER_BYTES, _FOOTER_BYTES = 12, 4  # TFRecord: length and its checksum; the content's checksum
+_WHOLE, _NO_EXAMPLE, _UNREADABLE = 0, 1, 2
 _SPLITS = ("train", "validation", "test", "all")
 
 
@@ -157,27 +158,39 @@ def check_shards(manifest: Manifest, data_dir: str) -> None:
         raise CorruptDataError(f"{data_dir}: " + "; ".join(problems))
 
 
-def read_records(
-    paths: tf.Tensor, offsets: tf.Tensor, lengths: tf.Tensor, example_ids: tf.Tensor
-) -> tf.Tensor:
-    """Reads records at their places. For use inside a graph.
+def read_examples(
+    paths: tf.Tensor,
+    offsets: tf.Tensor,
+    lengths: tf.Tensor,
+    example_ids: tf.Tensor,
+    names: Sequence[str],
+) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+    """Reads records at their places, and parses and checks them. For use inside a graph.
 
     Args:
       paths: string `[B]`.
       offsets: int64 `[B]`, of the record's header.
       lengths: int64 `[B]`, of the payload.
-      example_ids: string `[B]`, to name a record that is corrupt.
+      example_ids: string `[B]`, what the records must be.
+      names: arrays wanted, of `schema.ARRAY_FEATURES`.
 
     Returns:
-      string `[B]`, the serialized examples.
+      For each name its bytes, string `[B]`, and shapes, int64 `[B, rank]`.
 
     Raises (when run):
-      tf.errors.InvalidArgumentError: naming shard and record, where a record is cut short or its
-        bytes do not match their checksum.
+      tf.errors.InvalidArgumentError: naming shard, record and, where it is one, feature: a record
+        cut short, one whose bytes do not match their checksum, one that is no `tf.train.Example`,
+        another one than the manifest says, an array without the bytes its shape needs.
     """
+    spec: dict[str, tf.io.FixedLenFeature] = {"example_id": tf.io.FixedLenFeature([], tf.string)}
+    for name in names:
+        rank = len(ARRAY_FEATURES[name].shape)
+        spec[name] = tf.io.FixedLenFeature([], tf.string)
+        spec[f"{name}_shape"] = tf.io.FixedLenFeature([rank], tf.int64)
+    blank = {name: tf.zeros(feature.shape, feature.dtype) for name, feature in spec.items()}
 
     def read_one(path: tf.Tensor, offset: tf.Tensor, length: tf.Tensor) -> tf.data.Dataset:
-        rest_of_shard = dataset_ops._VariantDataset(
+        from_here = dataset_ops._VariantDataset(
             tf.raw_ops.TFRecordDatasetV2(
                 filenames=path[None],
                 compression_type="",
@@ -186,56 +199,31 @@ def read_records(
             ),
             tf.TensorSpec([], tf.string),
         )
-        # An error ends this record's own data set and no other; the empty string marks it.
-        record = rest_of_shard.take(1).ignore_errors()
-        return record.concatenate(tf.data.Dataset.from_tensors("")).take(1)
+        # An error ends this record's own data set and no other; a stand-in then tells which it was.
+        record = from_here.take(1).ignore_errors()
+        example = record.map(lambda s: (tf.io.parse_single_example(s, spec), _WHOLE))
+        unparsed = record.map(lambda s: (blank, _NO_EXAMPLE))
+        unread = tf.data.Dataset.from_tensors((blank, _UNREADABLE))
+        return example.ignore_errors().concatenate(unparsed).concatenate(unread).take(1)
 
     places = tf.data.Dataset.from_tensor_slices((paths, offsets, lengths))
-    count = tf.size(paths, tf.int64)
-    serialized = places.flat_map(read_one).batch(count).get_single_element()
-    whole = tf.strings.length(serialized) == tf.cast(lengths, tf.int32)
-    with tf.control_dependencies(
-        [_assert(whole, paths, example_ids, "cut short, or its bytes do not match their checksum")]
-    ):
-        return tf.identity(serialized)
+    records = places.flat_map(read_one).batch(tf.size(paths, tf.int64))
+    parsed, state = records.get_single_element()
 
+    def check(holds: tf.Tensor, problem: str) -> tf.Operation:
+        return _assert(holds, paths, example_ids, problem)
 
-def parse_records(
-    serialized: tf.Tensor, paths: tf.Tensor, example_ids: tf.Tensor, names: Sequence[str]
-) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
-    """Parses records to the bytes of some arrays, checked against their shapes.
-
-    Args:
-      serialized: string `[B]`.
-      paths: string `[B]`, to name a shard.
-      example_ids: string `[B]`, what the records must be.
-      names: of `schema.ARRAY_FEATURES`.
-
-    Returns:
-      For each name its bytes, string `[B]`, and shapes, int64 `[B, rank]`.
-
-    Raises (when run):
-      tf.errors.InvalidArgumentError: naming shard, record and feature, where one is missing, is
-        another record than the manifest says, or does not have the bytes its shape needs.
-    """
-    spec: dict[str, tf.io.FixedLenFeature] = {"example_id": tf.io.FixedLenFeature([], tf.string)}
-    for name in names:
-        rank = len(ARRAY_FEATURES[name].shape)
-        spec[name] = tf.io.FixedLenFeature([], tf.string)
-        spec[f"{name}_shape"] = tf.io.FixedLenFeature([rank], tf.int64)
-    parsed = tf.io.parse_example(
-        serialized, spec, example_names=tf.strings.join([paths, example_ids], separator=": ")
-    )
     checks = [
-        _assert(parsed["example_id"] == example_ids, paths, example_ids, "holds another record")
+        check(state != _UNREADABLE, "cut short, or its bytes do not match their checksum"),
+        check(state != _NO_EXAMPLE, f"no tf.train.Example that has {', '.join(spec)}"),
     ]
+    with tf.control_dependencies(checks):
+        checks = [check(parsed["example_id"] == example_ids, "holds another record")]
     for name in names:
         wanted = tf.reduce_prod(parsed[f"{name}_shape"], axis=1)
         length = tf.cast(tf.strings.length(parsed[name]), tf.int64)
         fits = length == wanted * ARRAY_FEATURES[name].dtype.itemsize
-        checks.append(
-            _assert(fits, paths, example_ids, f"{name} does not have the bytes its shape needs")
-        )
+        checks.append(check(fits, f"{name} does not have the bytes its shape needs"))
     with tf.control_dependencies(checks):
         return {name: (tf.identity(parsed[name]), parsed[f"{name}_shape"]) for name in names}
 

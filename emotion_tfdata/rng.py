@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
 _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
@@ -51,22 +51,29 @@ def fold_in(key: tf.Tensor, data: tf.Tensor | int) -> tf.Tensor:
 
 
 def key(
-    seed: int, epoch: tf.Tensor | int, example: tf.Tensor, copy: tf.Tensor | int, stream: Stream
+    seed: int,
+    epoch: tf.Tensor | int,
+    example: tf.Tensor,
+    copy: tf.Tensor | int,
+    stream: Stream | Sequence[Stream],
 ) -> tf.Tensor:
-    """Key of one choice for each of many examples.
+    """Keys of choices, for each of many examples.
 
     Args:
       seed: of the whole run.
       epoch: int64 scalar.
       example: int64 `[...]` from `example_key`.
       copy: which copy of the example, 0 for the example as it is; int64, broadcasts to `[...]`.
-      stream: what the choice is about.
+      stream: what the choice is about; of several, their keys come along a last axis.
 
     Returns:
-      uint64 `[...]`.
+      uint64 `[...]`, or `[..., S]` for `S` streams.
     """
-    base = fold_in(fold_in(_u64(np.uint64(seed & 0xFFFFFFFFFFFFFFFF)), epoch), int(stream))
-    return fold_in(fold_in(base, example), copy)
+    keys = fold_in(_u64(seed & 0xFFFFFFFFFFFFFFFF), epoch)
+    keys = fold_in(fold_in(keys, example), copy)
+    if isinstance(stream, Stream):
+        return fold_in(keys, int(stream))
+    return fold_in(keys[..., None], [int(s) for s in stream])
 
 
 def uniform(key: tf.Tensor) -> tf.Tensor:
@@ -80,5 +87,5 @@ def _mix(z: tf.Tensor) -> tf.Tensor:
     return z ^ tf.bitwise.right_shift(z, _u64(31))
 
 
-def _u64(value: int | np.uint64) -> tf.Tensor:
+def _u64(value: int) -> tf.Tensor:
     return tf.constant(value, tf.uint64)

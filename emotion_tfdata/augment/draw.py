@@ -104,18 +104,21 @@ def draw(
     """
     augment = augment or Augment(probability=0.0)
 
-    def uniform(stream: Stream, low: float = 0.0, high: float = 1.0) -> tf.Tensor:
-        return low + (high - low) * rng.uniform(rng.key(seed, epoch, example, copy, stream))
+    streams = (Stream.AUGMENTED, Stream.KIND, Stream.STRETCH, Stream.NOISE_LEVEL, Stream.NOISE)
+    keys = rng.key(seed, epoch, example, copy, streams)
+    chance, kind, stretch, level, _ = tf.unstack(rng.uniform(keys), axis=-1)
 
-    altered = (copy > 0) & (uniform(Stream.AUGMENTED) < augment.probability)
-    kind = uniform(Stream.KIND)
+    def between(values: tf.Tensor, limits: tuple[float, float]) -> tf.Tensor:
+        return limits[0] + (limits[1] - limits[0]) * values
+
+    altered = (copy > 0) & (chance < augment.probability)
     noise_only = (kind >= augment.warp_share) & (kind < augment.warp_share + augment.noise_share)
     warped = altered & ~noise_only
     noisy = altered & (kind >= augment.warp_share)
-    stretch = uniform(Stream.STRETCH, *augment.stretch)
-    level = tf.cast(uniform(Stream.NOISE_LEVEL, *augment.noise_level), tf.float32)
+    stretch = between(stretch, augment.stretch)
+    level = tf.cast(between(level, augment.noise_level), tf.float32)
     return Draws(
         stretch=tf.where(warped, stretch, tf.ones_like(stretch)),
         noise_level=tf.where(noisy, level, tf.zeros_like(level)),
-        noise_key=tf.cast(rng.key(seed, epoch, example, copy, Stream.NOISE), tf.uint32),
+        noise_key=tf.cast(keys[..., -1], tf.uint32),
     )
