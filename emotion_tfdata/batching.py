@@ -16,8 +16,8 @@ import tensorflow as tf
 from emotion_tfdata import rng, timebase
 from emotion_tfdata.augment.draw import Augment, Draws, draw
 from emotion_tfdata.augment.warp import stretched_frames
-from emotion_tfdata.reader import Table
 from emotion_tfdata.rng import Stream
+from emotion_tfdata.table import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,14 @@ class Buckets:
     landmarks_frames: np.ndarray
     source_audio_frames: np.ndarray
     source_landmarks_frames: np.ndarray
+
+    def frames(self, modality: str) -> np.ndarray:
+        """Rows of `audio` or of `landmarks` as served, int32 `[K]`."""
+        return self.audio_frames if modality == "audio" else self.landmarks_frames
+
+    def source_frames(self, modality: str) -> np.ndarray:
+        """Rows of `audio` or of `landmarks` before the warp, int32 `[K]`."""
+        return self.source_audio_frames if modality == "audio" else self.source_landmarks_frames
 
 
 def make_buckets(table: Table, num_buckets: int, stretch: tuple[float, float]) -> Buckets:
@@ -87,6 +95,10 @@ class Batches(NamedTuple):
     audio_frames: tf.Tensor
     landmarks_frames: tf.Tensor
     bucket: tf.Tensor
+
+    def frames(self, modality: str) -> tf.Tensor:
+        """Rows of `audio` or of `landmarks` after the warp."""
+        return self.audio_frames if modality == "audio" else self.landmarks_frames
 
 
 def num_batches(num_clips: int, augment: Augment | None, batch_size: int) -> int:

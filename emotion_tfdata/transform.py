@@ -43,8 +43,8 @@ class View:
 
     Attributes:
       modality: `audio` or `landmarks`.
-      stored_names: arrays of a record that it needs.
-      stored_shape: sizes of its array beyond the frames, as stored.
+      stored: the arrays of a record that it needs, with their sizes beyond the frames.
+      valid_name: which of them says what rows hold something; empty where all of a clip's do.
       indices: of the landmarks served; empty for audio.
       scaling: of the features served.
       rate_hz: of its frames.
@@ -52,24 +52,28 @@ class View:
     """
 
     modality: str
-    stored_names: tuple[str, ...]
-    stored_shape: tuple[int, ...]
+    stored: dict[str, tuple[int, ...]]
+    valid_name: str
     indices: tuple[int, ...]
     scaling: Scaling
     rate_hz: int
     salt: int
 
+    @property
+    def served_shape(self) -> tuple[int, ...]:
+        """Sizes beyond the frames, as served."""
+        sizes = self.stored[self.modality]
+        return (len(self.indices), *sizes[1:]) if self.indices else sizes
+
     def decode(self, content: tf.Tensor, capacity: tf.Tensor) -> tf.Tensor:
         """Bytes `[B]` of stored arrays to int16 `[B, capacity, F]`, zero beyond each clip's end."""
-        width = math.prod(self.stored_shape)
-        spec = ARRAY_FEATURES[self.modality]
-        length = capacity * width * spec.dtype.itemsize
+        sizes = self.stored[self.modality]
+        length = capacity * math.prod(sizes) * ARRAY_FEATURES[self.modality].dtype.itemsize
         stored = tf.io.decode_raw(content, tf.int16, fixed_length=length)
-        if self.modality == "audio" or len(self.indices) == self.stored_shape[0]:
-            return tf.reshape(stored, [-1, capacity, width])
-        stored = tf.reshape(stored, [-1, capacity, *self.stored_shape])
-        chosen = tf.gather(stored, self.indices, axis=2)
-        return tf.reshape(chosen, [-1, capacity, len(self.indices) * self.stored_shape[1]])
+        if self.served_shape != sizes:
+            stored = tf.reshape(stored, [-1, capacity, *sizes])
+            stored = tf.gather(stored, self.indices, axis=2)
+        return tf.reshape(stored, [-1, capacity, math.prod(self.served_shape)])
 
 
 def make_view(
@@ -115,17 +119,11 @@ def make_view(
         deviation=(deviation / unit).astype(np.float32),
     )
     if modality == "audio":
-        shape: tuple[int, ...] = (manifest.num_audio_features,)
-        return View("audio", ("audio",), shape, (), scaling, timebase.AUDIO_RATE_HZ, WHITE_AUDIO)
-    return View(
-        "landmarks",
-        ("landmarks", "landmarks_valid"),
-        (manifest.num_landmarks, 3),
-        indices,
-        scaling,
-        timebase.LANDMARKS_RATE_HZ,
-        WHITE_LANDMARKS,
-    )
+        stored: dict[str, tuple[int, ...]] = {"audio": (manifest.num_audio_features,)}
+        return View("audio", stored, "", (), scaling, timebase.AUDIO_RATE_HZ, WHITE_AUDIO)
+    stored = {"landmarks": (manifest.num_landmarks, 3), "landmarks_valid": ()}
+    rate_hz = timebase.LANDMARKS_RATE_HZ
+    return View("landmarks", stored, "landmarks_valid", indices, scaling, rate_hz, WHITE_LANDMARKS)
 
 
 @tf.function(jit_compile=True, autograph=False)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from emotion_tfdata import batching, rng
 from emotion_tfdata.augment import Augment
-from emotion_tfdata.reader import Table
+from emotion_tfdata.table import Table
 
 
 def _table(num_clips: int, seed: int = 0) -> Table:

@@ -166,6 +166,38 @@ def test_readers_share_each_batch_out(fake_data_dir, count):
         testing.assert_same_stream([joined], [batch])
 
 
+def test_a_last_batch_that_has_no_row_for_a_reader_is_empty_for_it(fake_data_dir):
+    whole = _batches(fake_data_dir, "all", shuffle=False)  # 30 clips: the last batch has 6
+    parts = [_batches(fake_data_dir, "all", shuffle=False, shard=(i, 8)) for i in (5, 6)]
+    assert [len(label) for _, label in parts[0]] == [1, 1, 1, 1]
+    assert [len(label) for _, label in parts[1]] == [1, 1, 1, 0]
+    np.testing.assert_array_equal(parts[0][3][0]["audio"][0], whole[3][0]["audio"][5])
+
+
+def test_an_iterators_checkpoint_is_small_and_gives_the_tail(fake_data_dir, tmp_path):
+    def make():
+        return make_dataset(
+            fake_data_dir, "train", batch_size=8, augment=Augment(), num_epochs=2, with_ids=True
+        )
+
+    whole = list(make())
+    iterator = iter(make())
+    for _ in range(7):
+        next(iterator)
+    path = tf.train.Checkpoint(iterator=iterator).save(str(tmp_path / "position"))
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 10_000
+    resumed = iter(make())
+    tf.train.Checkpoint(iterator=resumed).restore(path)
+    testing.assert_same_stream(list(resumed), whole[7:])
+
+
+def test_kept_in_memory_the_stream_is_the_same(fake_data_dir):
+    testing.assert_same_stream(
+        _batches(fake_data_dir, augment=Augment(), cache=True),
+        _batches(fake_data_dir, augment=Augment()),
+    )
+
+
 @pytest.mark.parametrize("options", [{}, {"augment": Augment()}, {"num_epochs": 3}])
 def test_cardinality_and_element_spec_are_what_comes(fake_data_dir, options):
     dataset = make_dataset(fake_data_dir, "train", batch_size=7, **options)
@@ -309,6 +341,36 @@ def test_one_flipped_bit_is_named_with_shard_and_record(tmp_path, place):
         list(make_dataset(str(tmp_path), "all"))
 
 
+def test_skipping_leaves_out_the_corrupt_records_and_no_others(tmp_path):
+    def flip(content):
+        content[40] ^= 16
+        content[-2] ^= 16
+        return content
+
+    name = _damaged(tmp_path, flip)
+    third = sorted(tmp_path.glob("*.tfrecord-*"))[2]
+    third.write_bytes(third.read_bytes()[:-20])
+    with pytest.warns(UserWarning, match=rf"3 of 30 records are corrupt:\n.*{name}: record") as w:
+        batches = _batches(str(tmp_path), "all", on_corrupt="skip")
+    bad = {"ravdess/clip-02-000", "ravdess/clip-02-005", "ravdess/clip-03-005"}
+    assert all(example_id in str(w[0].message) for example_id in bad)
+    assert sorted(c[0] for c in _clips(batches)) == sorted(set(_EXAMPLES) - bad)
+    with pytest.raises(CorruptDataError, match=rf"{third.name} has \d+ bytes"):
+        make_dataset(str(tmp_path), "all", cache=True)
+
+
+def test_corrupt_records_are_found_before_the_first_batch_where_all_is_read(tmp_path):
+    def flip(content):
+        content[40] ^= 16
+        return content
+
+    name = _damaged(tmp_path, flip)
+    with pytest.raises(CorruptDataError, match=rf"1 of 30 .*\n.*{name}: record .*clip-02-000"):
+        make_dataset(str(tmp_path), "all", cache=True)
+    with pytest.raises(ValueError, match="on_corrupt must be 'raise' or 'skip', got 'ignore'"):
+        make_dataset(str(tmp_path), "all", on_corrupt="ignore")
+
+
 def test_records_that_changed_places_are_named(tmp_path):
     # Two clips alike in length: nothing but their ids tells them apart.
     examples = testing.fake_examples(num_actors=2, clips_per_actor=1, duration_s=(1.5, 1.5))
@@ -319,7 +381,7 @@ def test_records_that_changed_places_are_named(tmp_path):
         pytest.fail("the two shards must be equally long for this test")
     first.write_bytes(other)
     second.write_bytes(one)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="holds another record"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"holds another record|another shape"):
         list(make_dataset(str(tmp_path), "all"))
 
 

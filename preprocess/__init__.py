@@ -1,0 +1,1 @@
+"""From the corpora's files to data sets. Needs the extra `[preprocess]`."""

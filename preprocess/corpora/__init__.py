@@ -1,0 +1,108 @@
+"""The corpora: from the names of files to the clips that are to be built."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+Modalities = Literal["both", "audio", "landmarks"]
+MODALITIES: tuple[Modalities, ...] = ("both", "audio", "landmarks")
+
+# Kind and reason of takes that lack what is to be built.
+NO_PICTURE = ("no picture", "sound without picture; --modalities=audio builds it")
+NO_SOUND = ("no sound", "picture without sound; --modalities=landmarks builds it")
+
+
+class CorpusError(ValueError):
+    """A folder that does not hold the corpus it should."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One take, and the files its picture and its sound are read from.
+
+    Attributes:
+      corpus: `ravdess` or `crema_d`.
+      name: name of its main file, without ending; unique in the corpus.
+      actor, emotion, intensity, sentence: as in `emotion_tfdata.schema.Example`.
+      picture: file with its picture, or None where none is built.
+      sound: file with its sound, or None where none is built.
+    """
+
+    corpus: str
+    name: str
+    actor: str
+    emotion: str
+    intensity: str
+    sentence: str
+    picture: Path | None
+    sound: Path | None
+
+    @property
+    def example_id(self) -> str:
+        """The clip's id in the data set."""
+        return f"{self.corpus}/{self.name}"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files it is made from, each once."""
+        return tuple(dict.fromkeys(path for path in (self.picture, self.sound) if path))
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """A file that is not in the data set.
+
+    Attributes:
+      path: the file, from the corpus's name on.
+      kind: one or two words, what it is counted under.
+      reason: why, for a person.
+    """
+
+    path: str
+    kind: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """What a corpus's folder holds.
+
+    Attributes:
+      corpus: its name.
+      root: its folder.
+      clips: to be built, in order of their names.
+      left_out: files that are not, in order of their paths.
+      notes: what is to be known of clips that are built all the same.
+    """
+
+    corpus: str
+    root: Path
+    clips: tuple[Clip, ...]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...] = ()
+
+
+def place(corpus: str, root: Path, path: Path) -> str:
+    """A file's name in lists: the corpus, then its path in the corpus's folder."""
+    return f"{corpus}/{path.relative_to(root).as_posix()}"
+
+
+def find_files(root: Path) -> list[Path]:
+    """All files below a folder, in order of their paths, so that every machine sees them alike.
+
+    Raises:
+      CorpusError: if there is no such folder or nothing can be read in it.
+    """
+    if not root.exists():
+        raise CorpusError(f"{root}: no such folder")
+    if not root.is_dir():
+        raise CorpusError(f"{root} is a file, not a folder")
+    try:
+        files = sorted(path for path in root.rglob("*") if path.is_file())
+    except OSError as error:
+        raise CorpusError(f"{root}: cannot be read ({error.strerror})") from error
+    if not files:
+        raise CorpusError(f"{root} is empty")
+    return files
