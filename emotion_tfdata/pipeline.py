@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from emotion_tfdata import batching, reader
+from emotion_tfdata import batching, reader, storage
 from emotion_tfdata import table as table_lib
 from emotion_tfdata.augment.draw import Augment
 from emotion_tfdata.manifest import Manifest
@@ -50,7 +50,7 @@ def make_dataset(
     any number of threads, in every run, and from any batch that it is started at.
 
     Args:
-      data_dir: folder that `preprocess.build_tfrecords` made.
+      data_dir: folder that `preprocess.build_tfrecords` made, or `s3://bucket/prefix` of a copy.
       split: `"train"`, `"validation"`, `"test"` or `"all"`. `test` is `fold`, `validation` is
         `validation_fold` (`fold` where none is given), `train` is what neither of them holds.
       fold: which fold is held out.
@@ -87,6 +87,7 @@ def make_dataset(
 
     Raises:
       manifest.ManifestError: if the folder holds no data set.
+      storage.StorageError: for a place that cannot be read with what is installed.
       reader.CorruptDataError: if its files are not those of its manifest, or, where everything is
         read at once, for corrupt records.
       ValueError: for an argument that is not allowed or does not suit the data set.
@@ -94,7 +95,7 @@ def make_dataset(
         record.
     """
     data_dir = os.fspath(data_dir)
-    manifest = Manifest.load(data_dir)
+    manifest = storage.load_manifest(data_dir)
     chosen = _modalities(manifest, data_dir, modalities)
     train_folds = table_lib.split_folds(manifest, "train", fold, validation_fold)
     folds = table_lib.split_folds(manifest, split, fold, validation_fold)
@@ -189,7 +190,7 @@ def class_weights(
       float32 `[num_classes]`; 0 for a class that has no training clip.
     """
     data_dir = os.fspath(data_dir)
-    manifest = Manifest.load(data_dir)
+    manifest = storage.load_manifest(data_dir)
     folds = table_lib.split_folds(manifest, "train", fold, validation_fold)
     table = table_lib.select(manifest, data_dir, protocol, folds, num_classes)
     counts = np.bincount(table.labels, minlength=num_classes)

@@ -1,0 +1,108 @@
+"""Data sets on S3: moto's server stands in for AWS, over real HTTP on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from emotion_tfdata import storage
+from emotion_tfdata.manifest import ManifestError
+
+_BUCKET = "emotion-data"
+
+
+@pytest.fixture(scope="module")
+def s3_environment(fake_data_dir):
+    """Environment for a process that reads `s3://emotion-data/fake`, served by moto."""
+    boto3 = pytest.importorskip("boto3", reason="needs the extra [aws]")
+    server_lib = pytest.importorskip("moto.server", reason="needs moto, of the extra [dev]")
+    server = server_lib.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    client.create_bucket(Bucket=_BUCKET)
+    for path in Path(fake_data_dir).iterdir():
+        client.upload_file(str(path), _BUCKET, f"fake/{path.name}")
+    yield {**os.environ, **keys, "AWS_REGION": "us-east-1", "S3_ENDPOINT": endpoint}
+    server.stop()
+
+
+def _run(code, environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+
+
+_DIGEST = """
+import hashlib, numpy as np, sys
+from emotion_tfdata import Augment, make_dataset
+digest = hashlib.sha256()
+for features, label in make_dataset({place!r}, "train", augment=Augment(), batch_size=8):
+    for values in (*features.values(), label):
+        digest.update(np.asarray(values).tobytes())
+print(digest.hexdigest())
+print("buffered to the end", end="")
+sys.exit({status})
+"""
+
+
+def test_s3_serves_the_same_bits_and_the_process_ends_with_its_own_status(
+    s3_environment, fake_data_dir
+):
+    local = _run(_DIGEST.format(place=fake_data_dir, status=0), s3_environment)
+    remote = _run(_DIGEST.format(place=f"s3://{_BUCKET}/fake", status=0), s3_environment)
+    assert remote.returncode == 0, remote.stderr
+    assert re.fullmatch(r"[0-9a-f]{64}\nbuffered to the end", remote.stdout)
+    assert remote.stdout == local.stdout
+    failed = _run(_DIGEST.format(place=f"s3://{_BUCKET}/fake", status=3), s3_environment)
+    assert failed.returncode == 3
+
+
+def test_an_empty_prefix_is_no_data_set(s3_environment):
+    code = f"""
+from emotion_tfdata import make_dataset
+from emotion_tfdata.manifest import ManifestError
+try:
+    make_dataset("s3://{_BUCKET}/nothing", "train")
+except ManifestError as error:
+    print(error)
+"""
+    done = _run(code, s3_environment)
+    assert done.stdout == f"s3://{_BUCKET}/nothing holds no data set (no manifest.json)\n"
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_tensorflow_io_is_named_with_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_io", None)
+    with pytest.raises(storage.StorageError, match=r"needs tensorflow-io: pip install .*\[aws\]"):
+        storage.load_manifest("s3://bucket/prefix")
+
+
+def test_a_tensorflow_io_that_does_not_fit_is_named_with_what_does(monkeypatch):
+    class Unfit:
+        __version__ = "0.37.1"
+
+    monkeypatch.setitem(sys.modules, "tensorflow_io", Unfit)
+    monkeypatch.setattr(storage.tf.io.gfile, "get_registered_schemes", lambda: ["file"])
+    with pytest.raises(storage.StorageError, match=r"0\.37\.1 does not load its S3 part with Tens"):
+        storage.load_manifest("s3://bucket/prefix")
+
+
+def test_other_places_are_refused(tmp_path):
+    with pytest.raises(storage.StorageError, match="local folders and s3:// alone"):
+        storage.load_manifest("gs://bucket/prefix")
+    with pytest.raises(ManifestError, match="holds no data set"):
+        storage.load_manifest(str(tmp_path))
