@@ -55,7 +55,7 @@ def make_buckets(table: Table, num_buckets: int, stretch: tuple[float, float]) -
     """
     if num_buckets < 1:
         raise ValueError(f"num_buckets must be at least 1, got {num_buckets}")
-    low, high = stretch
+    low, high = min(stretch[0], 1.0), max(stretch[1], 1.0)  # clips as they are must fit too
     durations_s = np.maximum(
         np.maximum(table.audio_frames - 1, 0) / timebase.AUDIO_RATE_HZ,
         np.maximum(table.landmarks_frames - 1, 0) / timebase.LANDMARKS_RATE_HZ,

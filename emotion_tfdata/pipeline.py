@@ -36,6 +36,7 @@ def make_dataset(
     modalities: str | None = None,
     landmarks: str | Sequence[int] = "all",
     num_classes: int = 6,
+    example_ids: Sequence[str] | None = None,
     normalize: bool = True,
     with_ids: bool = False,
     num_buckets: int = 8,
@@ -67,6 +68,7 @@ def make_dataset(
       modalities: `"both"`, `"audio"` or `"landmarks"`; by default all that the data set has.
       landmarks: `"all"`, `"expressive"` or indices; see `landmark_sets`.
       num_classes: 6, or 8 where the data set was built with 8.
+      example_ids: serve these clips of the split alone.
       normalize: whether each feature is brought to zero mean and unit deviation over the folds of
         `train`. Without it, audio is in dB and landmarks are in distances between the eyes.
       with_ids: whether `example_id` is among the features.
@@ -100,6 +102,8 @@ def make_dataset(
     train_folds = table_lib.split_folds(manifest, "train", fold, validation_fold)
     folds = table_lib.split_folds(manifest, split, fold, validation_fold)
     table = table_lib.select(manifest, data_dir, protocol, folds, num_classes)
+    if example_ids is not None:
+        table = table.only(table_lib.places_of(table, example_ids))
     shuffle = split == "train" if shuffle is None else shuffle
     rows = _rows_of_shard(shard, batch_size)
     threads = num_threads or os.cpu_count() or 1
@@ -169,6 +173,8 @@ def make_dataset(
     options.autotune.enabled = False
     # A checkpoint of an iterator holds its position, not the batches that wait to be served.
     options.experimental_symbolic_checkpoint = True
+    # TensorFlow takes a data set inside a map for state; reading a record leaves none.
+    options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.IGNORE
     options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1
     return dataset.with_options(options)

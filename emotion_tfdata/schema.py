@@ -172,11 +172,11 @@ def decode(serialized: bytes, where: str = "record") -> Example:
             raise SchemaError(f"{where}: feature {name!r} is missing")
         return values
 
-    text = {}
+    text: dict[str, Any] = {}
     for name in TEXT_FEATURES:
         text[name] = value(name, "bytes_list")[0].decode()
         where = text["example_id"]
-    arrays = {}
+    arrays: dict[str, Any] = {}
     sizes: dict[str, int] = {}
     for name, spec in ARRAY_FEATURES.items():
         content = value(name, "bytes_list")[0]

@@ -133,6 +133,21 @@ def select(
     )
 
 
+def places_of(table: Table, example_ids: Sequence[str]) -> np.ndarray:
+    """Where in a table some clips are, bool `[N]`.
+
+    Raises:
+      ValueError: for ids that it does not have.
+    """
+    missing = sorted(set(example_ids) - set(table.example_ids))
+    if missing:
+        raise ValueError(
+            f"not in this split: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}; "
+            f"its ids look like {table.example_ids[0]}"
+        )
+    return np.isin(table.example_ids, list(example_ids))
+
+
 def shard_problems(manifest: Manifest, data_dir: str) -> list[str]:
     """Compares the files with the manifest, by name and size: each difference, in words."""
     problems = []

@@ -68,9 +68,10 @@ def test_other_clips_are_copied_every_epoch():
     assert 25 < len(copied(0) & copied(1)) < 75
 
 
-def test_every_clip_fits_the_shape_of_its_batch():
+@pytest.mark.parametrize("stretch", [(0.8, 1.25), (1.1, 1.1), (1.2, 2.0), (0.5, 0.7), (1, 1)])
+def test_every_clip_fits_the_shape_of_its_batch(stretch):
     table = _table(500)
-    plan, buckets = _plan(table, Augment(stretch=(0.8, 1.25)), num_buckets=6)
+    plan, buckets = _plan(table, Augment(stretch=stretch), num_buckets=6)
     for modality in ("audio", "landmarks"):
         served = getattr(buckets, f"{modality}_frames")[plan.bucket]
         assert (getattr(plan, f"{modality}_frames") <= served[:, None]).all()

@@ -440,8 +440,9 @@ def test_the_combined_model_has_the_layers_of_the_document():
     tcn = 128 * (3 * width + 1 + norm) + 128 * (width + 1) + 7 * 128 * (3 * 128 + 1 + norm)
     joined = 256 * (384 + 1 + norm) + 128 * (256 + 1 + norm) + 6 * (128 + 1)
     model = build_model(ModelConfig())
-    generators = 2 * (2 + 8 + 1 + 2)
-    assert model.count_params() == audio + tcn + 256 * (128 + 1) + joined + generators
+    assert model.count_params() == audio + tcn + 256 * (128 + 1) + joined
+    generators = [v for v in model.variables if "seed_generator" in v.path]
+    assert len(generators) == 2 + 8 + 1 + 2  # one a dropout: audio, TCN, video, joined
 
 
 class TestReproducibility:
@@ -470,7 +471,9 @@ class TestReproducibility:
         runs = []
         for _ in range(2):
             model = build_model(small(video), seed=5)
-            fit(model)
+            for step in range(3):
+                features = draw_clips([30, 41, 12, 25], [9, 14, 11, 3], seed=step)
+                train_step(model, features, np.arange(4))
             runs.append(model.get_weights())
         assert all(np.array_equal(a, b) for a, b in zip(*runs, strict=True))
 
@@ -486,7 +489,7 @@ def fit(model, epochs=1, learning_rate=0.001):
     return model.fit(ds, epochs=epochs, verbose=0).history
 
 
-@pytest.mark.parametrize(("video", "modalities"), MODELS[:3])
+@pytest.mark.parametrize(("video", "modalities"), [("tcn", "both"), ("bilstm", "landmarks")])
 def test_fit_learns_and_a_saved_model_gives_what_it_gave(tmp_path, video, modalities):
     model = build_model(small(video, modalities), seed=5)
     history = fit(model, epochs=6, learning_rate=0.01)
@@ -496,8 +499,8 @@ def test_fit_learns_and_a_saved_model_gives_what_it_gave(tmp_path, video, modali
     features = draw_clips([30, 7], [9, 30])
     np.testing.assert_array_equal(model(features), again(features))
     assert again.config == model.config
-    for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)  # generators of dropout included
+    for a, b in zip(model.variables, again.variables, strict=True):
+        np.testing.assert_array_equal(a, b)  # the state of every dropout's generator included
 
 
 def test_savedmodel_gives_what_the_model_gives(tmp_path):
@@ -518,7 +521,7 @@ def test_savedmodel_gives_what_the_model_gives(tmp_path):
 
 def test_the_compiled_loss_is_finite_where_the_probability_rounds_to_zero():
     model = build_model(SMALL)
-    kernel, bias = model.head.logits.get_weights()
+    kernel, _ = model.head.logits.get_weights()
     model.head.logits.set_weights([0 * kernel, np.array([0, 300, 0, 0, 0, 0.0])])
     model.compile(loss="sparse_categorical_crossentropy")
     ds = tf.data.Dataset.from_tensors((draw_clips([9], [9]), np.array([0], np.int32)))
