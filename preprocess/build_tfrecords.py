@@ -1,0 +1,121 @@
+"""Builds a data set from RAVDESS and CREMA-D.
+
+  python -m preprocess.build_tfrecords --ravdess_dir=D --crema_d_dir=D --out_dir=D
+
+At least one corpus. The same command goes on where an interrupted build stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn, cast
+
+from absl import app, flags
+
+from preprocess.audio import AudioSettings
+from preprocess.build import build
+from preprocess.corpora import MODALITIES, Modalities
+from preprocess.plan import BuildError, BuildSettings
+
+_RAVDESS_DIR = flags.DEFINE_string(
+    "ravdess_dir", None, "RAVDESS as unzipped from Zenodo, in any nesting of folders."
+)
+_CREMA_D_DIR = flags.DEFINE_string(
+    "crema_d_dir", None, "CREMA-D as cloned, with its media (git lfs pull)."
+)
+_OUT_DIR = flags.DEFINE_string("out_dir", None, "Where the data set goes.")
+_MODALITIES = flags.DEFINE_enum(
+    "modalities", "both", list(MODALITIES), "What is built. With audio the wavs alone will do."
+)
+_NUM_CLASSES = flags.DEFINE_enum(
+    "num_classes",
+    "6",
+    ["6", "8"],
+    "6: what both corpora have; 8: calm and surprised too.",
+)
+_NUM_FOLDS = flags.DEFINE_integer("num_folds", 5, "Folds of actors, and of clips.", lower_bound=2)
+_MAX_SHARD_SIZE_MB = flags.DEFINE_float("max_shard_size_mb", 64.0, "Largest shard.")
+_LIMIT = flags.DEFINE_integer(
+    "limit", None, "Only so many clips of each corpus, spread over its actors.", lower_bound=1
+)
+_NUM_MELS = flags.DEFINE_integer("num_mels", 80, "Mel bands of the audio.", lower_bound=1)
+_N_FFT = flags.DEFINE_integer("n_fft", 512, "Samples of the audio's window, at 16 kHz.")
+_FMIN_HZ = flags.DEFINE_float("fmin", 50.0, "Lower edge of the mel bands, in Hz.")
+_FMAX_HZ = flags.DEFINE_float("fmax", 8000.0, "Upper edge of the mel bands, in Hz.")
+_NUM_WORKERS = flags.DEFINE_integer(
+    "num_workers", None, "Processes; as many as cores if not given.", lower_bound=1
+)
+_CLIP_TIMEOUT_S = flags.DEFINE_float(
+    "clip_timeout_s", 300.0, "Seconds after which a clip is given up.", lower_bound=1.0
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces another build in --out_dir.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the build; ends the process with status 1 and one line where it cannot."""
+    if len(argv) > 1:
+        _fail(f"what is {argv[1]!r}? Flags are written --name=value")
+    roots = {
+        corpus: Path(flag.value)
+        for corpus, flag in (("ravdess", _RAVDESS_DIR), ("crema_d", _CREMA_D_DIR))
+        if flag.value
+    }
+    if not roots:
+        _fail("nothing to build from: give --ravdess_dir, --crema_d_dir or both")
+    if not _OUT_DIR.value:
+        _fail("nowhere to build: give --out_dir")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        settings = BuildSettings(
+            modalities=cast(Modalities, _MODALITIES.value),
+            num_classes=int(_NUM_CLASSES.value),
+            num_folds=_NUM_FOLDS.value,
+            max_shard_size_mb=_MAX_SHARD_SIZE_MB.value,
+            limit=_LIMIT.value,
+            audio=AudioSettings(
+                num_mels=_NUM_MELS.value,
+                n_fft=_N_FFT.value,
+                fmin_hz=_FMIN_HZ.value,
+                fmax_hz=_FMAX_HZ.value,
+            ),
+        )
+    except ValueError as error:
+        _fail(str(error))
+    try:
+        report = build(
+            roots,
+            Path(_OUT_DIR.value),
+            settings,
+            num_workers=_NUM_WORKERS.value or len(os.sched_getaffinity(0)),
+            clip_timeout_s=_CLIP_TIMEOUT_S.value,
+            overwrite=_OVERWRITE.value,
+        )
+    except BuildError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    if report.was_finished:
+        print("this data set was finished before; nothing was done again")
+    print(report)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(str(error).replace("\n", " "))
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse_flags)

@@ -1,0 +1,115 @@
+"""CREMA-D: `AAAA_SSS_EEE_LL`, actor, sentence, emotion, level (Cao et al. 2014)."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from emotion_tfdata.labels import CREMA_D_EMOTIONS
+from preprocess.corpora import (
+    NO_PICTURE,
+    Clip,
+    CorpusError,
+    LeftOut,
+    Modalities,
+    Scan,
+    find_files,
+    place,
+)
+
+CORPUS = "crema_d"
+
+_NAME = re.compile(
+    r"(?P<stem>(?P<actor>1[0-9]{3})_(?P<sentence>[A-Z]{3})_(?P<emotion>ANG|DIS|FEA|HAP|NEU|SAD)_"
+    r"(?P<level>LO|MD|HI|XX|X))(?P<ending>\.flv|\.wav|\.mp3)"
+)
+_LEVELS = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified", "X": "unspecified"}
+_PICTURE = ".flv"
+# Alone, the sound comes from the wav: mp3 loses some of it, and all of it in 21 clips.
+_SOUND_ALONE = (".wav", ".mp3", ".flv")
+
+# Clips that the usual protocol drops. Which of a take's files are bad differs.
+_BAD_EVERYWHERE = {
+    "1076_MTI_SAD_XX": "known bad: an error picture, and no sound",
+    "1064_TIE_SAD_XX": "known bad: a broken recording without duration",
+    "1064_IEO_DIS_MD": "known bad: one minute with every emotion in it",
+}
+_BAD_BUT_FOR_WAV = {"1076_MTI_NEU_XX": "known bad: it breaks off; only its wav is whole"}
+_SAME_SOUND = (
+    ("1006_TIE_HAP_XX", "1006_TIE_NEU_XX"),
+    ("1013_WSI_DIS_XX", "1013_WSI_SAD_XX"),
+    ("1017_IWW_ANG_XX", "1017_IWW_FEA_XX"),
+)
+
+
+def scan(root: Path, modalities: Modalities) -> Scan:
+    """Finds the clips in CREMA-D as cloned: `VideoFlash`, `AudioWAV`, `AudioMP3`, or any nesting.
+
+    A clip's other files are copies of its sound, not clips of their own, and are not listed.
+
+    Args:
+      root: the folder.
+      modalities: what is to be built.
+
+    Raises:
+      CorpusError: if no file is named as CREMA-D's are.
+    """
+    takes: dict[str, dict[str, Path]] = defaultdict(dict)
+    left_out = []
+    for path in find_files(root):
+        match = _NAME.fullmatch(path.name)
+        if not match:
+            continue
+        files = takes[match["stem"]]
+        if match["ending"] in files:
+            first = place(CORPUS, root, files[match["ending"]])
+            reason = f"the same name as {first}"
+            left_out.append(LeftOut(place(CORPUS, root, path), "duplicate file", reason))
+        else:
+            files[match["ending"]] = path
+    if not takes:
+        raise CorpusError(
+            f"{root} is not CREMA-D: no file in it is named as 1001_DFA_ANG_XX.flv is"
+        )
+    clips = []
+    for stem in sorted(takes):
+        files = takes[stem]
+        picture = sound = None
+        refused = None
+        if modalities == "audio":
+            sound = next((files[e] for e in _SOUND_ALONE if e in files), None)
+        else:
+            picture = files.get(_PICTURE)
+            sound = picture if modalities == "both" else None
+            refused = None if picture else NO_PICTURE
+        main = picture or sound or next(iter(files.values()))
+        if stem in _BAD_EVERYWHERE:
+            refused = ("known bad", _BAD_EVERYWHERE[stem])
+        elif stem in _BAD_BUT_FOR_WAV and main.suffix != ".wav":
+            refused = ("known bad", _BAD_BUT_FOR_WAV[stem])
+        if refused:
+            left_out.append(LeftOut(place(CORPUS, root, main), *refused))
+            continue
+        match = _NAME.fullmatch(main.name)
+        assert match is not None
+        clips.append(
+            Clip(
+                corpus=CORPUS,
+                name=stem,
+                actor=match["actor"],
+                emotion=CREMA_D_EMOTIONS[match["emotion"]],
+                intensity=_LEVELS[match["level"]],
+                sentence=match["sentence"],
+                picture=picture,
+                sound=sound,
+            )
+        )
+    built = {clip.name for clip in clips}
+    notes = tuple(
+        f"{CORPUS}: {one} and {other} have the same sound under two labels"
+        for one, other in _SAME_SOUND
+        if one in built and other in built and modalities != "landmarks"
+    )
+    left_out.sort(key=lambda entry: entry.path)
+    return Scan(CORPUS, root, tuple(clips), tuple(left_out), notes)

@@ -1,0 +1,131 @@
+"""RAVDESS: `MM-VV-EE-II-SS-RR-AA`, modality, vocal channel, emotion, intensity, statement,
+repetition, actor (Livingstone and Russo 2018)."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from emotion_tfdata.labels import RAVDESS_EMOTIONS
+from preprocess.corpora import (
+    NO_PICTURE,
+    NO_SOUND,
+    Clip,
+    CorpusError,
+    LeftOut,
+    Modalities,
+    Scan,
+    find_files,
+    place,
+)
+
+CORPUS = "ravdess"
+
+_NAME = re.compile(
+    r"(?P<modality>0[123])-(?P<take>(?P<channel>0[12])-(?P<emotion>0[1-8])-(?P<intensity>0[12])-"
+    r"(?P<sentence>0[12])-(?P<repetition>0[12])-(?P<actor>[0-9]{2}))\.(?:mp4|wav)",
+    re.IGNORECASE,
+)
+_INTENSITIES = {"01": "normal", "02": "strong"}
+_SPEECH = "01"
+_BOTH, _PICTURE, _SOUND = "01", "02", "03"
+# The corpus holds one recording under two names.
+_SAME_RECORDING = (("01-03-01-02-01-07", "01-03-01-02-02-07"),)
+
+
+def scan(root: Path, modalities: Modalities) -> Scan:
+    """Finds the takes in RAVDESS as unzipped, however its folders are nested.
+
+    The three modalities of one name are one take and give one clip.
+
+    Args:
+      root: the folder.
+      modalities: what is to be built.
+
+    Raises:
+      CorpusError: if no file is named as RAVDESS's are.
+    """
+    takes: dict[str, dict[str, Path]] = defaultdict(dict)
+    left_out = []
+    for path in find_files(root):
+        match = _NAME.fullmatch(path.name)
+        if not match:
+            continue
+        take, modality = match["take"], match["modality"]
+        where = place(CORPUS, root, path)
+        if match["channel"] != _SPEECH:
+            left_out.append(LeftOut(where, "song", "sung, not spoken"))
+        elif modality in takes[take]:
+            first = place(CORPUS, root, takes[take][modality])
+            left_out.append(LeftOut(where, "duplicate file", f"the same name as {first}"))
+        else:
+            takes[take][modality] = path
+    if not takes and not left_out:
+        raise CorpusError(
+            f"{root} is not RAVDESS: no file in it is named as 01-01-03-01-02-01-12.mp4 is"
+        )
+    clips = []
+    for take in sorted(takes):
+        files = takes[take]
+        picture, sound, missing = _choose(files, modalities)
+        used = {path for path in (picture, sound) if path}
+        if missing:
+            left_out += [LeftOut(place(CORPUS, root, path), *missing) for path in files.values()]
+            continue
+        main = picture or sound
+        assert main is not None
+        for path in files.values():
+            if path not in used:
+                reason = f"duplicate take of {place(CORPUS, root, main)}"
+                left_out.append(LeftOut(place(CORPUS, root, path), "duplicate take", reason))
+        match = _NAME.fullmatch(main.name)
+        assert match is not None
+        clips.append(
+            Clip(
+                corpus=CORPUS,
+                name=main.stem,
+                actor=match["actor"],
+                emotion=RAVDESS_EMOTIONS[match["emotion"]],
+                intensity=_INTENSITIES[match["intensity"]],
+                sentence=match["sentence"],
+                picture=picture,
+                sound=sound,
+            )
+        )
+    built = {clip.name[len("01-") :] for clip in clips}
+    notes = tuple(
+        f"{CORPUS}: {one} and {other} are one recording under two names"
+        for one, other in _SAME_RECORDING
+        if one in built and other in built
+    )
+    return Scan(
+        CORPUS,
+        root,
+        tuple(sorted(clips, key=lambda clip: clip.name)),
+        tuple(sorted(left_out, key=lambda entry: entry.path)),
+        notes,
+    )
+
+
+def _choose(
+    files: dict[str, Path], modalities: Modalities
+) -> tuple[Path | None, Path | None, tuple[str, str] | None]:
+    """Of one take's files, those for picture and sound; or kind and reason why it cannot be built.
+
+    Args:
+      files: modality -> file, at least one.
+    """
+    picture = sound = None
+    if modalities != "audio":
+        picture = files.get(_BOTH) or files.get(_PICTURE)
+        if picture is None:
+            return None, None, NO_PICTURE
+    if modalities != "landmarks":
+        # With its picture the sound comes from the same file, whose clock they share; alone, from
+        # the wav, which has not been through AAC.
+        wanted = (_SOUND, _BOTH) if modalities == "audio" else (_BOTH, _SOUND)
+        sound = files.get(wanted[0]) or files.get(wanted[1])
+        if sound is None:
+            return None, None, NO_SOUND
+    return picture, sound, None

@@ -1,0 +1,68 @@
+"""One clip to one example: decode, track, align, features."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from emotion_tfdata.schema import Example
+from preprocess import align, audio, landmarks, media
+from preprocess.audio import AudioSettings
+from preprocess.corpora import Clip
+from preprocess.media import DEFAULT_LIMITS, Limits, MediaError
+
+# Sound that never gets louder (3 steps of 16 bits) was not recorded.
+_SILENCE = 1e-4
+
+
+def make_example(clip: Clip, settings: AudioSettings, limits: Limits = DEFAULT_LIMITS) -> Example:
+    """Builds a clip's example from its files.
+
+    Args:
+      clip: names the files; a modality without a file gets no rows.
+      settings: of the audio features.
+      limits: what a file may reach.
+
+    Raises:
+      MediaError: if a file cannot be used.
+      OSError: if a file cannot be opened.
+    """
+    sound_span = picture_span = None
+    if clip.sound:
+        sound = media.read_sound(clip.sound, limits)
+        if np.abs(sound.samples).max() < _SILENCE:
+            raise MediaError("silence", "its sound is silence from end to end")
+        samples = audio.resample(sound.samples, sound.rate_hz)
+        sound_span = (sound.start_s, sound.start_s + len(sound.samples) / sound.rate_hz)
+    if clip.picture:
+        pictures = media.read_pictures(clip.picture, limits)
+        track = landmarks.track_face((picture.time_s, picture.rgb) for picture in pictures)
+        if not track.found.any():
+            raise MediaError("no face", f"no face in any of its {len(track.found)} pictures")
+        picture_span = align.picture_span(track.times_s)
+
+    span = align.clip_span(sound_span, picture_span)
+    if span.duration_s < limits.min_duration_s:
+        raise MediaError("too short", f"only {span.duration_s:.3f} s long")
+    features = np.zeros((0, settings.num_mels), np.float32)
+    if sound_span:
+        features = audio.log_mel(align.align_sound(samples, sound_span[0], span), settings)
+    points = np.zeros((0, landmarks.NUM_LANDMARKS, 3), np.float32)
+    valid = np.zeros(0, bool)
+    if picture_span:
+        points, valid = align.align_track(track, span)
+        if not valid.any():
+            raise MediaError("no face", "no face in any row of 1/30 s")
+    head = np.zeros((len(valid), 4), np.float32)
+    points[valid], head[valid] = landmarks.to_face_frame(points[valid])
+    return Example(
+        example_id=clip.example_id,
+        corpus=clip.corpus,
+        actor=clip.actor,
+        emotion=clip.emotion,
+        intensity=clip.intensity,
+        sentence=clip.sentence,
+        audio=features,
+        landmarks=points,
+        landmarks_valid=valid,
+        head=head,
+    )

@@ -1,0 +1,197 @@
+"""Face landmarks (MediaPipe FaceMesh), and the face's own frame they are given in.
+
+Points are in widths of the picture on all three axes (x right, y down, z away from the camera), so
+that a turn of the head in the picture's plane is a rotation of them and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+NUM_LANDMARKS = 478
+
+# Corners of the eyes (outer, inner), subject's right and left. They move with the head alone; lids
+# and irises also move with the gaze and the expression.
+RIGHT_EYE = (33, 133)
+LEFT_EYE = (263, 362)
+# Middle of the inner edge of the upper and lower lip.
+INNER_LIPS = (13, 14)
+
+# A mesh that reaches this many distances between the eyes is no face: a head turned by 90 degrees
+# or hair taken for one. Stored landmarks hold less than 4.
+_MAX_REACH = 3.9
+_MIN_EYE_DISTANCE = 0.005  # picture widths
+
+
+@dataclasses.dataclass(frozen=True)
+class Track:
+    """A face followed through a clip, one row a picture.
+
+    Attributes:
+      times_s: float64 `[F]`, rising.
+      points: float32 `[F, L, 3]`, picture widths; zero where no face was found.
+      found: bool `[F]`.
+    """
+
+    times_s: np.ndarray
+    points: np.ndarray
+    found: np.ndarray
+
+
+class FaceTracker:
+    """FaceMesh for the pictures of one clip; a new one for each clip, since it remembers the last.
+
+    A context manager.
+    """
+
+    def __init__(self) -> None:
+        face_mesh = _import_face_mesh()
+        self._mesh = face_mesh.FaceMesh(
+            static_image_mode=False, max_num_faces=1, refine_landmarks=True
+        )
+
+    def __enter__(self) -> FaceTracker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._mesh.close()
+
+    def find(self, rgb: np.ndarray) -> np.ndarray | None:
+        """Finds the face in the clip's next picture.
+
+        Args:
+          rgb: uint8 `[height, width, 3]`.
+
+        Returns:
+          float32 `[478, 3]` in picture widths, or None where there is no face.
+        """
+        faces = self._mesh.process(rgb).multi_face_landmarks
+        if not faces:
+            return None
+        points = np.array([(p.x, p.y, p.z) for p in faces[0].landmark], np.float32)
+        height, width = rgb.shape[:2]
+        points[:, 1] *= height / width  # y is in picture heights; z is in widths as x is
+        return points if _is_face(points) else None
+
+
+def track_face(pictures: Iterable[tuple[float, np.ndarray]]) -> Track:
+    """Follows the face through a clip's pictures with a tracker of its own.
+
+    Args:
+      pictures: (time in seconds, uint8 `[height, width, 3]`), in order.
+    """
+    times_s: list[float] = []
+    rows: list[np.ndarray | None] = []
+    with FaceTracker() as tracker:
+        for time_s, rgb in pictures:
+            times_s.append(time_s)
+            rows.append(tracker.find(rgb))
+    nothing = np.zeros((NUM_LANDMARKS, 3), np.float32)
+    points = [nothing if row is None else row for row in rows]
+    return Track(
+        np.array(times_s, np.float64),
+        np.array(points, np.float32).reshape(-1, NUM_LANDMARKS, 3),
+        np.array([row is not None for row in rows], bool),
+    )
+
+
+def to_face_frame(
+    points: np.ndarray,
+    right_eye: tuple[int, ...] = RIGHT_EYE,
+    left_eye: tuple[int, ...] = LEFT_EYE,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Moves faces into their own frame: centred between the eyes, upright, eyes one apart.
+
+    The distance between the eyes is taken in three dimensions, so that a face turned to the side
+    is not blown up.
+
+    Args:
+      points: float `[N, L, 3]`, picture widths; every row a face.
+      right_eye, left_eye: landmarks whose mean is the eye's place; the subject's right eye is on
+        the picture's left.
+
+    Returns:
+      float32 `[N, L, 3]`, distances between the eyes (z is 0 midway between them); and `head`,
+      float32 `[N, 4]`: centre x and y and distance between the eyes in picture widths, roll in
+      radians (positive where the subject's left eye, on the picture's right, is lower).
+      `from_face_frame` takes both back to `points`, but for the depth of the centre.
+    """
+    points = np.asarray(points, np.float64)
+    right = points[:, list(right_eye)].mean(axis=1)
+    left = points[:, list(left_eye)].mean(axis=1)
+    centre = (right + left) / 2
+    across = left - right
+    distance = np.linalg.norm(across, axis=1)
+    roll = np.arctan2(across[:, 1], across[:, 0])
+    upright = _rotate(points - centre[:, None], -roll) / distance[:, None, None]
+    head = np.stack([centre[:, 0], centre[:, 1], distance, roll], axis=1)
+    return upright.astype(np.float32), head.astype(np.float32)
+
+
+def from_face_frame(landmarks: np.ndarray, head: np.ndarray) -> np.ndarray:
+    """Takes landmarks back into the picture; the inverse of `to_face_frame`.
+
+    Args:
+      landmarks: float `[N, L, 3]`, distances between the eyes.
+      head: float `[N, 4]`.
+
+    Returns:
+      float64 `[N, L, 3]`, picture widths; z counts from midway between the eyes.
+    """
+    head = np.asarray(head, np.float64)
+    points = _rotate(np.asarray(landmarks, np.float64), head[:, 3]) * head[:, 2, None, None]
+    points[..., :2] += head[:, None, :2]
+    return points
+
+
+def mouth_opening(landmarks: np.ndarray) -> np.ndarray:
+    """Distance between the inner edges of the lips: `[..., L, 3]` to `[...]`, in the same unit."""
+    upper, lower = INNER_LIPS
+    return np.linalg.norm(landmarks[..., lower, :] - landmarks[..., upper, :], axis=-1)
+
+
+def _rotate(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Turns `[N, L, 3]` in the picture's plane by `[N]` radians."""
+    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+    x, y = points[..., 0], points[..., 1]
+    return np.stack([cos * x - sin * y, sin * x + cos * y, points[..., 2]], axis=-1)
+
+
+def _is_face(points: np.ndarray) -> bool:
+    """Whether a mesh is one that a face can have."""
+    if not np.isfinite(points).all():
+        return False
+    across = points[list(LEFT_EYE)].mean(axis=0) - points[list(RIGHT_EYE)].mean(axis=0)
+    if np.linalg.norm(across) < _MIN_EYE_DISTANCE:
+        return False
+    landmarks, _ = to_face_frame(points[None])
+    return bool(np.abs(landmarks).max() <= _MAX_REACH)
+
+
+def _import_face_mesh() -> Any:
+    """Imports FaceMesh without what else mediapipe pulls in.
+
+    mediapipe imports TensorFlow, to no end but its own documentation, and jax for a converter. Both
+    are optional to it, cost seconds and hundreds of megabytes a process, and are kept out unless
+    the process has them anyway.
+    """
+    kept_out = [name for name in ("tensorflow", "jax") if name not in sys.modules]
+    for name in kept_out:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        from mediapipe.python.solutions import face_mesh
+    finally:
+        for name in kept_out:
+            del sys.modules[name]
+    return face_mesh

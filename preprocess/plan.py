@@ -1,0 +1,189 @@
+"""What a build is to do, decided before a clip is decoded: settings, clips, folds, left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from emotion_tfdata.labels import class_index, class_names
+from emotion_tfdata.splits import actor_folds, random_folds
+from preprocess import media
+from preprocess.audio import AudioSettings
+from preprocess.corpora import (
+    MODALITIES,
+    Clip,
+    CorpusError,
+    LeftOut,
+    Modalities,
+    crema_d,
+    place,
+    ravdess,
+    sample,
+)
+from preprocess.summary import left_out_lines
+
+# Raised whenever the same input would give other bytes than before.
+_RECIPE = 1
+_SCANNERS = {"ravdess": ravdess.scan, "crema_d": crema_d.scan}
+
+
+class BuildError(ValueError):
+    """What keeps a data set from being built, in one line for its user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildSettings:
+    """What a data set's bytes depend on, beside its clips.
+
+    Attributes:
+      modalities: `both`, or one of `audio` and `landmarks`.
+      num_classes: 6 or 8: which emotions are kept.
+      num_folds: of either protocol.
+      max_shard_size_mb: largest shard, in 10^6 bytes.
+      limit: clips of each corpus, spread over its actors; None for all.
+      audio: of the audio features.
+
+    Raises:
+      ValueError: for a value that is not allowed.
+    """
+
+    modalities: Modalities = "both"
+    num_classes: int = 6
+    num_folds: int = 5
+    max_shard_size_mb: float = 64.0
+    limit: int | None = None
+    audio: AudioSettings = dataclasses.field(default_factory=AudioSettings)
+
+    def __post_init__(self) -> None:
+        class_names(self.num_classes)
+        if self.modalities not in MODALITIES:
+            raise ValueError(
+                f"modalities must be one of {', '.join(MODALITIES)}, got {self.modalities!r}"
+            )
+        if self.num_folds < 2:
+            raise ValueError(f"num_folds must be at least 2, got {self.num_folds}")
+        if not self.max_shard_size_mb > 0:
+            raise ValueError(f"max_shard_size_mb must be positive, got {self.max_shard_size_mb}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, got {self.limit}")
+
+    @property
+    def built(self) -> tuple[str, ...]:
+        """The modalities that get rows."""
+        return ("audio", "landmarks") if self.modalities == "both" else (self.modalities,)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All settings, and the versions of what computes the values, as JSON values."""
+        packages = ["av", "librosa", "numpy", "soxr"] if "audio" in self.built else ["av", "numpy"]
+        if "landmarks" in self.built:
+            packages.append("mediapipe")
+        return {
+            **dataclasses.asdict(self),
+            "recipe": _RECIPE,
+            "versions": {name: importlib.metadata.version(name) for name in packages},
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be built, before a clip is decoded.
+
+    Attributes:
+      roots: corpus -> its folder.
+      clips: in order of their ids.
+      actor_folds: example id -> fold.
+      random_folds: example id -> fold.
+      left_out: files that are not even tried.
+      notes: of clips that are.
+      provenance: `drawn clips` for the sample corpus, else empty.
+    """
+
+    roots: Mapping[str, Path]
+    clips: tuple[Clip, ...]
+    actor_folds: Mapping[str, int]
+    random_folds: Mapping[str, int]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+    provenance: str
+
+    def inputs(self) -> dict[str, list[list[Any]]]:
+        """Example id -> path, size and time of change of each of its files."""
+        inputs = {}
+        for clip in self.clips:
+            root = self.roots[clip.corpus]
+            stats = [(path, path.stat()) for path in clip.files]
+            inputs[clip.example_id] = [
+                [place(clip.corpus, root, path), stat.st_size, stat.st_mtime_ns]
+                for path, stat in stats
+            ]
+        return inputs
+
+
+def plan_build(roots: Mapping[str, Path], settings: BuildSettings) -> Plan:
+    """Finds the clips and decides what becomes of each file.
+
+    Args:
+      roots: corpus -> folder, at least one.
+      settings: of the build.
+
+    Raises:
+      BuildError: for a folder that does not hold its corpus, or where no clip is left to build.
+    """
+    clips: list[Clip] = []
+    left_out: list[LeftOut] = []
+    notes: list[str] = []
+    provenance = ""
+    for corpus in sorted(roots):
+        root = roots[corpus]
+        try:
+            scan = _SCANNERS[corpus](root, settings.modalities)
+            if sample.find_marker(root):
+                provenance = sample.DESCRIPTION
+        except (CorpusError, OSError, ValueError) as error:
+            raise BuildError(f"--{corpus}_dir: {error}") from error
+        left_out += scan.left_out
+        notes += scan.notes
+        kept = []
+        for clip in scan.clips:
+            refused = _refused(clip, root, settings)
+            if refused:
+                left_out.append(refused)
+            else:
+                kept.append(clip)
+        if settings.limit is not None and len(kept) > settings.limit:
+            kept = [kept[i * len(kept) // settings.limit] for i in range(settings.limit)]
+        clips += kept
+    if not clips:
+        lines = "\n".join(left_out_lines(left_out, listed=1))
+        raise BuildError(f"no clip to build; all {len(left_out)} files are left out:\n{lines}")
+    clips.sort(key=lambda clip: clip.example_id)
+    by_actor = actor_folds(((clip.corpus, clip.actor) for clip in clips), settings.num_folds)
+    classes = [str(class_index(clip.emotion, settings.num_classes)) for clip in clips]
+    return Plan(
+        roots=dict(roots),
+        clips=tuple(clips),
+        actor_folds={clip.example_id: by_actor[clip.corpus, clip.actor] for clip in clips},
+        random_folds=random_folds([c.example_id for c in clips], classes, settings.num_folds),
+        left_out=tuple(sorted(left_out, key=lambda entry: entry.path)),
+        notes=tuple(notes),
+        provenance=provenance,
+    )
+
+
+def _refused(clip: Clip, root: Path, settings: BuildSettings) -> LeftOut | None:
+    """Why a clip is not even tried, or None."""
+    where = place(clip.corpus, root, clip.files[0])
+    if class_index(clip.emotion, settings.num_classes) is None:
+        reason = f"{clip.emotion} is not among the {settings.num_classes} classes"
+        return LeftOut(where, "emotion", reason)
+    for path in clip.files:
+        try:
+            error = media.not_media(path)
+        except OSError as failure:
+            error = media.MediaError("unreadable", f"cannot be read ({failure.strerror})")
+        if error:
+            return LeftOut(place(clip.corpus, root, path), error.kind, str(error))
+    return None

@@ -1,0 +1,246 @@
+"""Spawned worker processes, each doing one task at a time, so that a task can cost only itself.
+
+A worker that dies or hangs takes down the one task it had. It is replaced, and the task tried once
+more. (An executor of the standard library gives up all that is queued when one worker dies.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_ATTEMPTS = 2
+_FAILED_STARTS = 3  # one after the other
+_START_S = 120.0
+_END_S = 5.0
+_READY = "ready"
+_NOTHING, _NOT_STARTED = object(), object()
+# Libraries read these when they load. One thread each: the cores are shared out by process.
+_ONE_THREAD = dict.fromkeys(
+    (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+        "NUMBA_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+    ),
+    "1",
+)
+
+
+class WorkerError(RuntimeError):
+    """Workers that cannot be started, or whose code failed in a way no task is to blame for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Lost:
+    """Stands for the result of a task that its workers did not survive.
+
+    Attributes:
+      reason: what became of them.
+    """
+
+    reason: str
+
+
+@dataclasses.dataclass
+class _Worker(Generic[Task]):
+    process: Any
+    channel: Any
+    log: Path
+    task: Task | None = None
+    attempt: int = 0
+    ready: bool = False
+    deadline_s: float = float("inf")
+
+
+class Pool(Generic[Task, Result]):
+    """A fixed number of processes that all run one function. A context manager.
+
+    Args:
+      function: importable by name; called in the workers with one task.
+      num_workers: processes.
+      log_dir: where each worker's stderr goes (native libraries write there as they like).
+      timeout_s: longest that a task may take before its worker is killed.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Task], Result],
+        num_workers: int,
+        log_dir: Path,
+        timeout_s: float,
+    ) -> None:
+        self._function = function
+        self._num_workers = num_workers
+        self._log_dir = log_dir
+        self._timeout_s = timeout_s
+        self._workers: list[_Worker[Task]] = []
+        self._started = self._failed_starts = 0
+
+    def __enter__(self) -> Pool[Task, Result]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            if worker.task is not None:
+                worker.process.kill()
+        for worker in list(self._workers):
+            self._end(worker)
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | Lost]]:
+        """Does all tasks; yields each with its result as it comes, in no fixed order.
+
+        Raises:
+          WorkerError: if workers die before they can take a task.
+        """
+        waiting = deque((task, 1) for task in tasks)
+        while waiting or any(worker.task is not None for worker in self._workers):
+            self._hand_out(waiting)
+            for worker in self._wait():
+                task, attempt = worker.task, worker.attempt
+                assert task is not None
+                result = self._collect(worker)
+                if result is _NOTHING:
+                    continue
+                worker.task = None
+                if result is _NOT_STARTED:
+                    waiting.appendleft((task, attempt))
+                elif isinstance(result, Lost) and attempt < _ATTEMPTS:
+                    waiting.append((task, attempt + 1))
+                else:
+                    yield task, result
+
+    def _hand_out(self, waiting: deque[tuple[Task, int]]) -> None:
+        idle = [worker for worker in self._workers if worker.task is None]
+        while waiting and (idle or len(self._workers) < self._num_workers):
+            worker = idle.pop() if idle else self._start()
+            worker.task, worker.attempt = waiting.popleft()
+            patience_s = self._timeout_s if worker.ready else _START_S
+            worker.deadline_s = time.monotonic() + patience_s
+            # A worker that died while idle shows when it is waited for.
+            with contextlib.suppress(OSError):
+                worker.channel.send(worker.task)
+
+    def _wait(self) -> list[_Worker[Task]]:
+        """Busy workers that have something to say, have died or are out of time."""
+        busy = [worker for worker in self._workers if worker.task is not None]
+        signs = [sign for worker in busy for sign in (worker.channel, worker.process.sentinel)]
+        patience_s = min(worker.deadline_s for worker in busy) - time.monotonic()
+        heard = connection.wait(signs, max(patience_s, 0))
+        now_s = time.monotonic()
+        return [
+            worker
+            for worker in busy
+            if worker.channel in heard
+            or worker.process.sentinel in heard
+            or worker.deadline_s <= now_s
+        ]
+
+    def _collect(self, worker: _Worker[Task]) -> Any:
+        """A worker's result, or what stands in its place."""
+        with contextlib.suppress(EOFError, OSError):
+            if worker.channel.poll():
+                kind, content = worker.channel.recv()
+                if kind != _READY:
+                    return content
+                worker.ready = True
+                self._failed_starts = 0
+                worker.deadline_s = time.monotonic() + self._timeout_s
+                return _NOTHING
+        in_time = worker.deadline_s > time.monotonic()
+        self._end(worker)
+        if worker.ready:
+            if in_time:
+                return Lost(f"its worker died ({_cause(worker)})")
+            return Lost(f"took longer than {self._timeout_s:g} s and was stopped")
+        self._failed_starts += 1
+        if self._failed_starts >= _FAILED_STARTS:
+            raise WorkerError(f"workers do not start ({_cause(worker)})")
+        return _NOT_STARTED
+
+    def _start(self) -> _Worker[Task]:
+        context = multiprocessing.get_context("spawn")
+        self._started += 1
+        log = self._log_dir / f"worker-{self._started}.log"
+        channel, theirs = context.Pipe()
+        process = context.Process(
+            target=_serve, args=(theirs, self._function, str(log)), daemon=True
+        )
+        with _environment(_ONE_THREAD):
+            process.start()
+        theirs.close()
+        worker: _Worker[Task] = _Worker(process, channel, log)
+        self._workers.append(worker)
+        return worker
+
+    def _end(self, worker: _Worker[Task]) -> None:
+        self._workers.remove(worker)
+        if worker.task is not None and worker.deadline_s <= time.monotonic():
+            worker.process.kill()
+        worker.channel.close()  # a worker that waits for a task ends by itself when this closes
+        worker.process.join(_END_S)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+
+
+def _serve(channel: Any, function: Callable[[Any], Any], log: str) -> None:
+    """A worker's life: takes tasks until the channel closes, its parent's death included."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    sys.stderr.flush()
+    descriptor = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    channel.send((_READY, None))
+    while True:
+        try:
+            task = channel.recv()
+        except EOFError:
+            return
+        result = function(task)
+        try:
+            channel.send(("result", result))
+        except BrokenPipeError:
+            return
+
+
+def _cause(worker: _Worker[Any]) -> str:
+    """How a worker ended, with the last line it wrote."""
+    code = worker.process.exitcode
+    cause = f"status {code}"
+    if code is not None and code < 0:
+        cause = signal.Signals(-code).name
+    lines = []
+    if worker.log.exists():
+        lines = worker.log.read_text(errors="replace").strip().splitlines()
+    return f"{cause}: {lines[-1]}" if lines else cause
+
+
+@contextlib.contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    """Changes the environment that processes started inside inherit."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,135 @@
+"""What a build tells its user: progress while it works, a summary when it is done."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import TextIO
+
+from preprocess.corpora import LeftOut
+
+_LISTED = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildReport:
+    """What a build did.
+
+    Attributes:
+      out_dir: where the data set is.
+      provenance: what figures made from it must be called; empty for real recordings.
+      clips_found: clips that were to be read.
+      clips_read: those that this run read; the others were finished before.
+      clips_written: examples in the data set.
+      shards: files.
+      bytes: of all shards.
+      left_out: files that are not in it.
+      notes: what is to be known of clips that are.
+      warnings: what is likely not as the user wants it.
+      seconds: of this run.
+      was_finished: whether an earlier run had left nothing to do.
+    """
+
+    out_dir: str
+    provenance: str
+    clips_found: int
+    clips_read: int
+    clips_written: int
+    shards: int
+    bytes: int
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    seconds: float
+    was_finished: bool
+
+    def __str__(self) -> str:
+        rate = self.clips_read / self.seconds if self.seconds > 0 else 0.0
+        of = f" ({self.provenance})" if self.provenance else ""
+        lines = [
+            f"clips found    {self.clips_found}{of}",
+            f"clips read     {self.clips_read} in {self.seconds:.1f} s, {rate:.2f} clips/s",
+            f"clips written  {self.clips_written} in {self.shards} shards, "
+            f"{self.bytes / 1e6:.1f} MB",
+            f"left out       {len(self.left_out)}"
+            + (" files" if len(self.left_out) != 1 else " file")
+            + (f", all of them in {self.out_dir}/left_out.csv" if self.left_out else ""),
+            *left_out_lines(self.left_out),
+            *(f"note: {note}" for note in self.notes),
+            *(f"warning: {warning}" for warning in self.warnings),
+            f"data set       {self.out_dir}",
+        ]
+        return "\n".join(lines)
+
+
+def left_out_lines(left_out: Sequence[LeftOut], listed: int = _LISTED) -> list[str]:
+    """Counts by kind, the largest first, each with its first few files and their reasons."""
+    lines = []
+    for kind, count in Counter(entry.kind for entry in left_out).most_common():
+        lines.append(f"  {count:6d} {kind}")
+        entries = [entry for entry in left_out if entry.kind == kind]
+        lines += [f"         {entry.path}: {entry.reason}" for entry in entries[:listed]]
+        if count > listed:
+            lines.append(f"         ... and {count - listed} more")
+    return lines
+
+
+def left_out_csv(left_out: Sequence[LeftOut]) -> str:
+    """All that is left out, as a table."""
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(["path", "kind", "reason"])
+    rows.writerows([entry.path, entry.kind, entry.reason] for entry in left_out)
+    return table.getvalue()
+
+
+class Progress:
+    """A line on stderr that says how far the work is: rewritten on a terminal, else now and then.
+
+    Args:
+      total: clips to do.
+      stream: where it is written.
+    """
+
+    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._total = total
+        self._done = 0
+        self._left_out: Counter[str] = Counter()
+        self._began_s = time.monotonic()
+        self._terminal = self._stream.isatty()
+        self._every_s = 0.2 if self._terminal else 10.0
+        self._told_s = self._began_s
+
+    def add(self, left_out: LeftOut | None = None) -> None:
+        """Counts one more clip."""
+        self._done += 1
+        if left_out:
+            self._left_out[left_out.kind] += 1
+        now_s = time.monotonic()
+        if now_s - self._told_s >= self._every_s or self._done == self._total:
+            self._told_s = now_s
+            self._tell(now_s - self._began_s)
+
+    def _tell(self, seconds: float) -> None:
+        rate = self._done / max(seconds, 1e-9)
+        remaining_s = (self._total - self._done) / rate
+        line = f"{self._done}/{self._total} clips, {rate:.1f}/s, {_clock(remaining_s)} left"
+        if self._left_out:
+            counts = ", ".join(f"{count} {kind}" for kind, count in self._left_out.most_common())
+            line += f", left out: {counts}"
+        ends = self._done == self._total
+        self._stream.write(f"\r\033[K{line}" if self._terminal else line)
+        self._stream.write("\n" if ends or not self._terminal else "")
+        self._stream.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,318 @@
+"""The folder of a data set while it is built: what is finished stays, nothing half-done is taken.
+
+`build.json` says what the folder is a build of, from before the first clip on. Below `.work/` lies
+one file for each finished clip, then, once all are, the plan of the shards, and one file for each
+finished shard. Each appears by rename. `.work/` goes when the manifest stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from emotion_tfdata.manifest import MANIFEST_NAME, Manifest, Moments, Record, Shard
+from emotion_tfdata.schema import ARRAY_FEATURES, Example, stored_arrays
+from preprocess.corpora import Clip, LeftOut
+from preprocess.writer import ShardPlan, WrittenShard
+
+BUILD_NAME = "build.json"
+LEFT_OUT_NAME = "left_out.csv"
+_WORK_NAME = ".work"
+_LOCK_NAME = ".lock"
+_SHARD_NAME = re.compile(r"\.?fold-\d+-of-\d+\.tfrecord-\d{5}-of-\d{5}(\.\d+\.tmp)?")
+
+
+class WorkspaceError(ValueError):
+    """A folder that this build cannot be made in; says why and what to do."""
+
+
+class Workspace:
+    """A data set's folder and the state of its build.
+
+    Args:
+      out_dir: the folder; need not exist.
+    """
+
+    def __init__(self, out_dir: Path) -> None:
+        self.out_dir = out_dir
+        self.work_dir = out_dir / _WORK_NAME
+        self._shards_plan = self.work_dir / "shards.json"
+
+    @contextlib.contextmanager
+    def claim(self, description: Mapping[str, Any], overwrite: bool) -> Iterator[Manifest | None]:
+        """Holds the folder for one build, alone.
+
+        Args:
+          description: what the build is a function of; JSON values.
+          overwrite: throws away what another build left.
+
+        Yields:
+          The manifest, if this very build is finished already.
+
+        Raises:
+          WorkspaceError: if the folder cannot be written, holds another build, or another process
+            is building in it.
+        """
+        self.check_writable()
+        lock_path = self.out_dir / _LOCK_NAME
+        with open(lock_path, "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise WorkspaceError(f"{self.out_dir}: another build is writing here") from error
+            try:
+                yield self._take_over(description, overwrite)
+            finally:
+                lock_path.unlink(missing_ok=True)
+
+    def _take_over(self, description: Mapping[str, Any], overwrite: bool) -> Manifest | None:
+        if overwrite:
+            self.clear()
+        elif self._leftovers():
+            self._refuse_others(description)
+        if (self.out_dir / MANIFEST_NAME).exists():
+            self.finish()
+            return Manifest.load(str(self.out_dir))
+        for path in self._leftovers():
+            if path.name.endswith(".tmp"):
+                path.unlink(missing_ok=True)
+        self.work_dir.mkdir(exist_ok=True)
+        self._write_json(self.out_dir / BUILD_NAME, description)
+        return None
+
+    def check_writable(self) -> None:
+        """Makes the folder and tries to write in it.
+
+        Raises:
+          WorkspaceError: if that fails.
+        """
+        try:
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+            probe = self.out_dir / f".{os.getpid()}.tmp"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise WorkspaceError(
+                f"--out_dir={self.out_dir} cannot be written ({error.strerror})"
+            ) from error
+
+    def clear(self) -> None:
+        """Removes what builds leave in the folder, and nothing else. The manifest goes first."""
+        (self.out_dir / MANIFEST_NAME).unlink(missing_ok=True)
+        for path in self._leftovers():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Removes the intermediate files."""
+        shutil.rmtree(self.work_dir, ignore_errors=True)
+
+    # -- clips ------------------------------------------------------------------------------------
+
+    def outcome(self, example_id: str) -> LeftOut | bool:
+        """What became of a clip so far: true if it is stored, false if nothing, or why not."""
+        if self._clip_path(example_id, ".npz").exists():
+            return True
+        try:
+            content = self._clip_path(example_id, ".json").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return False
+        return LeftOut(**json.loads(content))
+
+    def store_example(self, example: Example) -> None:
+        """Keeps a clip's arrays, as they will stand in its record."""
+        arrays = stored_arrays(example)
+        self._write(
+            self._clip_path(example.example_id, ".npz"), lambda file: np.savez(file, **arrays)
+        )
+
+    def store_left_out(self, example_id: str, left_out: LeftOut) -> None:
+        """Keeps why a clip is left out."""
+        self._write_json(self._clip_path(example_id, ".json"), dataclasses.asdict(left_out))
+
+    def load_example(self, clip: Clip) -> Example:
+        """Reads back what `store_example` kept.
+
+        Raises:
+          WorkspaceError: if the file was damaged since.
+        """
+        path = self._clip_path(clip.example_id, ".npz")
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                arrays = {name: content[name] for name in ARRAY_FEATURES}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise WorkspaceError(
+                f"{path} is damaged ({error}); delete it and run the same command again"
+            ) from error
+        for name, spec in ARRAY_FEATURES.items():
+            if spec.step is not None:
+                arrays[name] = np.float32(spec.step) * arrays[name]
+        arrays["landmarks_valid"] = arrays["landmarks_valid"].astype(bool)
+        return Example(
+            example_id=clip.example_id,
+            corpus=clip.corpus,
+            actor=clip.actor,
+            emotion=clip.emotion,
+            intensity=clip.intensity,
+            sentence=clip.sentence,
+            **arrays,
+        )
+
+    def array_bytes(self, example_id: str) -> int:
+        """Upper bound of the bytes of a stored clip's arrays."""
+        return self._clip_path(example_id, ".npz").stat().st_size
+
+    # -- shards -----------------------------------------------------------------------------------
+
+    def store_shards_plan(self, plans: Sequence[ShardPlan], left_out: Sequence[LeftOut]) -> None:
+        """Keeps which clips go where. From here on no clip is looked at again."""
+        content = {
+            "shards": [dataclasses.asdict(plan) for plan in plans],
+            "left_out": [dataclasses.asdict(entry) for entry in left_out],
+        }
+        self._write_json(self._shards_plan, content)
+
+    def load_shards_plan(self) -> tuple[list[ShardPlan], list[LeftOut]] | None:
+        """Reads what `store_shards_plan` kept, or None."""
+        try:
+            content = json.loads(self._shards_plan.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        plans = [
+            ShardPlan(plan["name"], plan["fold"], tuple(plan["example_ids"]))
+            for plan in content["shards"]
+        ]
+        return plans, [LeftOut(**entry) for entry in content["left_out"]]
+
+    def store_shard(self, written: WrittenShard) -> None:
+        """Keeps what a finished shard holds, then drops its clips' own files."""
+        moments = {
+            str(fold): {
+                modality: {"count": m.count, "mean": m.mean.tolist(), "m2": m.m2.tolist()}
+                for modality, m in by_modality.items()
+            }
+            for fold, by_modality in written.moments.items()
+        }
+        content = {"shard": dataclasses.asdict(written.shard), "moments": moments}
+        self._write_json(self._shard_path(written.shard.name), content)
+        self.drop_clips(record.example_id for record in written.shard.records)
+
+    def load_shard(self, name: str) -> WrittenShard | None:
+        """Reads what `store_shard` kept, or None.
+
+        Raises:
+          WorkspaceError: if the shard itself is gone or has changed since.
+        """
+        try:
+            content = json.loads(self._shard_path(name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        records = tuple(Record(**record) for record in content["shard"].pop("records"))
+        shard = Shard(**content["shard"], records=records)
+        path = self.out_dir / name
+        if not path.exists() or path.stat().st_size != shard.bytes:
+            raise WorkspaceError(f"{path} was removed or changed; build again with --overwrite")
+        self.drop_clips(record.example_id for record in records)
+        moments = {
+            int(fold): {
+                modality: Moments(m["count"], np.array(m["mean"]), np.array(m["m2"]))
+                for modality, m in by_modality.items()
+            }
+            for fold, by_modality in content["moments"].items()
+        }
+        return WrittenShard(shard, moments)
+
+    def drop_clips(self, example_ids: Iterator[str]) -> None:
+        """Removes clips' own files."""
+        for example_id in example_ids:
+            self._clip_path(example_id, ".npz").unlink(missing_ok=True)
+
+    # -- within -----------------------------------------------------------------------------------
+
+    def _clip_path(self, example_id: str, ending: str) -> Path:
+        return self.work_dir / "clips" / f"{example_id}{ending}"
+
+    def _shard_path(self, name: str) -> Path:
+        return self.work_dir / "shards" / f"{name}.json"
+
+    def _leftovers(self) -> list[Path]:
+        """What a build may have left here."""
+        names = {BUILD_NAME, LEFT_OUT_NAME, MANIFEST_NAME, _WORK_NAME}
+        return [
+            path
+            for path in sorted(self.out_dir.iterdir())
+            if path.name in names
+            or _SHARD_NAME.fullmatch(path.name)
+            or (path.name.startswith(f"{MANIFEST_NAME}.") and path.name.endswith(".tmp"))
+        ]
+
+    def _found_description(self) -> dict[str, Any] | None:
+        path = self.out_dir / BUILD_NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            content = None
+        if not isinstance(content, dict):
+            raise WorkspaceError(f"{path} cannot be read; build again with --overwrite")
+        return content
+
+    def _refuse_others(self, description: Mapping[str, Any]) -> None:
+        found = self._found_description()
+        if found is None:
+            raise WorkspaceError(
+                f"{self.out_dir} holds a data set without its {BUILD_NAME}; --overwrite replaces it"
+            )
+        differences = _differences(found, json.loads(json.dumps(description)))
+        if differences:
+            more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+            raise WorkspaceError(
+                f"{self.out_dir} holds another build: {'; '.join(differences[:3])}{more}. "
+                "--overwrite replaces it, another --out_dir keeps both"
+            )
+
+    def _write_json(self, path: Path, content: Mapping[str, Any]) -> None:
+        text = json.dumps(content, indent=1) + "\n"
+        self._write(path, lambda file: file.write(text.encode()))
+
+    def _write(self, path: Path, write: Callable[[BinaryIO], Any]) -> None:
+        """Writes a file whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
+    """Where two JSON values differ, in words."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        return [
+            difference
+            for key in sorted(found.keys() | wanted.keys())
+            for difference in _differences(found.get(key), wanted.get(key), f"{name} {key}".strip())
+        ]
+    if found == wanted:
+        return []
+    if found is None or wanted is None:
+        return [f"{name} is {'new' if found is None else 'gone'}"]
+    return [f"{name} was {found!r}, is now {wanted!r}"]

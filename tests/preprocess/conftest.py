@@ -1,0 +1,82 @@
+"""Drawn clips in the forms that the corpora's files have."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from preprocess.corpora import sample
+from preprocess.corpora.sample_encode import NTSC_FRAME_RATE, encode_clip
+from preprocess.corpora.sample_render import DrawnClip, draw_clip
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A file and what its container adds to the clip's own times."""
+
+    path: Path
+    offset_s: float
+
+
+@pytest.fixture(scope="session")
+def drawn() -> DrawnClip:
+    """A second of a drawn face that speaks."""
+    settings = sample.SampleSettings(
+        num_actors=1, clips_per_actor=1, min_duration_s=1.0, max_duration_s=1.0
+    )
+    return draw_clip(sample.plan_clips(settings)[0])
+
+
+_FORMS = {
+    ".mp4": {"container": "mp4", "video_codec": "libx264", "audio_codec": "aac"},
+    ".flv": {"container": "flv", "video_codec": "flv", "audio_codec": "libmp3lame"},
+    ".wav": {"container": "wav", "audio_codec": "pcm_s16le"},
+}
+
+
+@pytest.fixture(scope="session")
+def encode(drawn) -> Callable[..., Encoded]:
+    """Writes a clip: by default the drawn one, with `picture` and `sound` as given."""
+
+    def write(
+        path: Path,
+        *,
+        clip: DrawnClip = drawn,
+        picture: bool | list[np.ndarray] = True,
+        sound: bool | np.ndarray = True,
+        frame_rate: Fraction | float = NTSC_FRAME_RATE,
+        audio_rate_hz: int = 48000,
+        start_offset_s: float = 0.0,
+    ) -> Encoded:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".wav":
+            picture = False
+        pictures = picture if isinstance(picture, list) else None
+        if picture is True:
+            pictures = list(clip.pictures(frame_rate, start_offset_s, width=240, height=180))
+        samples = sound if isinstance(sound, np.ndarray) else None
+        if sound is True:
+            samples = clip.audio(audio_rate_hz)
+        offset_s = encode_clip(
+            path,
+            pictures,
+            samples,
+            frame_rate=frame_rate,
+            audio_rate_hz=audio_rate_hz,
+            start_offset_s=start_offset_s,
+            **_FORMS[path.suffix],
+        )
+        return Encoded(path, offset_s)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def blank_pictures() -> list[np.ndarray]:
+    """A second of nothing, 25 pictures/s."""
+    return [np.full((180, 240, 3), 120, np.uint8)] * 25

@@ -1,0 +1,111 @@
+"""The command: what it prints, its status, and one line for what its user got wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy.io import wavfile
+
+from emotion_tfdata.manifest import Manifest
+from preprocess.corpora import sample
+
+
+def run(project_dir, *flags):
+    command = [sys.executable, "-m", "preprocess.build_tfrecords", *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=project_dir)
+
+
+@pytest.fixture(scope="module")
+def wavs(tmp_path_factory):
+    """Two actors' wavs of half a second, and one that is none, marked as drawn."""
+    root = tmp_path_factory.mktemp("wavs")
+    rng = np.random.default_rng(0)
+    for actor in (1, 2):
+        for emotion in ("03", "04", "08"):
+            samples = (rng.normal(0, 3000, 8000)).astype(np.int16)
+            wavfile.write(root / f"03-01-{emotion}-01-01-01-{actor:02d}.wav", 16000, samples)
+    (root / "03-01-05-01-01-01-01.wav").write_text("no sound\n")
+    (root / sample.MARKER_NAME).write_text('{"what": "drawn clips"}')
+    return root
+
+
+def test_a_build_prints_its_summary_and_a_second_one_finds_it_finished(project_dir, wavs, tmp_path):
+    flags = (f"--ravdess_dir={wavs}", "--modalities=audio", "--num_folds=2", "--num_workers=1")
+    done = run(project_dir, *flags, f"--out_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[0] == "clips found 5 (drawn clips)"
+    assert lines[1].startswith("clips read 5 in ")
+    assert lines[1].endswith("clips/s")
+    assert lines[2].startswith("clips written 4 in 2 shards, ")
+    assert f"left out 3 files, all of them in {tmp_path}/left_out.csv" in lines
+    assert "2 emotion" in lines
+    assert any(line.startswith("ravdess/03-01-05-01-01-01-01.wav: not a whole") for line in lines)
+    assert lines[-1] == f"data set {tmp_path}"
+    # Progress and nothing else: native libraries' chatter stays out.
+    assert done.stderr.splitlines() == [
+        line for line in done.stderr.splitlines() if line.startswith("5/5 clips, ")
+    ]
+    assert "left out: 1 unreadable" in done.stderr
+    manifest = Manifest.load(str(tmp_path))
+    assert manifest.provenance == "drawn clips"
+
+    again = run(project_dir, *flags, f"--out_dir={tmp_path}")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith("this data set was finished before; nothing was done again\n")
+
+    other = run(project_dir, *flags, "--num_mels=40", f"--out_dir={tmp_path}")
+    assert other.returncode == 1
+    assert other.stderr == (
+        f"error: {tmp_path} holds another build: settings audio num_mels was 80, is now 40. "
+        "--overwrite replaces it, another --out_dir keeps both\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "nothing to build from: give --ravdess_dir, --crema_d_dir or both"),
+        (["--ravdess_dir={wavs}"], "nowhere to build: give --out_dir"),
+        (
+            ["--ravdess_dir={tmp}/no", "--out_dir={tmp}/o"],
+            "--ravdess_dir: {tmp}/no: no such folder",
+        ),
+        (["--ravdess_dir={empty}", "--out_dir={tmp}/o"], "--ravdess_dir: {empty} is empty"),
+        (
+            ["--crema_d_dir={wavs}", "--out_dir={tmp}/o"],
+            "--crema_d_dir: {wavs} is not CREMA-D: no file in it is named as 1001_DFA_ANG_XX.flv",
+        ),
+        (
+            ["--ravdess_dir={wavs}", "--out_dir=/proc/none"],
+            "--out_dir=/proc/none cannot be written (No such file or directory)",
+        ),
+        (
+            ["--ravdess_dir={wavs}", "--out_dir={tmp}/o", "--modalities=video"],
+            "flag --modalities=video: value should be one of <both|audio|landmarks>",
+        ),
+        (["--ravdes_dir={wavs}"], "Unknown command line flag 'ravdes_dir'."),
+        (["{wavs}"], "what is '{wavs}'? Flags are written --name=value"),
+        (
+            ["--ravdess_dir={wavs}", "--out_dir={tmp}/o", "--fmax=9000"],
+            "fmin and fmax must be 0 <= fmin < fmax <= 8000 Hz, got 50 and 9000",
+        ),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_line(project_dir, wavs, tmp_path, flags, message):
+    (tmp_path / "empty").mkdir()
+    names = {"wavs": wavs, "tmp": tmp_path, "empty": tmp_path / "empty"}
+    done = run(project_dir, *(flag.format(**names) for flag in flags))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {message.format(**names)}"), line
+
+
+def test_help_lists_the_flags(project_dir):
+    done = run(project_dir, "--help")
+    for flag in ("--ravdess_dir", "--crema_d_dir", "--out_dir", "--modalities", "--num_workers"):
+        assert flag in done.stdout

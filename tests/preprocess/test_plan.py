@@ -1,0 +1,130 @@
+"""What is to be built: settings, classes, folds, and files that are not even tried."""
+
+from __future__ import annotations
+
+import pytest
+
+from emotion_tfdata.splits import actor_folds
+from preprocess.corpora import sample
+from preprocess.plan import BuildError, BuildSettings, plan_build
+
+
+def put(root, *names, content=b"media"):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+@pytest.fixture
+def roots(tmp_path):
+    """Ten actors of each corpus, of RAVDESS with each emotion."""
+    ravdess = put(
+        tmp_path / "r",
+        *(f"01-01-{e:02d}-01-01-01-{a:02d}.mp4" for e in range(1, 9) for a in range(1, 11)),
+    )
+    crema_d = put(
+        tmp_path / "c",
+        *(f"{a}_DFA_{e}_XX.flv" for e in ("ANG", "NEU") for a in range(1001, 1011)),
+    )
+    return {"ravdess": ravdess, "crema_d": crema_d}
+
+
+def test_clips_stand_in_order_of_their_ids_with_folds_of_both_protocols(roots):
+    plan = plan_build(roots, BuildSettings())
+    ids = [clip.example_id for clip in plan.clips]
+    assert ids == sorted(ids)
+    assert len(ids) == 10 * 7 + 10 * 2
+    folds = actor_folds(((clip.corpus, clip.actor) for clip in plan.clips), 5)
+    for clip in plan.clips:
+        assert plan.actor_folds[clip.example_id] == folds[clip.corpus, clip.actor]
+    per_fold = [list(plan.random_folds.values()).count(fold) for fold in range(5)]
+    assert per_fold == [18] * 5
+    angry = [plan.random_folds[clip.example_id] for clip in plan.clips if clip.emotion == "angry"]
+    assert [angry.count(fold) for fold in range(5)] == [4] * 5
+
+
+def test_emotions_outside_the_classes_are_left_out_by_name(roots):
+    six = plan_build(roots, BuildSettings(num_classes=6))
+    assert {(entry.kind, entry.reason) for entry in six.left_out} == {
+        ("emotion", "surprised is not among the 6 classes")
+    }
+    assert len(six.left_out) == 10
+    eight = plan_build(roots, BuildSettings(num_classes=8))
+    assert not eight.left_out
+    assert len(eight.clips) == len(six.clips) + 10
+
+
+def test_what_is_no_media_is_left_out_before_it_is_decoded(roots):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    put(roots["crema_d"], "1011_DFA_ANG_XX.flv", content=pointer)
+    put(roots["crema_d"], "1012_DFA_ANG_XX.flv", content=b"")
+    left_out = plan_build({"crema_d": roots["crema_d"]}, BuildSettings()).left_out
+    assert [(entry.path, entry.kind) for entry in left_out] == [
+        ("crema_d/1011_DFA_ANG_XX.flv", "lfs pointer"),
+        ("crema_d/1012_DFA_ANG_XX.flv", "unreadable"),
+    ]
+    assert "git lfs pull" in left_out[0].reason
+    assert left_out[1].reason == "the file is empty"
+
+
+def test_a_limit_is_spread_over_the_actors_of_each_corpus(roots):
+    plan = plan_build(roots, BuildSettings(limit=5))
+    for corpus in ("ravdess", "crema_d"):
+        clips = [clip for clip in plan.clips if clip.corpus == corpus]
+        assert len(clips) == 5
+        assert len({clip.actor for clip in clips}) == 5
+        assert {plan.actor_folds[clip.example_id] for clip in clips} == set(range(5))
+
+
+def test_clips_of_the_sample_corpus_are_called_what_they_are(roots, tmp_path):
+    assert plan_build(roots, BuildSettings()).provenance == ""
+    put(tmp_path, sample.MARKER_NAME, content=b'{"what": "drawn clips"}')
+    assert plan_build(roots, BuildSettings()).provenance == "drawn clips"
+
+
+def test_inputs_name_every_file_with_its_size_and_time(roots):
+    plan = plan_build({"crema_d": roots["crema_d"]}, BuildSettings())
+    inputs = plan.inputs()
+    assert inputs.keys() == {clip.example_id for clip in plan.clips}
+    path = roots["crema_d"] / "1001_DFA_ANG_XX.flv"
+    assert inputs["crema_d/1001_DFA_ANG_XX"] == [
+        ["crema_d/1001_DFA_ANG_XX.flv", 5, path.stat().st_mtime_ns]
+    ]
+
+
+def test_a_wrong_folder_is_named_with_its_flag(roots, tmp_path):
+    with pytest.raises(BuildError, match=r"--ravdess_dir: .*c is not RAVDESS"):
+        plan_build({"ravdess": roots["crema_d"]}, BuildSettings())
+    with pytest.raises(BuildError, match=r"--crema_d_dir: .*nowhere: no such folder"):
+        plan_build({"crema_d": tmp_path / "nowhere"}, BuildSettings())
+
+
+def test_nothing_to_build_is_an_error_with_its_reasons(tmp_path):
+    put(tmp_path, "03-01-03-01-01-01-01.wav")
+    with pytest.raises(
+        BuildError, match=r"no clip to build; all 1 files are left out:\n.*no picture"
+    ):
+        plan_build({"ravdess": tmp_path}, BuildSettings())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"modalities": "video"}, "modalities must be one of both, audio, landmarks, got 'video'"),
+        ({"num_classes": 7}, "num_classes must be 6 or 8, got 7"),
+        ({"num_folds": 1}, "num_folds must be at least 2, got 1"),
+        ({"max_shard_size_mb": 0.0}, "max_shard_size_mb must be positive"),
+        ({"limit": 0}, "limit must be at least 1, got 0"),
+    ],
+)
+def test_settings_that_are_not_allowed_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        BuildSettings(**wrong)
+
+
+def test_settings_tell_the_versions_of_what_computes_the_values():
+    versions = BuildSettings().as_dict()["versions"]
+    assert {"av", "librosa", "mediapipe", "numpy", "soxr"} == versions.keys()
+    assert "mediapipe" not in BuildSettings(modalities="audio").as_dict()["versions"]
+    assert "librosa" not in BuildSettings(modalities="landmarks").as_dict()["versions"]

@@ -1,0 +1,112 @@
+"""Workers that work, die, hang and do not start."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from preprocess.pool import Lost, Pool, WorkerError
+
+
+def double(task):
+    return 2 * task
+
+
+def nothing(task):
+    return None
+
+
+def perish(task, marks):
+    """Dies by a signal whenever it gets 3, leaving a mark each time."""
+    if task == 3:
+        (marks / f"{time.monotonic_ns()}").touch()
+        print("about to die", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return task
+
+
+def perish_once(task, marks):
+    if task == 3 and not any(marks.iterdir()):
+        (marks / "once").touch()
+        os._exit(7)
+    return task
+
+
+def hang(task, marks):
+    if task == 1:
+        (marks / f"{time.monotonic_ns()}").touch()
+        signal.pause()
+    return task
+
+
+def environment(task):
+    return os.environ.get(task), os.getpid()
+
+
+def run(function, tasks, tmp_path, num_workers=2, timeout_s=60.0):
+    with Pool(function, num_workers, tmp_path, timeout_s) as pool:
+        return dict(pool.run(tasks))
+
+
+def test_every_task_gets_its_result(tmp_path):
+    assert run(double, range(20), tmp_path) == {task: 2 * task for task in range(20)}
+    assert run(nothing, range(3), tmp_path) == dict.fromkeys(range(3))
+    assert run(double, [], tmp_path, num_workers=0) == {}
+
+
+def test_a_worker_that_dies_costs_one_task_tried_twice(tmp_path):
+    (tmp_path / "marks").mkdir()
+    results = run(functools.partial(perish, marks=tmp_path / "marks"), range(6), tmp_path)
+    lost = results.pop(3)
+    assert results == {task: task for task in (0, 1, 2, 4, 5)}
+    assert lost == Lost("its worker died (SIGSEGV: about to die)")
+    assert len(list((tmp_path / "marks").iterdir())) == 2
+
+
+def test_a_task_that_only_its_worker_s_bad_luck_cost_is_done(tmp_path):
+    (tmp_path / "marks").mkdir()
+    results = run(functools.partial(perish_once, marks=tmp_path / "marks"), range(6), tmp_path)
+    assert results == {task: task for task in range(6)}
+
+
+def test_a_task_that_hangs_is_stopped(tmp_path):
+    (tmp_path / "marks").mkdir()
+    results = run(
+        functools.partial(hang, marks=tmp_path / "marks"), range(3), tmp_path, timeout_s=0.3
+    )
+    assert results == {0: 0, 1: Lost("took longer than 0.3 s and was stopped"), 2: 2}
+    assert len(list((tmp_path / "marks").iterdir())) == 2
+
+
+def test_workers_have_one_library_thread_and_the_parent_keeps_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    results = run(environment, ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"], tmp_path)
+    assert [value for value, _ in results.values()] == ["1", "1"]
+    assert all(process != os.getpid() for _, process in results.values())
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
+
+
+class Unloadable:
+    """A function that workers cannot load."""
+
+    def __reduce__(self):
+        return _refuse, ()
+
+    def __call__(self, task):
+        return task
+
+
+def _refuse():
+    raise RuntimeError("this cannot be loaded")
+
+
+def test_workers_that_do_not_start_end_the_run(tmp_path):
+    with pytest.raises(WorkerError, match="workers do not start"):
+        run(Unloadable(), range(4), tmp_path, num_workers=1)

@@ -1,0 +1,183 @@
+"""The state of a build: kept whole, recognised, and never mixed with another's."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from emotion_tfdata import schema
+from preprocess.corpora import Clip, LeftOut
+from preprocess.workspace import Workspace, WorkspaceError
+from preprocess.writer import ShardPlan, write_shard
+
+CLIP = Clip("ravdess", "01-01", "01", "happy", "normal", "01", None, None)
+SETTINGS = {"settings": {"num_classes": 6, "audio": {"num_mels": 80}}, "inputs": {"a": [["a", 1]]}}
+
+
+def example(clip=CLIP, seed=0):
+    rng = np.random.default_rng(seed)
+    valid = np.array([True, False, True])
+    return schema.Example(
+        example_id=clip.example_id,
+        corpus=clip.corpus,
+        actor=clip.actor,
+        emotion=clip.emotion,
+        intensity=clip.intensity,
+        sentence=clip.sentence,
+        audio=rng.normal(-50, 10, (10, 4)).astype(np.float32),
+        landmarks=(rng.normal(0, 1, (3, 5, 3)) * valid[:, None, None]).astype(np.float32),
+        landmarks_valid=valid,
+        head=rng.normal(size=(3, 4)).astype(np.float32),
+    )
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(tmp_path / "out")
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_clip_is_kept_to_the_bytes_of_its_record(workspace):
+    workspace.store_example(example())
+    assert workspace.outcome(CLIP.example_id) is True
+    assert schema.encode(workspace.load_example(CLIP)) == schema.encode(example())
+    arrays = sum(array.nbytes for array in schema.stored_arrays(example()).values())
+    assert workspace.array_bytes(CLIP.example_id) >= arrays
+
+
+def test_a_reason_is_kept(workspace):
+    left_out = LeftOut("ravdess/01-01.mp4", "no face", "no face in any of its 3 pictures")
+    assert workspace.outcome(CLIP.example_id) is False
+    workspace.store_left_out(CLIP.example_id, left_out)
+    assert workspace.outcome(CLIP.example_id) == left_out
+
+
+def test_what_cannot_be_stored_leaves_no_file(workspace):
+    broken = dataclasses.replace(example(), audio=np.full((10, 4), np.nan, np.float32))
+    with pytest.raises(schema.SchemaError, match="not finite"):
+        workspace.store_example(broken)
+    assert workspace.outcome(CLIP.example_id) is False
+
+
+def test_a_clip_s_file_that_was_damaged_is_named(workspace):
+    workspace.store_example(example())
+    (path,) = workspace.work_dir.rglob("*.npz")
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(WorkspaceError, match=r"01-01\.npz is damaged .*delete it"):
+        workspace.load_example(CLIP)
+
+
+def test_a_finished_shard_is_kept_and_its_clips_are_dropped(workspace):
+    workspace.store_example(example())
+    plan = ShardPlan("fold-0-of-5.tfrecord-00000-of-00001", 0, (CLIP.example_id,))
+    written = write_shard(
+        workspace.out_dir,
+        plan,
+        lambda _: workspace.load_example(CLIP),
+        {CLIP.example_id: 3},
+        ("audio", "landmarks"),
+    )
+    assert workspace.load_shard(plan.name) is None
+    workspace.store_shard(written)
+    assert not list(workspace.work_dir.rglob("*.npz"))
+    loaded = workspace.load_shard(plan.name)
+    assert loaded.shard == written.shard
+    for modality in ("audio", "landmarks"):
+        np.testing.assert_array_equal(
+            loaded.moments[3][modality].m2, written.moments[3][modality].m2
+        )
+    (workspace.out_dir / plan.name).write_bytes(b"short")
+    with pytest.raises(
+        WorkspaceError, match="was removed or changed; build again with --overwrite"
+    ):
+        workspace.load_shard(plan.name)
+
+
+def test_the_plan_of_the_shards_is_kept(workspace):
+    assert workspace.load_shards_plan() is None
+    plans = [ShardPlan("a", 0, ("x", "y")), ShardPlan("b", 1, ("z",))]
+    left_out = [LeftOut("p", "k", "r")]
+    workspace.store_shards_plan(plans, left_out)
+    assert workspace.load_shards_plan() == (plans, left_out)
+
+
+def test_the_same_build_may_go_on(workspace):
+    with workspace.claim(SETTINGS, overwrite=False) as manifest:
+        assert manifest is None
+        workspace.store_example(example())
+        (workspace.out_dir / ".fold-0-of-5.tfrecord-00000-of-00001.99.tmp").write_bytes(b"half")
+    assert names(workspace.out_dir) == [
+        ".fold-0-of-5.tfrecord-00000-of-00001.99.tmp",
+        ".work",
+        "build.json",
+    ]
+    with workspace.claim(SETTINGS, overwrite=False):
+        assert workspace.outcome(CLIP.example_id) is True
+    assert names(workspace.out_dir) == [".work", "build.json"]
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (
+            {**SETTINGS, "settings": {"num_classes": 8, "audio": {"num_mels": 80}}},
+            "settings num_classes was 6, is now 8",
+        ),
+        (
+            {**SETTINGS, "settings": {"num_classes": 6, "audio": {"num_mels": 40}}},
+            "settings audio num_mels was 80, is now 40",
+        ),
+        ({**SETTINGS, "inputs": {"a": [["a", 2]]}}, r"inputs a was \[\['a', 1\]\], is now"),
+        ({**SETTINGS, "inputs": {}}, "inputs a is gone"),
+    ],
+)
+def test_another_build_is_refused_by_what_differs(workspace, other, difference):
+    with workspace.claim(SETTINGS, overwrite=False):
+        workspace.store_example(example())
+    with (
+        pytest.raises(WorkspaceError, match=f"holds another build: {difference}.*--overwrite"),
+        workspace.claim(other, overwrite=False),
+    ):
+        pass
+    assert workspace.outcome(CLIP.example_id) is True
+    with workspace.claim(other, overwrite=True):
+        assert workspace.outcome(CLIP.example_id) is False
+
+
+def test_overwriting_removes_what_builds_leave_and_nothing_else(workspace):
+    shards = ["fold-0-of-5.tfrecord-00000-of-00002", ".fold-1-of-5.tfrecord-00000-of-00001.7.tmp"]
+    with workspace.claim(SETTINGS, overwrite=False):
+        for name in [*shards, "manifest.json", "left_out.csv", "thesis.tex", "fold.txt"]:
+            (workspace.out_dir / name).write_text("x")
+    workspace.clear()
+    assert names(workspace.out_dir) == ["fold.txt", "thesis.tex"]
+
+
+def test_a_data_set_of_unknown_making_is_refused(workspace):
+    workspace.out_dir.mkdir()
+    (workspace.out_dir / "manifest.json").write_text("{}")
+    with (
+        pytest.raises(WorkspaceError, match=r"holds a data set without its build\.json"),
+        workspace.claim(SETTINGS, overwrite=False),
+    ):
+        pass
+
+
+def test_two_builds_do_not_share_a_folder(workspace):
+    with (
+        workspace.claim(SETTINGS, overwrite=False),
+        pytest.raises(WorkspaceError, match="another build is writing here"),
+        Workspace(workspace.out_dir).claim(SETTINGS, overwrite=True),
+    ):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkspaceError, match=r"--out_dir=.*file/out cannot be written"):
+        Workspace(tmp_path / "file" / "out").check_writable()

@@ -1,0 +1,163 @@
+"""Shards: what goes where, what is in them, and what the manifest's numbers are."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emotion_tfdata import schema
+from emotion_tfdata.schema import Example
+from preprocess import writer
+from preprocess.writer import ShardPlan, plan_shards, write_shard
+
+
+def example(index, audio=True, landmarks=True):
+    rng = np.random.default_rng(index)
+    rows, frames = int(rng.integers(3, 9)) * landmarks, int(rng.integers(10, 30)) * audio
+    valid = rng.uniform(size=rows) < 0.7
+    points = rng.normal(0, 1, (rows, 5, 3)).clip(-3.9, 3.9)
+    points[~valid] = 0
+    return Example(
+        example_id=f"ravdess/{index:03d}",
+        corpus="ravdess",
+        actor=f"{index % 7:02d}",
+        emotion="happy",
+        intensity="normal",
+        sentence="01",
+        audio=rng.normal(-50, 20, (frames, 4)).astype(np.float32),
+        landmarks=points.astype(np.float32),
+        landmarks_valid=valid,
+        head=np.ones((rows, 4), np.float32),
+    )
+
+
+EXAMPLES = {f"ravdess/{index:03d}": example(index) for index in range(12)}
+RANDOM_FOLDS = {name: index % 3 for index, name in enumerate(EXAMPLES)}
+NAME = "fold-1-of-5.tfrecord-00000-of-00001"
+
+
+def write(tmp_path, ids=tuple(EXAMPLES), modalities=("audio", "landmarks")):
+    plan = ShardPlan(NAME, 1, tuple(ids))
+    return write_shard(tmp_path, plan, EXAMPLES.__getitem__, RANDOM_FOLDS, modalities)
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 4), st.integers(1, 50_000)), min_size=1, max_size=40),
+    max_bytes=st.integers(60_000, 200_000),
+)
+@settings(max_examples=50, deadline=None)
+def test_every_clip_stands_once_in_a_shard_of_its_fold(sizes, max_bytes):
+    clips = [(f"c/{index:03d}", fold, size) for index, (fold, size) in enumerate(sizes)]
+    plans = plan_shards(clips, 5, max_bytes)
+    assert plans == plan_shards(clips[::-1], 5, max_bytes)
+    folds = {example_id: fold for example_id, fold, _ in clips}
+    size_of = {example_id: size for example_id, _, size in clips}
+    placed = [(example_id, plan.fold) for plan in plans for example_id in plan.example_ids]
+    assert sorted(placed) == sorted(folds.items())
+    for fold in range(5):
+        names = [plan.name for plan in plans if plan.fold == fold]
+        count = len(names)
+        assert names == [f"fold-{fold}-of-5.tfrecord-{i:05d}-of-{count:05d}" for i in range(count)]
+    for plan in plans:
+        assert list(plan.example_ids) == sorted(plan.example_ids)
+        assert sum(size_of[example_id] for example_id in plan.example_ids) <= max_bytes
+
+
+def test_a_clip_larger_than_a_shard_has_one_of_its_own():
+    plans = plan_shards([("a", 0, 10), ("b", 0, 10**6), ("c", 0, 10)], 5, 10**4)
+    assert [plan.example_ids for plan in plans] == [("a",), ("b",), ("c",)]
+
+
+def test_a_shard_holds_the_examples_in_order(tmp_path):
+    import tensorflow as tf
+
+    write(tmp_path)
+    payloads = tf.data.TFRecordDataset(str(tmp_path / NAME)).as_numpy_iterator()
+    assert list(payloads) == [schema.encode(each) for each in EXAMPLES.values()]
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+def test_the_manifest_s_numbers_of_a_shard_are_those_of_its_file(tmp_path):
+    shard = write(tmp_path).shard
+    content = (tmp_path / NAME).read_bytes()
+    assert (shard.name, shard.fold, shard.bytes) == (NAME, 1, len(content))
+    assert shard.sha256 == hashlib.sha256(content).hexdigest()
+    for record in shard.records:
+        whole = EXAMPLES[record.example_id]
+        payload = content[record.offset + 12 : record.offset + 12 + record.length]
+        assert payload == schema.encode(whole)
+        assert record.audio_frames == len(whole.audio)
+        assert record.landmarks_frames == len(whole.landmarks)
+        assert record.faces_frames == whole.landmarks_valid.sum()
+        assert record.random_fold == RANDOM_FOLDS[record.example_id]
+        assert (record.actor, record.emotion) == (whole.actor, whole.emotion)
+
+
+def test_no_record_is_larger_than_the_plan_reckons():
+    for each in EXAMPLES.values():
+        arrays = sum(array.nbytes for array in schema.stored_arrays(each).values())
+        assert len(schema.encode(each)) < arrays + writer._TEXT_BYTES
+
+
+def test_statistics_are_those_of_the_stored_rows(tmp_path):
+    ids = list(EXAMPLES)
+    shards: list[writer.WrittenShard] = []
+    for fold, part in ((0, ids[:5]), (1, ids[5:8]), (1, ids[8:])):
+        plan = ShardPlan(f"shard-{len(shards)}", fold, tuple(part))
+        shards.append(
+            write_shard(tmp_path, plan, EXAMPLES.__getitem__, RANDOM_FOLDS, ("audio", "landmarks"))
+        )
+    statistics = writer.statistics(shards, 3, ("audio", "landmarks"))
+    members = {
+        "actor": {0: ids[:5], 1: ids[5:], 2: []},
+        "random": {fold: [i for i in ids if RANDOM_FOLDS[i] == fold] for fold in range(3)},
+    }
+    for protocol, folds in members.items():
+        assert len(statistics[protocol]) == 3
+        for fold, names in folds.items():
+            stored = [schema.decode(schema.encode(EXAMPLES[name])) for name in names]
+            rows = {
+                "audio": [each.audio for each in stored],
+                "landmarks": [each.landmarks[each.landmarks_valid] for each in stored],
+            }
+            for modality, shape in (("audio", (4,)), ("landmarks", (5, 3))):
+                moments = statistics[protocol][fold][modality]
+                assert moments.mean.shape == shape
+                assert moments.count == sum(len(each) for each in rows[modality])
+                if moments.count:
+                    every = np.concatenate(rows[modality]).astype(np.float64)
+                    np.testing.assert_allclose(moments.mean, every.mean(axis=0), atol=1e-9)
+                    np.testing.assert_allclose(moments.deviation, every.std(axis=0), atol=1e-9)
+
+
+def test_a_file_is_read_back_record_by_record(tmp_path):
+    write(tmp_path)
+    digests = [hashlib.sha256(schema.encode(each)).digest() for each in EXAMPLES.values()]
+    writer._read_back(tmp_path / NAME, digests)
+    with pytest.raises(OSError, match="record 1 does not read back as it was written"):
+        writer._read_back(tmp_path / NAME, [digests[0], digests[0], *digests[2:]])
+    with pytest.raises(OSError, match="record 11 does not read back"):
+        writer._read_back(tmp_path / NAME, digests[:-1])
+    with pytest.raises(OSError, match="12 records read back of 13 written"):
+        writer._read_back(tmp_path / NAME, [*digests, digests[0]])
+
+
+def test_an_interrupted_shard_leaves_nothing(tmp_path):
+    def load(example_id):
+        if example_id == "ravdess/005":
+            raise KeyboardInterrupt
+        return EXAMPLES[example_id]
+
+    plan = ShardPlan(NAME, 1, tuple(EXAMPLES))
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(tmp_path, plan, load, RANDOM_FOLDS, ("audio",))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_take_a_shard_is_an_os_error(tmp_path):
+    with pytest.raises(OSError, match=NAME):
+        write(tmp_path / "missing")
