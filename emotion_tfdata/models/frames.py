@@ -1,0 +1,116 @@
+"""The real frames of a padded batch, packed one after the other.
+
+Every layer of the model works on `[N, C]`: the `N` frames that a batch really has, clip after clip,
+each clip in order of time. Padding is not computed and then undone, it is never there; statistics
+over the rows count real frames because there are no others. What a layer needs to know of time, it
+looks up: which row holds the frame `d` before this one, which two rows a pooling window covers.
+
+A look-up that finds no real frame gives `N`, one past the last row, and reads as a zero row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+
+class Frames(NamedTuple):
+    """Where each of `N` packed rows lies in its padded batch `[B, T]`. All int32.
+
+    Attributes:
+      position: `[N]`, `clip * T + time` of each row, ascending.
+      row: `[B, T]`, the row of each place; `N` where the mask is false.
+      count: `[B]`, how many rows each clip has.
+    """
+
+    position: tf.Tensor
+    row: tf.Tensor
+    count: tf.Tensor
+
+    @classmethod
+    def from_mask(cls, mask: tf.Tensor) -> Frames:
+        """The frames for which `mask [B, T]` (bool) holds; it need not be a prefix."""
+        flat = tf.reshape(mask, [-1])
+        position = tf.cast(tf.where(flat)[:, 0], tf.int32)
+        number = tf.cumsum(tf.cast(flat, tf.int32), exclusive=True)
+        row = tf.where(flat, number, tf.size(position))
+        return cls(
+            position,
+            tf.reshape(row, tf.shape(mask)),
+            tf.reduce_sum(tf.cast(mask, tf.int32), axis=1),
+        )
+
+    @property
+    def total(self) -> tf.Tensor:
+        """`N`, how many rows there are."""
+        return tf.size(self.position)
+
+    @property
+    def clip(self) -> tf.Tensor:
+        """`[N]`, the clip of each row."""
+        return self.position // tf.shape(self.row)[1]
+
+    def pack(self, padded: tf.Tensor) -> tf.Tensor:
+        """`[B, T, C]` to `[N, C]`."""
+        return tf.gather(tf.reshape(padded, [-1, padded.shape[-1]]), self.position)
+
+    def neighbours(self, offsets: Sequence[int]) -> tf.Tensor:
+        """`[N, K]`: the row that lies `offsets[k]` frames later in the same clip, or `N`."""
+        before, after = max(0, -min(offsets)), max(0, max(offsets))
+        row = tf.pad(self.row, [[0, 0], [before, after]], constant_values=self.total)
+        start = self.position + before + self.clip * (before + after)
+        return tf.gather(tf.reshape(row, [-1]), start[:, None] + tf.constant(offsets))
+
+    def pool_pairs(self) -> tuple[Frames, tf.Tensor, tf.Tensor]:
+        """Halves the frame rate: window `i` covers frames `2i` and `2i + 1`.
+
+        A window is real if either frame is, so that a clip of odd length keeps its last frame and
+        the number of windows does not hang on the padding.
+
+        Returns:
+          The pooled frames (`N'` rows); `[N', 2]`, the two rows under each window, or `N`; and
+          `[N]`, the window over each row.
+        """
+        row = tf.pad(self.row, [[0, 0], [0, tf.shape(self.row)[1] % 2]], constant_values=self.total)
+        pairs = tf.reshape(row, [tf.shape(row)[0], -1, 2])
+        pooled = Frames.from_mask(tf.reduce_any(pairs < self.total, axis=2))
+        time = self.position % tf.shape(self.row)[1]
+        window = self.clip * tf.shape(pooled.row)[1] + time // 2
+        return (
+            pooled,
+            tf.gather(tf.reshape(pairs, [-1, 2]), pooled.position),
+            tf.gather(tf.reshape(pooled.row, [-1]), window),
+        )
+
+    def average(self, x: tf.Tensor) -> tf.Tensor:
+        """`[N, C]` to `[B, C]`, the mean over each clip's rows; zeros for a clip without any."""
+        # A product with a [B, N] matrix of weights: its gradient is a product too, not a scatter.
+        weight = 1.0 / tf.cast(tf.maximum(self.count, 1), x.dtype)
+        member = tf.one_hot(self.clip, tf.size(self.count), axis=0, dtype=x.dtype)
+        return tf.matmul(member * weight[:, None], x)
+
+
+def take_rows(
+    x: tf.Tensor, index: tf.Tensor, inverse: tf.Tensor, *, fill: float = 0.0
+) -> tf.Tensor:
+    """`x [N, C]` at `index [M]`, no row twice; `N` reads a row of `fill`.
+
+    `inverse [N]` says which of the `M` places took each row, or `M`. With it the gradient is
+    another look-up; TensorFlow's own, a scatter, is many times slower on a CPU.
+    """
+
+    @tf.custom_gradient
+    def take(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+        def gradient(dy: tf.Tensor) -> tf.Tensor:
+            return tf.gather(with_row(dy), inverse)
+
+        return tf.gather(with_row(x, fill), index), gradient
+
+    return take(x)
+
+
+def with_row(x: tf.Tensor, fill: float = 0.0) -> tf.Tensor:
+    """`x [N, C]` and one row of `fill` after it, for look-ups that find no frame."""
+    return tf.pad(x, [[0, 1], [0, 0]], constant_values=tf.cast(fill, x.dtype))

@@ -1,0 +1,182 @@
+"""Layers over packed rows `[N, C]` (see `frames`): convolution, normalisation, pooling, dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from emotion_tfdata.models.frames import Frames, take_rows, with_row
+
+
+class FrameConv1D(keras.layers.Layer):
+    """Convolution over time that sees zeros wherever there is no real frame.
+
+    `y[t] = bias + sum_k x[t + offsets[k]] @ kernel[:, k]`
+
+    Args:
+      filters: width of the output.
+      offsets: in frames, where each tap reads: `(-1, 0, 1)` is the usual kernel of three,
+        `(-2 * d, -d, 0)` a causal one with dilation `d`.
+      l2: L2 penalty on the kernel.
+      seed: of the initial kernel (Glorot uniform).
+    """
+
+    def __init__(
+        self, filters: int, offsets: Sequence[int], *, l2: float = 0.0, seed: int, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.filters, self.offsets, self.l2, self.seed = filters, tuple(offsets), l2, seed
+
+    def build(self, input_shape: tuple[int | None, int]) -> None:
+        taps, width = len(self.offsets), input_shape[-1]
+        glorot = keras.initializers.GlorotUniform(self.seed)
+        self.kernel = self.add_weight(
+            name="kernel",
+            # [in, tap, out]: seen as [in, taps * out] it needs no transposing for the products.
+            shape=(width, taps, self.filters),
+            initializer=lambda shape, dtype: tf.transpose(
+                glorot((taps, width, self.filters), dtype), [1, 0, 2]
+            ),
+            regularizer=l2_penalty(self.l2),
+        )
+        self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
+        self.built = True
+
+    def call(self, x: tf.Tensor, frames: Frames) -> tf.Tensor:
+        reads = frames.neighbours(self.offsets)
+        read_by = frames.neighbours([-offset for offset in self.offsets])
+        return tf.nn.bias_add(
+            convolve(x, tf.convert_to_tensor(self.kernel), reads, read_by), self.bias
+        )
+
+
+def convolve(x: tf.Tensor, kernel: tf.Tensor, reads: tf.Tensor, read_by: tf.Tensor) -> tf.Tensor:
+    """`y[n] = sum_k x[reads[n, k]] @ kernel[:, k]` as one matrix product.
+
+    Args:
+      x: `[N, in]`.
+      kernel: `[in, K, out]`.
+      reads: `[N, K]`, the row under each tap, or `N` for zeros.
+      read_by: `[N, K]`, the row whose tap `k` reads this one, or `N`: for the gradient.
+
+    Returns:
+      `[N, out]`.
+    """
+    width, taps, filters = kernel.shape
+
+    @tf.custom_gradient
+    def run(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+        flat = tf.reshape(kernel, [width, taps * filters])
+        if width > filters:
+            # Wide input: multiply each row once, then look up the narrow products.
+            products = tf.reshape(with_row(tf.matmul(x, flat)), [-1, filters])
+            y = tf.add_n([tf.gather(products, reads[:, k] * taps + k) for k in range(taps)])
+        else:
+            windows = tf.reshape(tf.gather(with_row(x), reads), [-1, taps * width])
+            y = tf.matmul(windows, tf.reshape(tf.transpose(kernel, [1, 0, 2]), [-1, filters]))
+
+        def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            windows = tf.reshape(tf.gather(with_row(dy), read_by), [-1, taps * filters])
+            dkernel = tf.matmul(x, windows, transpose_a=True)
+            dx = tf.matmul(windows, flat, transpose_b=True)
+            return dx, tf.reshape(dkernel, [width, taps, filters])
+
+        return y, gradient
+
+    return run(x, kernel)
+
+
+def max_pool_pairs(x: tf.Tensor, frames: Frames) -> tuple[tf.Tensor, Frames]:
+    """Maximum over pairs of frames, of the real ones among them. `[N, C]` to `[N', C]`."""
+    pooled, pairs, window = frames.pool_pairs()
+    # The row at an even time is its window's first, the one at an odd time its second.
+    odd = frames.position % tf.shape(frames.row)[1] % 2
+    sides = [
+        take_rows(x, pairs[:, side], tf.where(odd == side, window, pooled.total), fill=x.dtype.min)
+        for side in (0, 1)
+    ]
+    return tf.maximum(*sides), pooled
+
+
+class RowBatchNorm(keras.layers.Layer):
+    """Batch normalisation over rows: `[N, C]`, whatever `N`, zero included.
+
+    In training the mean and the (biased) variance are those of the rows given, in float32; a batch
+    without rows leaves the moving statistics as they are.
+    """
+
+    def __init__(self, *, momentum: float = 0.99, epsilon: float = 0.001, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.momentum, self.epsilon = momentum, epsilon
+
+    def build(self, input_shape: tuple[int | None, int]) -> None:
+        shape = (input_shape[-1],)
+        fixed: dict[str, Any] = {"shape": shape, "trainable": False, "autocast": False}
+        self.gamma = self.add_weight(name="gamma", shape=shape, initializer="ones", autocast=False)
+        self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros", autocast=False)
+        self.moving_mean = self.add_weight(name="moving_mean", initializer="zeros", **fixed)
+        self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", **fixed)
+        self.built = True
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        if training:
+            mean, variance = self._batch_moments(tf.cast(x, tf.float32))
+        else:
+            mean = tf.convert_to_tensor(self.moving_mean)
+            variance = tf.convert_to_tensor(self.moving_variance)
+        scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
+        shift = self.beta - mean * scale
+        return x * tf.cast(scale, x.dtype) + tf.cast(shift, x.dtype)
+
+    def _batch_moments(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        count = tf.cast(tf.shape(x)[0], tf.float32)
+        some = tf.maximum(count, 1.0)
+        mean = tf.reduce_sum(x, axis=0) / some
+        variance = tf.reduce_sum(tf.math.squared_difference(x, mean), axis=0) / some
+        step = tf.where(count > 0, 1.0 - self.momentum, 0.0)
+        for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving + step * (tf.stop_gradient(now) - moving))
+        return mean, variance
+
+
+class RowDropout(keras.layers.Layer):
+    """Dropout whose generator is a seeded variable of the model, so that a run can resume.
+
+    Sixteen random bits an element, four elements to one 64-bit draw: the rate is met to 1/65536.
+    """
+
+    def __init__(self, rate: float, *, seed: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate, self.seed = rate, seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.built = True
+
+    def save_own_variables(self, store: Any) -> None:
+        store["generator"] = self.seed_generator.state.numpy()  # Keras itself leaves it out
+
+    def load_own_variables(self, store: Any) -> None:
+        self.seed_generator.state.assign(store["generator"][()])
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        threshold = round(self.rate * 65536)
+        if not training or threshold == 0:
+            return x
+        size = tf.size(x)
+        draws = tf.random.stateless_uniform(
+            [(size + 3) // 4],
+            tf.cast(self.seed_generator.next(), tf.int32),
+            minval=None,
+            maxval=None,
+            dtype=tf.uint64,
+        )
+        bits = tf.reshape(tf.reshape(tf.bitcast(draws, tf.uint16), [-1])[:size], tf.shape(x))
+        keep = tf.cast(bits >= tf.constant(threshold, tf.uint16), x.dtype)
+        return x * (keep * tf.cast(65536 / (65536 - threshold), x.dtype))
+
+
+def l2_penalty(l2: float) -> Callable[[tf.Tensor], tf.Tensor] | None:
+    """`l2 * sum(w ** 2)`, or nothing at 0; half the passes over `w` of Keras' own."""
+    return (lambda w: 2.0 * l2 * tf.nn.l2_loss(w)) if l2 else None

@@ -1,0 +1,118 @@
+"""The branched model: clips of voice and face in, probabilities of emotions out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from emotion_tfdata.models.branches import AudioBranch, Head, VideoBranch
+from emotion_tfdata.models.config import ModelConfig
+from emotion_tfdata.models.frames import Frames
+
+
+def build_model(config: ModelConfig, *, seed: int = 0) -> EmotionModel:
+    """Builds a model with its weights made.
+
+    Compile it with `loss="sparse_categorical_crossentropy"`: in `fit`, Keras takes the logits from
+    under the softmax, so that the loss is computed without the rounding of the probabilities. A
+    loop of one's own uses `model.logits` and `from_logits=True`, and adds `model.losses`.
+
+    Args:
+      config: what the model is made of.
+      seed: of the initial weights and of dropout. Same seed and config, same weights to the bit.
+        The global generators are neither read nor set.
+
+    Returns:
+      The model; call it with the features that `make_dataset` yields.
+    """
+    return EmotionModel(config, seed)
+
+
+@keras.saving.register_keras_serializable("emotion_tfdata")
+class EmotionModel(keras.Model):
+    """Emotion from voice, face or both; see `build_model`.
+
+    A frame counts if its mask says so. What is masked off is not computed: convolutions see zeros
+    there, statistics, pooling and averages pass it over, and the LSTMs of either direction start
+    at the clip's own ends and carry their state over rows masked off inside it. What a clip gets in
+    evaluation thus does not hang on padding or company, and in training padding changes nothing.
+    A clip without a single frame of one modality gives that branch zeros.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config, self.seed = config, seed
+        self.supports_jit = False  # the number of frames is the batch's own: no static shapes
+        self.audio = AudioBranch(config, seed) if config.uses_audio else None
+        self.video = VideoBranch(config, seed) if config.uses_landmarks else None
+        width = (config.audio_dense_units if self.audio else 0) + (
+            config.video_dense_units if self.video else 0
+        )
+        self.head = Head(config, width, seed)
+        self.built = True
+
+    def call(self, features: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        """Class probabilities.
+
+        Args:
+          features: `audio [B, Ta, M]` float32 with `audio_mask [B, Ta]` bool, `landmarks
+            [B, Tv, L, 3]` float32 with `landmarks_mask [B, Tv]` bool, or the pair that the model's
+            modality needs; others are left alone.
+          training: dropout on, normalisation by the batch.
+
+        Returns:
+          `[B, num_classes]` float32.
+
+        Raises:
+          KeyError: a feature is missing.
+          ValueError: a feature has a rank or width other than the config's.
+        """
+        return tf.nn.softmax(self.logits(features, training=training))
+
+    def logits(self, features: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        """What `call` takes the softmax of: `[B, num_classes]` float32."""
+        config, branches = self.config, []
+        if self.audio:
+            x, frames = _packed(features, "audio", (config.num_audio_features,))
+            branches.append(self.audio(x, frames, training=training))
+        if self.video:
+            x, frames = _packed(features, "landmarks", (config.num_landmarks, 3))
+            branches.append(self.video(x, frames, training=training))
+        return tf.cast(self.head(tf.concat(branches, axis=1), training=training), tf.float32)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"config": dataclasses.asdict(self.config), "seed": self.seed, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> EmotionModel:
+        return cls(ModelConfig(**config["config"]), config["seed"], name=config["name"])
+
+
+def _packed(
+    features: Mapping[str, tf.Tensor], name: str, frame_shape: tuple[int, ...]
+) -> tuple[tf.Tensor, Frames]:
+    """A feature's real frames, each flattened, and where they lie."""
+    for key in (name, f"{name}_mask"):
+        if key not in features:
+            raise KeyError(
+                f"The model reads {key!r}, which is not among the features {sorted(features)}."
+            )
+    x, mask = tf.convert_to_tensor(features[name]), tf.convert_to_tensor(features[f"{name}_mask"])
+    expected = tf.TensorShape([None, None, *frame_shape])
+    if not x.shape.is_compatible_with(expected) or not x.shape[:2].is_compatible_with(mask.shape):
+        raise ValueError(
+            f"{name!r} has shape {x.shape} and {name + '_mask'!r} {mask.shape}; the model was built "
+            f"for {expected} and {expected[:2]}."
+        )
+    if mask.dtype != tf.bool:
+        raise ValueError(f"{name + '_mask'!r} is {mask.dtype.name}; the model needs bool.")
+    frames = Frames.from_mask(mask)
+    width = 1
+    for size in frame_shape:
+        width *= size
+    batch, time = tf.unstack(tf.shape(x)[:2])
+    return frames.pack(tf.reshape(x, [batch, time, width])), frames
