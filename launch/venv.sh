@@ -16,22 +16,30 @@ find_python() {
       return
     fi
   done
-  fail "Python 3.10, 3.11 or 3.12 is needed, found: $(python3 --version 2>&1 || echo none)." \
+  fail "Python 3.10, 3.11 or 3.12 is needed, found: $(python3 --version 2>/dev/null || echo none)." \
     "Install one (Debian, Ubuntu: apt-get install python3 python3-venv), or name it: PYTHON=/path $0"
 }
 
 make_venv() {
-  local dir=$1 extras=$2 python wanted log
+  local dir=$1 extras=$2 python wanted installed="" extra log
   python=$(find_python) || exit 1
-  # What the environment depends on; the stamp is written last, so half an installation is redone.
-  wanted="$extras $("$python" --version) $(cat setup.cfg launch/constraints.txt | cksum)"
-  if [ "$(cat "$dir/.installed" 2>/dev/null)" = "$wanted" ]; then
+  # What the environment depends on. The stamp is written last, so half an installation is redone;
+  # its second line is the extras, to which others are added and never taken away.
+  wanted="$("$python" --version) $(cat setup.cfg launch/constraints.txt | cksum)"
+  if [ "$(head -n 1 "$dir/.installed" 2>/dev/null)" = "$wanted" ]; then
+    installed=$(tail -n 1 "$dir/.installed")
+  fi
+  for extra in ${extras//,/ }; do
+    case ",$installed," in *",$extra,"*) extras=${extras/$extra/} ;; esac
+  done
+  if [ -z "${extras//,/}" ]; then
     echo "$dir is up to date."
   else
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
       fail "Python's venv module is missing. Install it: apt-get install python3-venv"
     echo "Installing into $dir (about 1.5 GB, a few minutes the first time) ..."
     rm -f "$dir/.installed"
+    extras=$(echo "$installed,$2" | tr -s , '\n' | sort -u | grep . | paste -sd ,)
     log=$(mktemp)
     if ! { "$python" -m venv "$dir" &&
       "$dir/bin/python" -m pip install --quiet --disable-pip-version-check \
@@ -40,7 +48,7 @@ make_venv() {
       fail "The installation failed; the lines above are pip's. The whole log: $log"
     fi
     rm -f "$log"
-    printf '%s\n' "$wanted" >"$dir/.installed"
+    printf '%s\n%s\n' "$wanted" "$extras" >"$dir/.installed"
   fi
   check_system_libraries "$dir"
 }

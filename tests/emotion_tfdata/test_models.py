@@ -533,7 +533,7 @@ class TestErrors:
     def test_a_missing_feature_is_named(self):
         features = draw_clips([9], [9])
         del features["landmarks_mask"]
-        with pytest.raises(KeyError, match="'landmarks_mask'.*'audio'"):
+        with pytest.raises(KeyError, match=r"'landmarks_mask'.*'audio'"):
             build_model(SMALL)(features)
 
     @pytest.mark.parametrize("modalities", ["audio", "landmarks"])

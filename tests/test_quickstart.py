@@ -1,0 +1,95 @@
+"""The README's first command, on a smaller sample corpus, in a copy of the project."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def copy_dir(project_dir, tmp_path_factory):
+    """The project's files as a clone would have them, with this environment for a .venv."""
+    folder = tmp_path_factory.mktemp("clone")
+    skipped = shutil.ignore_patterns(".*", "data", "runs", "build", "__pycache__", "*.egg-info")
+    shutil.copytree(project_dir, folder, ignore=skipped, dirs_exist_ok=True)
+    (folder / ".venv").symlink_to(sys.prefix)
+    return folder
+
+
+def _run(copy_dir, *flags, **environment):
+    return subprocess.run(
+        ["./launch/quickstart.sh", *flags],
+        cwd=copy_dir,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+_SMALL = {"SAMPLE_FLAGS": "--num_actors=5 --clips_per_actor=6"}
+
+
+@pytest.mark.skipif(
+    not os.path.exists(os.path.join(sys.prefix, ".installed")),
+    reason="the environment was not made by launch/venv.sh",
+)
+def test_it_ends_with_a_report_and_reuses_what_is_there(copy_dir):
+    first = _run(copy_dir, "--epochs=2", **_SMALL)
+    assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-2000:]
+    assert "60 drawn, 0 reused" in first.stdout
+    assert "60 in 5 shards" in first.stdout
+    assert "unweighted average recall" in first.stdout
+    assert "drawn clips" in first.stdout
+    report = json.loads((copy_dir / "runs/quickstart/report.json").read_text())
+    assert report["provenance"] == "drawn clips"
+    assert (copy_dir / "runs/quickstart/confusion_matrix.png").read_bytes()[1:4] == b"PNG"
+
+    again = _run(copy_dir, "--epochs=2", **_SMALL)
+    assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
+    assert ".venv is up to date" in again.stdout
+    assert "0 drawn, 60 reused" in again.stdout
+
+
+def _bin_of(folder, *programs):
+    """A folder with these programs of the system's alone, as a PATH."""
+    folder.mkdir()
+    for program in programs:
+        (folder / program).symlink_to(shutil.which(program))
+    return str(folder)
+
+
+_SHELL = ("bash", "dirname", "cat", "cksum", "env", "head", "tail")
+
+
+def test_without_a_fitting_python_it_says_what_to_install(copy_dir, tmp_path):
+    done = _run(copy_dir, PATH=_bin_of(tmp_path / "bin", *_SHELL), PYTHON="")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "Python 3.10, 3.11 or 3.12 is needed, found: " in done.stderr
+    assert "apt-get install python3 python3-venv" in done.stderr
+
+
+def test_without_a_system_library_it_says_what_to_install(copy_dir, tmp_path):
+    # An OpenCV that fails as the real one does where libGL is missing, in an environment whose
+    # stamp says that it is whole.
+    shutil.copytree(copy_dir, tmp_path, dirs_exist_ok=True, symlinks=True)
+    (tmp_path / ".venv").unlink()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True)
+    (site,) = (tmp_path / ".venv").glob("lib/python*/site-packages")
+    words = "libGL.so.1: cannot open shared object file: No such file or directory"
+    (site / "cv2.py").write_text(f"raise ImportError({words!r})")
+    sums = "cat setup.cfg launch/constraints.txt | cksum"
+    stamp = f'echo "$({sys.executable} --version) $({sums})" >.venv/.installed'
+    stamp += " && echo preprocess,train >>.venv/.installed"
+    subprocess.run(["bash", "-c", stamp], cwd=tmp_path, check=True)
+    done = _run(tmp_path, PYTHON=sys.executable)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"A system library is missing ({words}). Install it: apt-get install libgl1 libglib2.0-0\n"
+    )

@@ -1,0 +1,84 @@
+"""What README.md says works: its Python runs, its commands have the flags it gives them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from emotion_tfdata import testing
+
+_DATA_DIR = "data/sample/tfrecords"
+
+
+def _blocks(project_dir, language):
+    text = (project_dir / "README.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def _commands(project_dir):
+    lines = "".join(_blocks(project_dir, "bash")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def sample_data_dir(tmp_path_factory):
+    """A data set of the sample's shape: 478 landmarks, 80 bands, five folds."""
+    path = str(tmp_path_factory.mktemp("sample"))
+    examples = testing.fake_examples(num_audio_features=80, num_landmarks=478)
+    testing.write_data_set(path, examples)
+    return path
+
+
+def test_every_python_example_runs(project_dir, sample_data_dir):
+    blocks = _blocks(project_dir, "python")
+    assert len(blocks) >= 2
+    for block in blocks:
+        assert _DATA_DIR in block
+        code = block.replace(_DATA_DIR, sample_data_dir)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=project_dir,
+        )
+        assert done.returncode == 0, f"{block}\n{done.stderr[-3000:]}"
+        assert done.stdout
+
+
+def test_every_command_names_a_program_and_flags_that_exist(project_dir):
+    checked = 0
+    for words in _commands(project_dir):
+        if words[0].startswith("./"):
+            assert (project_dir / words[0]).stat().st_mode & 0o100, words[0]
+        if words[0] == "pip":
+            extras = re.findall(r"\.\[(.*)\]", words[-1])
+            assert all(
+                f"\n{extra} =" in (project_dir / "setup.cfg").read_text() for extra in extras
+            )
+        if not words[0].endswith("python"):
+            continue
+        flags = [word for word in words if word.startswith("--")]
+        program = words[1 : words.index(flags[0])]
+        helped = subprocess.run(
+            [sys.executable, *program, "--helpfull"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=project_dir,
+        )
+        shown = helped.stdout + helped.stderr
+        for flag in flags:
+            name = flag[2:].split("=")[0]
+            assert re.search(rf"--(\[no\])?{name}\b", shown), f"{' '.join(program)} has no {flag}"
+            checked += 1
+    assert checked >= 4
+
+
+def test_no_figure_is_left_to_fill_in(project_dir):
+    for name in ("README.md", "BUILD_NOTES.md"):
+        assert "@@" not in (project_dir / name).read_text(), name
