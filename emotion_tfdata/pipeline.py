@@ -13,6 +13,8 @@ from emotion_tfdata import batching, reader, storage
 from emotion_tfdata import table as table_lib
 from emotion_tfdata.augment.draw import Augment
 from emotion_tfdata.manifest import Manifest
+from emotion_tfdata.schema import AUDIO_STEP_DB
+from emotion_tfdata.silence import sounding
 from emotion_tfdata.transform import View, make_view, transform
 
 _MODALITIES = {"both": ("audio", "landmarks"), "audio": ("audio",), "landmarks": ("landmarks",)}
@@ -38,6 +40,7 @@ def make_dataset(
     num_classes: int = 6,
     example_ids: Sequence[str] | None = None,
     normalize: bool = True,
+    trim_silence_db: float | None = None,
     with_ids: bool = False,
     num_buckets: int = 8,
     num_threads: int | None = None,
@@ -71,6 +74,8 @@ def make_dataset(
       example_ids: serve these clips of the split alone.
       normalize: whether each feature is brought to zero mean and unit deviation over the folds of
         `train`. Without it, audio is in dB and landmarks are in distances between the eyes.
+      trim_silence_db: mask the audio before the first and after the last frame that comes within so
+        many dB of the clip's loudest, and leave the landmarks alone. None masks nothing.
       with_ids: whether `example_id` is among the features.
       num_buckets: how many shapes there may be; more of them pad less and compile longer.
       num_threads: threads that read and augment; by default one for each core.
@@ -105,6 +110,8 @@ def make_dataset(
     if example_ids is not None:
         table = table.only(table_lib.places_of(table, example_ids))
     shuffle = split == "train" if shuffle is None else shuffle
+    if trim_silence_db is not None and not 0 < trim_silence_db < 200:
+        raise ValueError(f"trim_silence_db must be between 0 and 200, got {trim_silence_db}")
     rows = _rows_of_shard(shard, batch_size)
     threads = num_threads or os.cpu_count() or 1
     views = [
@@ -154,7 +161,9 @@ def make_dataset(
                 contents = tf.nest.map_structure(tf.identity, contents)
         features = {}
         for view in views:
-            series, mask = _serve(view, contents, table, clips, batch, buckets, bucket, augment)
+            series, mask = _serve(
+                view, contents, table, clips, batch, buckets, bucket, augment, trim_silence_db
+            )
             features[view.modality], features[f"{view.modality}_mask"] = series, mask
         if with_ids:
             features["example_id"] = tf.gather(table.example_ids, clips)
@@ -268,6 +277,7 @@ def _serve(
     buckets: batching.Buckets,
     bucket: tf.Tensor,
     augment: Augment | None,
+    trim_silence_db: float | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """One modality of a batch, from the bytes of its records: series and mask."""
     frames = tf.gather(table.frames(view.modality), clips)
@@ -276,9 +286,12 @@ def _serve(
         valid = tf.io.decode_raw(contents[view.valid_name], tf.uint8, fixed_length=capacity) > 0
     else:
         valid = tf.range(capacity)[None, :] < frames[:, None]
+    stored = view.decode(contents[view.modality], capacity)
+    if view.modality == "audio" and trim_silence_db is not None:
+        valid = sounding(stored, valid, trim_silence_db / AUDIO_STEP_DB)
     augment = augment or Augment()
     series, mask = transform(
-        view.decode(contents[view.modality], capacity),
+        stored,
         valid,
         frames,
         batch.frames(view.modality),

@@ -1,0 +1,212 @@
+"""Which clips are trained on, selected on and held out, and the streams of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from emotion_tfdata.labels import class_index, class_names
+from emotion_tfdata.manifest import Manifest, Record
+from emotion_tfdata.storage import load_manifest
+from emotion_tfdata.training.settings import Settings
+
+
+class DataError(ValueError):
+    """A data set that this training cannot be done with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Some of a data set's clips.
+
+    Attributes:
+      split: what `make_dataset` calls it.
+      folds: that it is made of.
+      records: its clips that have a class.
+    """
+
+    split: str
+    folds: tuple[int, ...]
+    records: tuple[Record, ...]
+
+    @property
+    def actors(self) -> list[str]:
+        """`corpus/actor` of everyone in it, sorted."""
+        return sorted({f"{record.corpus}/{record.actor}" for record in self.records})
+
+    def about(self) -> dict[str, Any]:
+        """Clips, folds and actors, for the report."""
+        return {
+            "clips": len(self.records),
+            "folds": list(self.folds),
+            "num_actors": len(self.actors),
+            "actors": self.actors,
+        }
+
+
+class Data:
+    """A data set as one training sees it."""
+
+    def __init__(self, data_dir: str, settings: Settings, num_threads: int | None = None) -> None:
+        """Reads the manifest and deals the folds.
+
+        Raises:
+          ManifestError: if there is no data set.
+          DataError: if it lacks what the settings ask for.
+        """
+        self.data_dir = data_dir
+        self.settings = settings
+        self.manifest = load_manifest(data_dir)
+        self._num_threads = num_threads
+        check_settings(self.manifest, data_dir, settings)
+
+        fold, folds = settings.fold, self.manifest.num_folds
+        clips = self._clips_by_fold()
+        if not clips[fold]:
+            filled = [str(number) for number in range(folds) if clips[number]]
+            raise DataError(
+                f"{data_dir}: fold {fold} of {folds} ({settings.protocol} protocol) holds no clip; "
+                f"folds with clips: {', '.join(filled) or 'none'}"
+            )
+        self.validation_fold: int | None = None
+        if settings.select_on == "inner":
+            others = [(fold + step) % folds for step in range(1, folds)]
+            filled_others = [other for other in others if clips[other]]
+            if len(filled_others) < 2:
+                raise DataError(
+                    f"{data_dir}: --select_on=inner needs three folds with clips (to train on, to "
+                    f"select on, to hold out), here are {len(filled_others) + 1}. Use a larger "
+                    "data set, or --select_on=held_out, which flatters the figures"
+                )
+            self.validation_fold = filled_others[0]
+
+        def part(split: str, of: list[int]) -> Part:
+            return Part(split, tuple(of), tuple(r for number in of for r in clips[number]))
+
+        kept_out = {fold, self.validation_fold}
+        self.train = part("train", [number for number in range(folds) if number not in kept_out])
+        self.held_out = part("test", [fold])
+        self.selection: Part | None = None
+        if settings.select_on != "none":
+            chosen = fold if self.validation_fold is None else self.validation_fold
+            self.selection = part("validation", [chosen])
+        if not self.train.records:
+            raise DataError(f"{data_dir}: nothing is left to train on beside fold {fold}")
+        self._check_classes()
+
+    def training_batches(self, epoch: int, start_batch: int) -> tuple[Any, int]:
+        """The rest of the training part's stream, from a batch of an epoch to the last epoch's end.
+
+        Returns:
+          A `tf.data.Dataset`, and how many batches each epoch has.
+        """
+        epochs = self.settings.epochs - epoch
+        dataset = self._dataset(
+            self.train,
+            augment=self.settings.augment,
+            shuffle=True,
+            num_epochs=epochs,
+            start_epoch=epoch,
+            start_batch=start_batch,
+        )
+        return dataset, (int(dataset.cardinality()) + start_batch) // epochs
+
+    def batches_of(self, part: Part) -> Any:
+        """The clips of a part as they are, each once, in the data set's order."""
+        return self._dataset(part, augment=None, shuffle=False)
+
+    def class_weights(self) -> np.ndarray:
+        """Weight of each class in the loss. float32 `[num_classes]`.
+
+        `balanced`: clips / (classes * clips of the class), over the training part, so that the mean
+        weight of a clip is 1.
+        """
+        from emotion_tfdata.pipeline import class_weights
+
+        settings = self.settings
+        if settings.class_weights == "none":
+            return np.ones(settings.num_classes, np.float32)
+        return class_weights(
+            self.data_dir,
+            fold=settings.fold,
+            validation_fold=self.validation_fold,
+            protocol=settings.protocol,
+            num_classes=settings.num_classes,
+        )
+
+    def _dataset(self, part: Part, **options: Any) -> Any:
+        from emotion_tfdata.pipeline import make_dataset
+
+        settings = self.settings
+        return make_dataset(
+            self.data_dir,
+            part.split,
+            fold=settings.fold,
+            validation_fold=self.validation_fold,
+            protocol=settings.protocol,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            modalities=settings.modalities,
+            landmarks=settings.landmarks,
+            num_classes=settings.num_classes,
+            trim_silence_db=settings.trim_silence_db or None,
+            with_ids=True,
+            num_threads=self._num_threads,
+            **options,
+        )
+
+    def _clips_by_fold(self) -> list[list[Record]]:
+        settings = self.settings
+        clips: list[list[Record]] = [[] for _ in range(self.manifest.num_folds)]
+        for shard, record in self.manifest.records:
+            if class_index(record.emotion, settings.num_classes) is not None:
+                fold = shard.fold if settings.protocol == "actor" else record.random_fold
+                clips[fold].append(record)
+        return clips
+
+    def _check_classes(self) -> None:
+        num_classes = self.settings.num_classes
+        classes = [class_index(record.emotion, num_classes) for record in self.train.records]
+        counts = np.bincount(np.array(classes, np.int64), minlength=num_classes)
+        missing = [
+            name for name, count in zip(class_names(len(counts)), counts, strict=True) if not count
+        ]
+        if missing:
+            raise DataError(
+                f"{self.data_dir}: no clip of {', '.join(missing)} is left to train on, in folds "
+                f"{', '.join(map(str, self.train.folds))}"
+            )
+
+
+def check_settings(manifest: Manifest, data_dir: str, settings: Settings) -> None:
+    """Checks that a data set has what a training asks for.
+
+    Raises:
+      DataError: if it has not; the message says what there is.
+    """
+    wanted = ("audio", "landmarks") if settings.modalities == "both" else (settings.modalities,)
+    missing = [name for name in wanted if name not in manifest.modalities]
+    if missing:
+        raise DataError(
+            f"{data_dir} was built without {' and '.join(missing)}; it has "
+            f"{' and '.join(manifest.modalities)}: use --modalities={manifest.modalities[0]}"
+        )
+    if settings.num_classes > manifest.num_classes:
+        raise DataError(
+            f"{data_dir} was built with {manifest.num_classes} classes, --num_classes="
+            f"{settings.num_classes} needs a build that keeps more"
+        )
+    if settings.fold >= manifest.num_folds:
+        raise DataError(
+            f"--fold={settings.fold}: {data_dir} has folds 0 to {manifest.num_folds - 1}"
+        )
+
+
+def with_ids_apart(dataset: Any) -> Iterator[tuple[dict[str, Any], Any, list[str]]]:
+    """Takes the ids out of the features: yields features, labels, ids."""
+    for features, labels in dataset:
+        ids = [example_id.decode() for example_id in features.pop("example_id").numpy()]
+        yield features, labels, ids

@@ -1,0 +1,283 @@
+"""The training loop: epochs, selection, and a state that can be left and taken up at any batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from emotion_tfdata.labels import class_names
+from emotion_tfdata.training import checkpoint, metrics, run_dir
+from emotion_tfdata.training.data import Data, with_ids_apart
+from emotion_tfdata.training.learner import Learner, Predictions
+from emotion_tfdata.training.progress import Progress, duration
+from emotion_tfdata.training.schedules import Schedule
+from emotion_tfdata.training.settings import Settings
+
+
+class StoppedError(Exception):
+    """Asked to stop; the state is saved and the same command goes on from there."""
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on."""
+
+
+@dataclasses.dataclass
+class _Position:
+    """Where a training stands, and the sums of the epoch it is in."""
+
+    epoch: int = 0
+    batch: int = 0
+    loss: float = 0.0
+    cross_entropy: float = 0.0
+    correct: int = 0
+    clips: int = 0
+    seconds: float = 0.0
+    input_wait_s: float = 0.0
+
+    def next_epoch(self) -> _Position:
+        return _Position(epoch=self.epoch + 1)
+
+
+class Fit:
+    """One training on one held-out fold, with its files in `model_dir`.
+
+    What it keeps is a function of settings and data alone, but for seconds and rates: broken off at
+    any batch and taken up from the last checkpoint, it ends with the same weights to the bit.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        data: Data,
+        model_dir: Path,
+        *,
+        checkpoint_every_s: float = 60.0,
+        should_stop: Callable[[], bool] = lambda: False,
+        progress: Progress | None = None,
+    ) -> None:
+        """Builds the model and, where `model_dir` has a checkpoint, takes its state up.
+
+        Raises:
+          CheckpointError: if the checkpoint cannot be read or is of another model.
+        """
+        self.settings = settings
+        self.learner = Learner(settings, data.class_weights())
+        self.history: list[dict[str, Any]] = []
+        self._data = data
+        self._model_dir = model_dir
+        self._every_s = checkpoint_every_s
+        self._saved_s = time.monotonic()
+        self._should_stop = should_stop
+        self._progress = progress or Progress()
+        self._at = _Position()
+        self._best: dict[str, np.ndarray] = {}
+        self._schedule = Schedule(
+            learning_rate=settings.learning_rate,
+            epochs=settings.epochs,
+            kind=settings.lr_schedule,
+            lr_factor=settings.lr_factor,
+            lr_patience=settings.lr_patience,
+            min_learning_rate=settings.min_learning_rate,
+            stop_patience=settings.early_stopping if data.selection else 0,
+        )
+        self._restore()
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch whose weights are kept, counted from 1."""
+        return self._schedule.best_epoch + 1
+
+    def run(self) -> None:
+        """Trains to the end; afterwards the model has the best epoch's weights.
+
+        Raises:
+          StoppedError: if asked to; everything done is saved.
+          TrainingError: for a loss that is not finite; the message names the batch's clips.
+        """
+        writer = tf.summary.create_file_writer(str(self._model_dir / run_dir.TENSORBOARD))
+        with writer.as_default():
+            if not self._finished:
+                dataset, batches = self._data.training_batches(self._at.epoch, self._at.batch)
+                stream = with_ids_apart(dataset)
+                part = self._data.selection
+                to_select_on = self._data.batches_of(part) if part else None
+            while not self._finished:
+                self._train_epoch(stream, batches)
+                self._end_epoch(to_select_on)
+        writer.close()
+        if self._schedule.should_stop:
+            self._progress.line(
+                f"stopped early: {self.settings.early_stopping} epochs without a better one"
+            )
+        self._save()
+        checkpoint.assign(self.learner.model.variables, self._best, "best", "best weights")
+
+    def predict_held_out(self) -> Predictions:
+        """What the model says of the held-out fold.
+
+        Raises:
+          StoppedError: if asked to; the finished training is saved.
+        """
+
+        def leave_if_asked() -> None:
+            # Nothing to save: the checkpoint has the last weights, the model the best ones.
+            if self._should_stop():
+                raise StoppedError("the report on the held-out clips")
+
+        return self.learner.predict(self._data.batches_of(self._data.held_out), leave_if_asked)
+
+    @property
+    def _finished(self) -> bool:
+        return self._at.epoch >= self.settings.epochs or self._schedule.should_stop
+
+    def _train_epoch(self, stream: Iterator[Any], batches: int) -> None:
+        at, settings = self._at, self.settings
+        self.learner.learning_rate = self._schedule.rate_of(at.epoch)
+        where = f"epoch {at.epoch + 1}/{settings.epochs}"
+        while at.batch < batches:
+            started = time.monotonic()
+            features, labels, ids = next(stream)
+            waited = time.monotonic() - started
+            loss, cross_entropy, correct = self.learner.train(features, labels)
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"{where}, batch {at.batch + 1}: the loss is {loss}. Clips of this batch: "
+                    f"{', '.join(ids)}. Look at these clips, or lower --learning_rate or set "
+                    "--clip_norm."
+                )
+            took = time.monotonic() - started
+            at.batch += 1
+            at.clips += len(ids)
+            at.loss += loss
+            at.cross_entropy += cross_entropy
+            at.correct += correct
+            at.seconds += took
+            at.input_wait_s += waited
+            self._progress.batch(where, at.batch, batches, at.loss / at.batch, len(ids), took)
+            self._pause()
+
+    def _end_epoch(self, to_select_on: tf.data.Dataset | None) -> None:
+        at, schedule = self._at, self._schedule
+        started = time.monotonic()
+        entry: dict[str, Any] = {
+            "epoch": at.epoch + 1,
+            "learning_rate": self.learner.learning_rate,
+            "train": {
+                "loss": at.loss / at.batch,
+                "cross_entropy": at.cross_entropy / at.clips,
+                "accuracy": at.correct / at.clips,
+            },
+        }
+        if to_select_on is None:
+            schedule.best_epoch = at.epoch
+            better = True
+        else:
+            seen = self.learner.predict(to_select_on, self._pause)
+            entry["selection"] = _figures(seen)
+            better = schedule.observe(at.epoch, self._score(seen))
+        if better:
+            self._best = checkpoint.arrays_of(self.learner.model.variables, "best")
+        entry["seconds"] = at.seconds + time.monotonic() - started
+        entry["clips_per_s"] = at.clips / max(at.seconds, 1e-9)
+        entry["input_wait_share"] = at.input_wait_s / max(at.seconds, 1e-9)
+        self.history.append(entry)
+        self._at = at.next_epoch()
+        self._tell(entry, better)
+        self._pause()
+
+    def _score(self, seen: Predictions) -> float:
+        if self.settings.select_by == "loss":
+            return -seen.loss
+        # A recall over few clips is often equal in two epochs; the loss, squeezed below the
+        # smallest step that a recall can make, settles it.
+        recall = metrics.unweighted_average_recall(seen.confusion)
+        return recall - 1e-6 * math.tanh(seen.loss)
+
+    def _pause(self) -> None:
+        """Saves when it is time to, and leaves when asked to. The state must be whole here."""
+        if self._should_stop():
+            self._save()
+            raise StoppedError(f"epoch {self._at.epoch + 1}, batch {self._at.batch}")
+        if time.monotonic() - self._saved_s >= self._every_s:
+            self._save()
+
+    def _save(self) -> None:
+        learner = self.learner
+        checkpoint.save(
+            str(self._model_dir / run_dir.CHECKPOINT),
+            checkpoint.arrays_of(learner.model.variables, "model")
+            | checkpoint.arrays_of(learner.optimizer.variables, "optimizer")
+            | self._best,
+            {
+                "position": dataclasses.asdict(self._at),
+                "schedule": self._schedule.state(),
+                "history": self.history,
+            },
+        )
+        run_dir.write_json(self._model_dir / run_dir.HISTORY, self.history)
+        self._saved_s = time.monotonic()
+
+    def _restore(self) -> None:
+        path = str(self._model_dir / run_dir.CHECKPOINT)
+        try:
+            arrays, state = checkpoint.load(path)
+        except FileNotFoundError:
+            return
+        learner = self.learner
+        checkpoint.assign(learner.model.variables, arrays, "model", path)
+        checkpoint.assign(learner.optimizer.variables, arrays, "optimizer", path)
+        self._best = {name: value for name, value in arrays.items() if name.startswith("best/")}
+        self._at = _Position(**state["position"])
+        self._schedule.restore(state["schedule"])
+        self.history = state["history"]
+        self._progress.line(
+            f"goes on from {path}: epoch {self._at.epoch + 1}, batch {self._at.batch}"
+        )
+
+    def _tell(self, entry: dict[str, Any], better: bool) -> None:
+        epoch, train = entry["epoch"], entry["train"]
+        text = (
+            f"epoch {epoch}/{self.settings.epochs}  "
+            f"train loss {train['loss']:.3f} accuracy {train['accuracy']:.3f}"
+        )
+        tf.summary.scalar("learning_rate", entry["learning_rate"], epoch)
+        tf.summary.scalar("input_wait_share", entry["input_wait_share"], epoch)
+        tf.summary.scalar("clips_per_s", entry["clips_per_s"], epoch)
+        for name, value in train.items():
+            tf.summary.scalar(f"train/{name}", value, epoch)
+        if "selection" in entry:
+            chosen = entry["selection"]
+            text += f"  selection loss {chosen['loss']:.3f} UAR {chosen['uar']:.3f}"
+            text += " *" if better else "  "
+            for name in ("loss", "accuracy", "uar"):
+                tf.summary.scalar(f"selection/{name}", chosen[name], epoch)
+            for name, recall in chosen["recall"].items():
+                if recall is not None:
+                    tf.summary.scalar(f"selection_recall/{name}", recall, epoch)
+        left_s = entry["seconds"] * (self.settings.epochs - epoch)
+        self._progress.line(
+            f"{text}  rate {entry['learning_rate']:.2g}  {entry['clips_per_s']:.0f} clips/s  "
+            f"input wait {entry['input_wait_share']:.0%}  at most {duration(left_s)} left"
+        )
+
+
+def _figures(seen: Predictions) -> dict[str, Any]:
+    confusion = seen.confusion
+    recalls = metrics.recall_by_class(confusion)
+    return {
+        "loss": seen.loss,
+        "accuracy": metrics.accuracy(confusion),
+        "uar": metrics.unweighted_average_recall(confusion),
+        "recall": {
+            name: None if math.isnan(recall) else float(recall)
+            for name, recall in zip(class_names(len(recalls)), recalls, strict=True)
+        },
+    }

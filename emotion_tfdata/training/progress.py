@@ -1,0 +1,69 @@
+"""How a training is doing, for a person to read."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `0:07`, `12:30` or `3:05:00`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Progress:
+    """Lines about epochs, and between them where the epoch stands.
+
+    On a terminal the position is rewritten in place; in a log file it is a line every
+    `log_every_s`, so that a log stays short.
+    """
+
+    def __init__(self, stream: TextIO | None = None, log_every_s: float = 30.0) -> None:
+        self._stream = stream or sys.stdout
+        self._in_place = self._stream.isatty()
+        self._every_s = 0.2 if self._in_place else log_every_s
+        self._next_s = time.monotonic() + self._every_s
+        self._rate = 0.0
+        self._width = 0
+
+    def line(self, text: str = "") -> None:
+        """One line that stays."""
+        if self._width:
+            self._stream.write("\r" + " " * self._width + "\r")
+            self._width = 0
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def batch(
+        self, where: str, batch: int, batches: int, loss: float, clips: int, seconds: float
+    ) -> None:
+        """Reports a batch if it is time to.
+
+        Args:
+          where: e.g. `epoch 3/60`.
+          batch: how many are done.
+          batches: how many there are.
+          loss: of the epoch until now.
+          clips: in this batch.
+          seconds: it took, waiting for input included.
+        """
+        rate = clips / max(seconds, 1e-9)
+        self._rate = rate if not self._rate else 0.9 * self._rate + 0.1 * rate
+        now = time.monotonic()
+        if now < self._next_s:
+            return
+        self._next_s = now + self._every_s
+        left = duration((batches - batch) * clips / self._rate)
+        text = (
+            f"{where}  batch {batch}/{batches}  loss {loss:.3f}  {self._rate:.0f} clips/s  "
+            f"epoch done in {left}"
+        )
+        if self._in_place:
+            self._stream.write("\r" + text.ljust(self._width))
+            self._stream.flush()
+            self._width = len(text)
+        else:
+            self.line(text)

@@ -1,0 +1,208 @@
+"""Whole trainings: one for each held-out fold, each in its folder, and the report over them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emotion_tfdata.storage import load_manifest
+from emotion_tfdata.training import run_dir
+from emotion_tfdata.training.progress import Progress
+from emotion_tfdata.training.settings import Settings
+
+if TYPE_CHECKING:
+    from emotion_tfdata.models import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a training does not depend on.
+
+    Attributes:
+      data_dir: the data set.
+      model_dir: where everything goes.
+      overwrite: whether another training's files there are removed.
+      checkpoint_every_s: most seconds between checkpoints.
+      input_threads: threads that read and augment; None for one a core.
+      should_stop: asked after every batch.
+    """
+
+    data_dir: str
+    model_dir: Path
+    overwrite: bool = False
+    checkpoint_every_s: float = 60.0
+    input_threads: int | None = None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+def model_config(
+    data_dir: str,
+    modalities: str,
+    landmarks: str | Sequence[int],
+    num_classes: int,
+    fields: Mapping[str, Any],
+    texts: Sequence[str] = (),
+) -> ModelConfig:
+    """The network for a data set: its sizes from the manifest, the rest as given.
+
+    Args:
+      data_dir: the data set.
+      modalities: `both`, `audio` or `landmarks`.
+      landmarks: as `landmark_indices` takes it.
+      num_classes: 6 or 8.
+      fields: of `ModelConfig`.
+      texts: further fields as `name=value`; several values are separated by commas.
+
+    Raises:
+      ManifestError: if there is no data set.
+      ValueError: for an unknown field or a value it cannot have.
+    """
+    from emotion_tfdata.landmark_sets import landmark_indices
+    from emotion_tfdata.models import ModelConfig
+
+    manifest = load_manifest(data_dir)
+    given = dict(fields)
+    from_data = {"modalities", "num_classes", "num_audio_features", "num_landmarks"}
+    known = {field.name: field.default for field in dataclasses.fields(ModelConfig)}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in known.keys() - from_data - fields.keys():
+            allowed = ", ".join(sorted(known.keys() - from_data - fields.keys()))
+            raise ValueError(f"--model={text}: give FIELD=VALUE, with FIELD one of {allowed}")
+        try:
+            values = tuple(json.loads(item) for item in value.split(","))
+        except ValueError as error:
+            raise ValueError(f"--model={text}: {value!r} is not a number") from error
+        given[name] = values if isinstance(known[name], tuple) else values[0]
+    if manifest.num_audio_features:
+        given["num_audio_features"] = manifest.num_audio_features
+    if modalities != "audio" and "landmarks" in manifest.modalities:
+        given["num_landmarks"] = len(landmark_indices(landmarks, manifest.num_landmarks))
+    return ModelConfig(modalities=modalities, num_classes=num_classes, **given)
+
+
+def filled_folds(data_dir: str, protocol: str) -> list[int]:
+    """Numbers of the folds that hold a clip."""
+    records = load_manifest(data_dir).records
+    return sorted({s.fold if protocol == "actor" else r.random_fold for s, r in records})
+
+
+def train_fold(settings: Settings, options: Options, progress: Progress) -> dict[str, Any]:
+    """Trains with one fold held out and reports on it. A finished training is not repeated.
+
+    Returns:
+      The report.
+
+    Raises:
+      ManifestError, DataError, CorruptDataError: for a data set that does not serve.
+      RunDirError: for a folder that cannot be used.
+      CheckpointError: for a checkpoint that cannot be taken up.
+      StoppedError: if asked to stop; the same call goes on from there.
+      TrainingError: for a loss that is not finite.
+    """
+    from emotion_tfdata.training import report as reports
+    from emotion_tfdata.training.data import Data
+    from emotion_tfdata.training.fit import Fit
+
+    folder = options.model_dir
+    data = Data(options.data_dir, settings, options.input_threads)
+    with run_dir.locked(folder):
+        run_dir.claim(folder, _claim(settings, options.data_dir), options.overwrite)
+        if (folder / run_dir.REPORT_JSON).exists():
+            progress.line(f"{folder} holds this training, finished; --overwrite trains it again")
+            return run_dir.read_json(folder / run_dir.REPORT_JSON)
+        progress.line(_about(settings, data))
+        fit = Fit(
+            settings,
+            data,
+            folder,
+            checkpoint_every_s=options.checkpoint_every_s,
+            should_stop=options.should_stop,
+            progress=progress,
+        )
+        fit.run()
+        predictions = fit.predict_held_out()
+        fit.learner.model.save(folder / run_dir.BEST_MODEL)
+        reports.write_predictions(folder, predictions)
+        report = reports.fold_report(settings, data, predictions, fit.history, fit.best_epoch)
+        reports.write(folder, report)
+        return run_dir.read_json(folder / run_dir.REPORT_JSON)
+
+
+def train_folds(
+    settings: Sequence[Settings], options: Options, progress: Progress
+) -> dict[str, Any]:
+    """Holds out one fold after the other, each in its own folder, and reports over all.
+
+    Args:
+      settings: that differ in the fold alone.
+      options: with the folder that holds the folds' folders.
+      progress: where to say how it goes.
+
+    Returns:
+      The report over the folds.
+
+    Raises:
+      As `train_fold`.
+    """
+    from emotion_tfdata.training import report as reports
+
+    folder = options.model_dir
+    shared = _claim(settings[0], options.data_dir) | {"fold": [one.fold for one in settings]}
+    with run_dir.locked(folder):
+        run_dir.claim(folder, shared, options.overwrite)
+        folds = []
+        for one in settings:
+            inside = dataclasses.replace(options, model_dir=folder / f"fold-{one.fold}")
+            folds.append(train_fold(one, inside, progress))
+            progress.line(
+                f"fold {one.fold}: held-out UAR {folds[-1]['held_out']['uar']:.3f}, "
+                f"accuracy {folds[-1]['held_out']['accuracy']:.3f}"
+            )
+        report = reports.folds_report(folds)
+        reports.write(folder, report)
+        return run_dir.read_json(folder / run_dir.REPORT_JSON)
+
+
+def closing(report: Mapping[str, Any], model_dir: Path) -> str:
+    """The report as text, and where everything is."""
+    from emotion_tfdata.training import report as reports
+
+    lines = [reports.markdown(report), f"everything is in {model_dir}:"]
+    places = [
+        (run_dir.REPORT_JSON, "all figures"),
+        (run_dir.REPORT_TEXT, "this text"),
+        (run_dir.CONFUSION_PNG, "confusion matrix"),
+        (run_dir.PREDICTIONS, "what the model said of each held-out clip"),
+        (run_dir.BEST_MODEL, "the model, weights of the best epoch"),
+        (run_dir.HISTORY, "figures by epoch"),
+        (run_dir.TENSORBOARD, "tensorboard --logdir"),
+        ("fold-*", "each fold's training"),
+    ]
+    lines += [f"  {name:<22} {about}" for name, about in places if any(model_dir.glob(name))]
+    return "\n".join(lines)
+
+
+def _claim(settings: Settings, data_dir: str) -> dict[str, Any]:
+    manifest = load_manifest(data_dir).to_json()
+    sha256 = hashlib.sha256(manifest.encode()).hexdigest()
+    return settings.as_dict() | {"data_manifest_sha256": sha256}
+
+
+def _about(settings: Settings, data: Any) -> str:
+    what = f" ({data.manifest.provenance})" if data.manifest.provenance else ""
+    text = (
+        f"{settings.name}: trains on {len(data.train.records)} clips of "
+        f"{len(data.train.actors)} actors{what}"
+    )
+    if settings.select_on == "inner":
+        text += f", selects on {len(data.selection.records)}"
+    leaky = " (leaky: their actors are trained on too)" if settings.protocol == "random" else ""
+    return (
+        f"{text}, fold {settings.fold} with {len(data.held_out.records)} clips of "
+        f"{len(data.held_out.actors)} actors is held out{leaky}"
+    )

@@ -1,0 +1,142 @@
+"""A training's folder: whose it is, and that one process at a time uses it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+SETTINGS = "settings.json"
+CHECKPOINT = "checkpoint.npz"
+HISTORY = "history.json"
+REPORT_JSON = "report.json"
+REPORT_TEXT = "report.md"
+CONFUSION_PNG = "confusion_matrix.png"
+PREDICTIONS = "predictions.csv"
+BEST_MODEL = "best.keras"
+TENSORBOARD = "tensorboard"
+_LOCK = ".lock"
+_OURS = (
+    SETTINGS,
+    CHECKPOINT,
+    f"{CHECKPOINT}.tmp",
+    HISTORY,
+    REPORT_JSON,
+    REPORT_TEXT,
+    CONFUSION_PNG,
+    PREDICTIONS,
+    BEST_MODEL,
+    TENSORBOARD,
+)
+
+
+class RunDirError(ValueError):
+    """A model folder that cannot be used for this training."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON whole or not at all; a NaN, which JSON does not have, is written as null."""
+    write_text(path, json.dumps(_finite(content), indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads what `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def locked(model_dir: Path) -> Iterator[None]:
+    """Makes the folder and holds it for this process, however that ends.
+
+    Raises:
+      RunDirError: if the folder cannot be written, or another process trains into it.
+    """
+    try:
+        model_dir.mkdir(parents=True, exist_ok=True)
+        lock = open(model_dir / _LOCK, "a")  # noqa: SIM115 (closed below, kept while yielding)
+    except OSError as error:
+        raise RunDirError(f"--model_dir={model_dir} cannot be written: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunDirError(
+                f"--model_dir={model_dir} is in use by another training; wait for it or choose "
+                "another folder"
+            ) from error
+        yield
+
+
+def claim(model_dir: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
+    """Sees to it that what lies in the folder comes from these settings.
+
+    Args:
+      model_dir: an existing folder.
+      settings: as JSON holds them.
+      overwrite: remove another run's files instead of refusing. Files that are not a training's are
+        never touched.
+
+    Raises:
+      RunDirError: if the folder holds a run of other settings and `overwrite` is false.
+    """
+    path = model_dir / SETTINGS
+    wanted = json.loads(json.dumps(settings))
+    if path.exists() and not overwrite:
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunDirError(
+                f"{path} cannot be read ({error}); --overwrite starts anew"
+            ) from error
+        different = differences(found, wanted)
+        if different:
+            raise RunDirError(
+                f"--model_dir={model_dir} holds a training with other settings "
+                f"({'; '.join(different[:4])}{'; ...' if len(different) > 4 else ''}). "
+                "Choose another --model_dir, or --overwrite it."
+            )
+        return
+    if overwrite:
+        for name in _OURS:
+            target = model_dir / name
+            if target.is_dir():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+    write_json(path, wanted)
+
+
+def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
+    """What differs between two JSON values, as `name: there X, asked for Y`."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        return [
+            text
+            for key in sorted(found.keys() | wanted.keys())
+            for text in differences(
+                found.get(key), wanted.get(key), f"{name}.{key}" if name else str(key)
+            )
+        ]
+    return [] if found == wanted else [f"{name}: there {found}, asked for {wanted}"]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value

@@ -1,0 +1,214 @@
+"""The loop: the same to the bit however often it is broken off, and honest about what it chose."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from emotion_tfdata.training import checkpoint, run, run_dir
+from emotion_tfdata.training.data import Data, DataError
+from emotion_tfdata.training.fit import Fit, StoppedError, TrainingError
+from emotion_tfdata.training.progress import Progress
+
+# What is said below is meant: the steps run one by one, the input pipeline does not.
+pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config")
+
+
+@pytest.fixture(autouse=True)
+def step_by_step():
+    """Runs a training's steps without compiling them first, which would take most of the time."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def quiet():
+    return Progress(io.StringIO())
+
+
+@pytest.fixture
+def fit(fake_data_dir, settings, tmp_path, quiet):
+    """Makes a training in a folder of its own, or goes on with the one in `name`."""
+
+    def make(name="m", should_stop=lambda: False, every_s=1e9, **changes):
+        (tmp_path / name).mkdir(exist_ok=True)
+        chosen = settings(**changes)
+        return Fit(
+            chosen,
+            Data(fake_data_dir, chosen, num_threads=1),
+            tmp_path / name,
+            checkpoint_every_s=every_s,
+            should_stop=should_stop,
+            progress=quiet,
+        )
+
+    return make
+
+
+def weights(fit):
+    return [np.array(variable) for variable in fit.learner.model.variables]
+
+
+def assert_equal_weights(one, other):
+    for a, b in zip(one, other, strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_broken_off_at_any_batch_it_ends_with_the_same_weights_and_history(fit, tmp_path):
+    whole = fit("whole")
+    whole.run()
+    batches = whole._data.training_batches(0, 0)[1]
+
+    # Asked to stop in the first epoch, while its figures for selection are made, and in the second;
+    # then the process is lost without a word, a checkpoint half written.
+    asked = iter([False] * (batches - 1) + [True, True, False, True])
+    for _ in range(3):
+        with pytest.raises(StoppedError):
+            fit("broken", lambda: next(asked)).run()
+
+    def crash():
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        fit("broken", crash, every_s=0.0).run()
+    (tmp_path / "broken" / f"{run_dir.CHECKPOINT}.tmp").write_bytes(b"half a checkpoint")
+    broken = fit("broken")
+    broken.run()
+    assert_equal_weights(weights(broken), weights(whole))
+    assert broken.best_epoch == whole.best_epoch
+    for one, other in zip(broken.history, whole.history, strict=True):
+        for part in ("train", "selection", "learning_rate"):
+            assert one[part] == other[part]
+
+
+def test_the_model_kept_is_the_best_epochs(fit, tmp_path):
+    chosen = fit(epochs=3, learning_rate=0.3)
+    chosen.run()
+    losses = [entry["selection"]["loss"] for entry in chosen.history]
+    assert chosen.best_epoch == 1 + int(np.argmin(losses))
+    again = chosen.learner.predict(chosen._data.batches_of(chosen._data.selection))
+    assert again.loss == min(losses)
+
+
+def test_without_selection_the_last_epoch_is_kept(fit):
+    chosen = fit(select_on="none", lr_schedule="cosine")
+    chosen.run()
+    assert chosen.best_epoch == 2
+    assert "selection" not in chosen.history[0]
+    assert chosen.history[1]["learning_rate"] == pytest.approx(0.005)
+
+
+def test_cross_entropy_and_accuracy_of_an_epoch_are_those_of_its_clips(fit, settings):
+    with_dropout_off = dataclasses.replace(
+        settings().model,
+        tcn_dropout=0.0,
+        video_dropout=0.0,
+        joined_dropouts=(0.0, 0.0),
+    )
+    # Nothing is learned at this rate, so the epoch's sums are those of one set of weights.
+    chosen = fit(learning_rate=1e-30, augment=None, epochs=1, model=with_dropout_off)
+    stream, batches = chosen._data.training_batches(0, 0)
+    total = clips = correct = 0
+    for features, labels in stream:
+        features.pop("example_id")
+        logits = chosen.learner.model.logits(features, training=True).numpy().astype(np.float64)
+        exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares = exponents / exponents.sum(axis=1, keepdims=True)
+        total -= np.log(shares[np.arange(len(labels)), labels.numpy()]).sum()
+        correct += (shares.argmax(axis=1) == labels.numpy()).sum()
+        clips += len(labels)
+    chosen.run()
+    train = chosen.history[0]["train"]
+    assert batches == math.ceil(clips / 12)
+    assert train["cross_entropy"] == pytest.approx(total / clips, rel=1e-4)
+    assert train["accuracy"] == pytest.approx(correct / clips)
+
+
+def test_a_loss_that_is_not_finite_names_the_batchs_clips(fit):
+    chosen = fit()
+    last_bias = chosen.learner.model.trainable_variables[-1]
+    last_bias.assign(np.full(last_bias.shape, np.nan))
+    with pytest.raises(
+        TrainingError, match=r"epoch 1/2, batch 1: the loss is nan. Clips.*ravdess/clip-\d\d-\d\d\d"
+    ):
+        chosen.run()
+
+
+def test_a_checkpoint_of_another_model_is_refused(fit, settings):
+    fit()._save()
+    wider = dataclasses.replace(settings().model, tcn_filters=5)
+    with pytest.raises(checkpoint.CheckpointError, match="is of another model"):
+        fit(model=wider)
+
+
+def test_inner_selection_takes_another_fold_and_leaves_the_held_out_one_alone(
+    fake_data_dir, settings
+):
+    data = Data(fake_data_dir, settings(fold=4))
+    assert data.selection is not None
+    parts = [set(part.actors) for part in (data.train, data.selection, data.held_out)]
+    assert [len(part) for part in parts] == [3, 1, 1]
+    assert set.union(*parts) == {f"ravdess/{actor:02d}" for actor in range(1, 6)}
+    assert data.held_out.actors == ["ravdess/05"]
+
+
+@pytest.mark.parametrize("select_on", ["inner", "held_out", "none"])
+def test_the_streams_hold_the_clips_that_the_parts_name(fake_data_dir, settings, select_on):
+    chosen = settings(select_on=select_on, lr_schedule="constant", epochs=1, augment=None)
+    data = Data(fake_data_dir, chosen, num_threads=1)
+
+    def ids(dataset):
+        return sorted(i.decode() for f, _ in dataset for i in f["example_id"].numpy())
+
+    def of(part):
+        return sorted(record.example_id for record in part.records)
+
+    assert ids(data.training_batches(0, 0)[0]) == of(data.train)
+    assert ids(data.batches_of(data.held_out)) == of(data.held_out)
+    if data.selection:
+        assert ids(data.batches_of(data.selection)) == of(data.selection)
+
+
+def test_a_data_set_without_what_is_asked_for_is_refused(fake_data_dir, settings):
+    with pytest.raises(DataError, match=r"--fold=5: .* has folds 0 to 4"):
+        Data(fake_data_dir, settings(fold=5))
+    with pytest.raises(DataError, match="was built with 6 classes, --num_classes=8"):
+        Data(fake_data_dir, settings(num_classes=8))
+
+
+def test_a_fold_without_clips_is_refused(tmp_path, settings):
+    from emotion_tfdata import testing
+
+    testing.write_data_set(str(tmp_path), testing.fake_examples(num_actors=3))
+    with pytest.raises(
+        DataError, match=r"fold 4 of 5 \(actor protocol\) holds no clip; folds with clips: 0, 1, 2"
+    ):
+        Data(str(tmp_path), settings(fold=4))
+    assert run.filled_folds(str(tmp_path), "actor") == [0, 1, 2]
+    assert Data(str(tmp_path), settings(fold=2)).validation_fold == 0
+
+
+def test_balanced_weights_make_up_for_rare_classes(tmp_path, settings):
+    from emotion_tfdata import testing
+
+    examples = [e for e in testing.fake_examples() if e.emotion != "sad" or int(e.actor) % 2]
+    testing.write_data_set(str(tmp_path), examples)
+    data = Data(str(tmp_path), settings(class_weights="balanced", select_on="held_out"))
+    clips = np.array([4, 4, 2, 4, 4, 4])
+    np.testing.assert_allclose(data.class_weights(), clips.sum() / 6 / clips, rtol=1e-6)
+
+
+def test_a_finished_training_is_not_done_again(fake_data_dir, settings, tmp_path):
+    out = io.StringIO()
+    options = run.Options(fake_data_dir, tmp_path / "m", input_threads=1)
+    first = run.train_fold(settings(epochs=1), options, Progress(out))
+    second = run.train_fold(settings(epochs=1), options, Progress(out))
+    assert "finished; --overwrite trains it again" in out.getvalue()
+    assert second == first
+    assert (tmp_path / "m" / run_dir.BEST_MODEL).exists()

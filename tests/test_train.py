@@ -1,0 +1,249 @@
+"""train.py as a person uses it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+# A network that starts quickly, for both modalities.
+SMALL = [
+    *("--landmarks=all", "--batch_size=12", "--epochs=2", "--model=bn_momentum=0.9"),
+    *("--model=audio_filters=4,4", "--model=audio_lstm_units=4,4", "--model=tcn_dilations=1"),
+    *("--model=tcn_filters=4", "--model=joined_units=8,8", "--input_threads=1"),
+]
+# The table of the project's design: video, L2, L2 of the TCN, augmentation, learning rate.
+SYSTEMS = {
+    "baseline": ("bilstm", 0.0, 0.0, False, 0.0005),
+    "regularization": ("bilstm", 0.001, 0.0, False, 0.0005),
+    "sync_aug": ("bilstm", 0.0, 0.0, True, 0.0005),
+    "optimizer": ("bilstm", 0.0, 0.0, False, 0.001),
+    "tcn_video": ("tcn", 0.0, 0.001, False, 0.0005),
+    "tcn": ("tcn", 0.001, 0.001, True, 0.001),
+}
+
+
+@pytest.fixture
+def train(project_dir, tmp_path):
+    """Runs train.py in an empty folder."""
+
+    def run(*flags, **options):
+        command = [sys.executable, str(project_dir / "train.py"), *map(str, flags)]
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=False, **options
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def module(project_dir):
+    """train.py as a module, its flags parsed from nothing."""
+    sys.path.insert(0, str(project_dir))
+    try:
+        import train as module
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+@pytest.fixture
+def parsed(module, project_dir):
+    """Parses flags as the command line would."""
+
+    def parse(*flags):
+        module.FLAGS.unparse_flags()
+        for name in module.FLAGS:
+            module.FLAGS[name].unparse()
+        module.FLAGS(["train.py", *flags])
+        return module
+
+    cwd = os.getcwd()
+    os.chdir(project_dir)
+    yield parse
+    os.chdir(cwd)
+    parse()
+
+
+def one_line_error(result) -> str:
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith(("train.py:", "FATAL"))]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def test_help_shows_the_flags_without_waiting_for_tensorflow(train, project_dir):
+    probe = (
+        "import sys; sys.argv = ['train.py', '--help']\n"
+        "import runpy\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: print('tensorflow' in sys.modules, file=sys.stderr)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", probe], cwd=project_dir, capture_output=True, text=True, check=False
+    )
+    assert result.stderr.strip().endswith("False")
+    for flag in (
+        "--data_dir",
+        "--fold",
+        "--augment_stretch",
+        "--select_on",
+        "--checkpoint_every_s",
+    ):
+        assert flag in result.stdout
+    assert "leaky" in result.stdout
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_flagfiles_are_the_designs_table(parsed, project_dir, name):
+    path = "tcn.flags" if name == "tcn" else f"launch/flags/{name}.flags"
+    flags = parsed(f"--flagfile={path}").FLAGS
+    augment = (flags.augment_factor, flags.augment_probability) == (2.0, 0.8) and flags.augment
+    assert (flags.video, flags.l2, flags.l2_tcn, augment, flags.learning_rate) == SYSTEMS[name]
+    assert flags.name == name
+    # Nothing is left to the code's defaults but where things are and what is held out.
+    written = set(re.findall(r"^--(?:no)?(\w+)", (project_dir / path).read_text(), re.M))
+    decides = {
+        flag.name
+        for flag in flags.flags_by_module_dict()["train"]
+        if not flag.name.startswith("augment_") or flags.augment
+    }
+    elsewhere = {
+        *("data_dir", "model_dir", "overwrite", "protocol", "fold", "folds", "model"),
+        *("checkpoint_every_s", "intra_op_threads", "inter_op_threads", "input_threads"),
+    }
+    assert written == decides - elsewhere
+
+
+def test_flags_that_follow_a_flagfile_override_it(parsed):
+    flags = parsed("--flagfile=tcn.flags", "--learning_rate=0.5").FLAGS
+    assert (flags.learning_rate, flags.video) == (0.5, "tcn")
+
+
+def test_every_field_of_augment_has_its_flag_with_the_same_default(parsed, fake_data_dir):
+    from emotion_tfdata import Augment
+
+    module = parsed(f"--data_dir={fake_data_dir}", "--landmarks=all")
+    assert module.settings_from_flags(0).augment == Augment()
+    for field in dataclasses.fields(Augment):
+        assert f"augment_{field.name}" in module.FLAGS
+
+
+def test_flags_reach_the_settings(parsed, fake_data_dir):
+    module = parsed(
+        f"--data_dir={fake_data_dir}", "--landmarks=0,2", "--noaugment", "--clip_norm=2.5",
+        "--model=joined_dropouts=0.25,0", "--class_weights=balanced", "--select_by=uar",
+    )  # fmt: skip
+    settings = module.settings_from_flags(3)
+    assert settings.augment is None
+    assert settings.landmarks == (0, 2)
+    assert settings.model.num_landmarks == 2
+    assert settings.model.joined_dropouts == (0.25, 0)
+    assert (settings.fold, settings.clip_norm, settings.class_weights) == (3, 2.5, "balanced")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--data_dir=nowhere"], "nowhere does not exist .*build_tfrecords"),
+        ([], r"data/sample/tfrecords does not exist .*quickstart\.sh makes it"),
+        (["--modalities=sound"], r"--modalities=sound: value should be one of <both\|audio\|"),
+        (["--epoch=3"], "Unknown command line flag 'epoch'. Did you mean: epochs"),
+        (["tcn.flags"], "unexpected argument 'tcn.flags'"),
+        (["--flagfile=none.flags"], "Unable to open flagfile.*none.flags"),
+    ],
+)
+def test_a_users_mistake_is_one_clear_line(train, flags, says):
+    assert re.search(says, one_line_error(train(*flags)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--fold=9"], "--fold=9: .* has folds 0 to 4"),
+        (["--folds=one"], "--folds=one: give 'all' or numbers"),
+        (["--batch_size=0"], "batch_size must be at least 1, got 0"),
+        (["--augment_stretch=1.1,0.9"], r"stretch must be a range \(low, high\)"),
+        (["--augment_stretch=1"], "--augment_stretch=1: give two numbers, LOW,HIGH"),
+        (["--model=nonsense=1"], "--model=nonsense=1: give FIELD=VALUE, with FIELD one of audio_"),
+        (["--landmarks=lips"], "landmarks must be 'all', 'expressive' or a list of indices"),
+        (["--select_on=none"], "lr_schedule must be cosine or constant with select_on=none"),
+        (["--num_classes=8"], "was built with 6 classes"),
+        (["--model_dir=/proc/none"], "--model_dir=/proc/none cannot be written"),
+    ],
+)
+def test_a_value_that_does_not_suit_the_data_is_one_clear_line(
+    parsed, fake_data_dir, tmp_path, capsys, flags, says
+):
+    module = parsed(
+        f"--data_dir={fake_data_dir}", "--landmarks=all", f"--model_dir={tmp_path}", *flags
+    )
+    assert module.main(["train.py"]) == 1
+    assert re.fullmatch(rf"train\.py: .*{says}.*\n", capsys.readouterr().err)
+
+
+def test_it_trains_reports_and_says_where_everything_is(parsed, fake_data_dir, tmp_path, capsys):
+    flags = [f"--data_dir={fake_data_dir}", f"--model_dir={tmp_path / 'm'}", *SMALL]
+    module = parsed(*flags)
+    assert module.main(["train.py"]) == 0
+    out = capsys.readouterr().out
+    assert "epoch 2/2" in out
+    assert "6 held-out clips (made-up data)" in out
+    report = json.loads((tmp_path / "m" / "report.json").read_text())
+    assert report["provenance"] == "made-up data"
+    assert report["clips"]["held_out"]["actors"] == ["ravdess/01"]
+    assert report["held_out"]["clips"] == 6
+    for name in re.findall(r"^  (\S+)  ", out, re.M):
+        assert (tmp_path / "m" / name).exists()
+    assert list((tmp_path / "m" / "tensorboard").glob("events*"))
+
+    # The same command again has nothing to do and says so; another one is refused.
+    assert module.main(["train.py"]) == 0
+    assert "finished; --overwrite trains it again" in capsys.readouterr().out
+    module = parsed(*flags, "--learning_rate=0.5")
+    assert module.main(["train.py"]) == 1
+    assert "(learning_rate: there 0.001, asked for 0.5)" in capsys.readouterr().err
+
+
+def test_all_folds_are_held_out_one_after_the_other(parsed, fake_data_dir, tmp_path, capsys):
+    module = parsed(
+        f"--data_dir={fake_data_dir}", f"--model_dir={tmp_path}", *SMALL, "--folds=0,3",
+        "--modalities=landmarks", "--epochs=1",
+    )  # fmt: skip
+    assert module.main(["train.py"]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    each = [json.loads((tmp_path / f"fold-{f}" / "report.json").read_text()) for f in (0, 3)]
+    over = report["held_out"]["uar_over_folds"]
+    assert over["by_fold"] == [one["held_out"]["uar"] for one in each]
+    assert [one["clips"]["held_out"]["actors"] for one in each] == [["ravdess/01"], ["ravdess/04"]]
+    assert "over folds" in capsys.readouterr().out
+
+
+def test_sigterm_saves_and_leaves_with_status_0(project_dir, fake_data_dir, tmp_path):
+    command = [
+        *(sys.executable, str(project_dir / "train.py"), f"--data_dir={fake_data_dir}", *SMALL),
+        *(f"--model_dir={tmp_path}", "--epochs=100000", "--modalities=landmarks"),
+        *("--early_stopping=0", "--checkpoint_every_s=0.01"),
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 3/"):
+            break
+    asked_s = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    rest = process.stdout.read()
+    assert process.wait() == 0
+    assert time.monotonic() - asked_s < 20
+    assert re.search(r"stopped at epoch \d+, batch \d+; the same command goes on", rest)
+    assert (tmp_path / "checkpoint.npz").exists()

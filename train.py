@@ -1,0 +1,308 @@
+"""Trains one of the models on a data set and reports what it can do on clips it has not seen.
+
+    python train.py --flagfile=tcn.flags
+
+trains the combined model on the quickstart's data. Flags after --flagfile override it. The same
+command goes on where a broken-off training stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from absl import app, flags
+
+if TYPE_CHECKING:
+    from emotion_tfdata.training.settings import Settings
+
+FLAGS = flags.FLAGS
+
+# What to train on and where to.
+flags.DEFINE_string(
+    "data_dir", "data/sample/tfrecords", "data set, from preprocess.build_tfrecords"
+)
+flags.DEFINE_string(
+    "model_dir",
+    None,
+    "folder of checkpoints, TensorBoard events and report (default: runs/NAME, with what --fold, "
+    "--folds, --modalities and --protocol say where they are not the default)",
+)
+flags.DEFINE_string("name", "tcn", "name of the system, for the report and --model_dir")
+flags.DEFINE_bool("overwrite", False, "remove another training's files from --model_dir")
+flags.DEFINE_enum("modalities", "both", ["both", "audio", "landmarks"], "what the model is given")
+flags.DEFINE_list("landmarks", ["expressive"], "all, expressive, or indices: 0,13,14")
+flags.DEFINE_float(
+    "trim_silence_db",
+    0.0,
+    "mask the audio before and after what comes within so many dB of the clip's loudest frame; 0: "
+    "mask nothing",
+)
+flags.DEFINE_enum("num_classes", "6", ["6", "8"], "emotions; 8 adds RAVDESS's calm and surprised")
+
+# What is held out.
+flags.DEFINE_enum(
+    "protocol",
+    "actor",
+    ["actor", "random"],
+    "actor: folds of actors, figures hold for new people. random: clips dealt at random; leaky, "
+    "the same actors are trained on and tested on",
+)
+flags.DEFINE_integer("fold", 0, "fold that is held out for the report")
+flags.DEFINE_list(
+    "folds", [], "'all' or e.g. 0,2: hold out one after the other, report mean and 95 % interval"
+)
+flags.DEFINE_enum(
+    "select_on",
+    "inner",
+    ["inner", "held_out", "none"],
+    "where epoch and learning rate are decided. inner: on one more fold taken out of training. "
+    "held_out: on the held-out fold itself, optimistic. none: nowhere, the last epoch counts",
+)
+flags.DEFINE_enum(
+    "select_by", "loss", ["loss", "uar"], "figure decided by: cross-entropy, or unweighted recall"
+)
+
+# The model; what is not said here is in the table of emotion_tfdata.models.ModelConfig.
+flags.DEFINE_enum("video", "tcn", ["tcn", "bilstm"], "what reads the landmarks")
+flags.DEFINE_float("l2", 0.001, "L2 penalty on dense layers", lower_bound=0)
+flags.DEFINE_float("l2_tcn", 0.001, "L2 penalty on the TCN's convolutions", lower_bound=0)
+flags.DEFINE_multi_string("model", [], "FIELD=VALUE of ModelConfig, e.g. --model=audio_dropout=0.5")
+
+# Augmentation of training clips.
+flags.DEFINE_bool("augment", True, "add altered copies of the training clips")
+flags.DEFINE_float("augment_factor", 2.0, "size of an epoch in clips; 2 adds a copy of each")
+flags.DEFINE_float("augment_probability", 0.8, "that a copy is altered")
+flags.DEFINE_float(
+    "augment_warp_share", 0.4, "share of altered copies that are only warped in time"
+)
+flags.DEFINE_float("augment_noise_share", 0.3, "share that only get noise; the rest get both")
+flags.DEFINE_list("augment_stretch", ["0.9", "1.1"], "range of the time warp's factor")
+flags.DEFINE_list(
+    "augment_noise_level", ["0.001", "0.01"], "range of the noise, in deviations of each feature"
+)
+flags.DEFINE_float("augment_noise_correlation", 0.5, "correlation of the noise of two features")
+flags.DEFINE_float("augment_noise_slow_hz", 2.0, "highest frequency of the shared noise, in Hz")
+
+# Optimization.
+flags.DEFINE_integer("epochs", 60, "most epochs")
+flags.DEFINE_integer("batch_size", 24, "clips a step")
+flags.DEFINE_float("learning_rate", 0.001, "Adam's, of the first epoch")
+flags.DEFINE_enum(
+    "lr_schedule",
+    "plateau",
+    ["plateau", "cosine", "constant"],
+    "plateau: lowered where selection levels off; cosine: to zero at the last epoch",
+)
+flags.DEFINE_float("lr_factor", 0.5, "plateau: what the rate is multiplied by")
+flags.DEFINE_integer("lr_patience", 5, "plateau: epochs without a better one before that")
+flags.DEFINE_float("min_learning_rate", 1e-5, "plateau: lowest rate")
+flags.DEFINE_integer("early_stopping", 15, "epochs without a better one that end it; 0: never")
+flags.DEFINE_enum(
+    "class_weights", "none", ["none", "balanced"], "balanced: rare classes weigh more in the loss"
+)
+flags.DEFINE_float("label_smoothing", 0.0, "share of the target spread over all classes")
+flags.DEFINE_float("clip_norm", 0.0, "largest norm of the gradient; 0: not clipped")
+flags.DEFINE_integer("seed", 0, "of weights, dropout, order and augmentation")
+
+# The machine. None of these changes what is computed, but for the rounding of other thread counts.
+flags.DEFINE_float("checkpoint_every_s", 60.0, "most seconds of work that a crash can cost")
+flags.DEFINE_integer("intra_op_threads", 0, "threads within an operation; 0: one a core")
+flags.DEFINE_integer("inter_op_threads", 0, "operations at a time; 0: one a core")
+flags.DEFINE_integer("input_threads", 0, "threads that read and augment; 0: one a core")
+
+
+def settings_from_flags(fold: int) -> Settings:
+    """The training that the flags describe, with the given fold held out.
+
+    Raises:
+      ValueError: for values that are not allowed or do not fit each other or the data set.
+    """
+    from emotion_tfdata.augment import Augment
+    from emotion_tfdata.training import run
+    from emotion_tfdata.training.settings import Settings
+
+    augment = None
+    if FLAGS.augment:
+        augment = Augment(
+            factor=FLAGS.augment_factor,
+            probability=FLAGS.augment_probability,
+            warp_share=FLAGS.augment_warp_share,
+            noise_share=FLAGS.augment_noise_share,
+            stretch=_range("augment_stretch"),
+            noise_level=_range("augment_noise_level"),
+            noise_correlation=FLAGS.augment_noise_correlation,
+            noise_slow_hz=FLAGS.augment_noise_slow_hz,
+        )
+    landmarks = _landmarks()
+    num_classes = int(FLAGS.num_classes)
+    model = run.model_config(
+        FLAGS.data_dir,
+        FLAGS.modalities,
+        landmarks,
+        num_classes,
+        {"video": FLAGS.video, "l2": FLAGS.l2, "l2_tcn": FLAGS.l2_tcn},
+        FLAGS.model,
+    )
+    same_name = (
+        *("name", "modalities", "protocol", "select_on", "select_by", "batch_size", "epochs"),
+        *("learning_rate", "lr_schedule", "lr_factor", "lr_patience", "min_learning_rate"),
+        *(
+            "early_stopping",
+            "trim_silence_db",
+            "class_weights",
+            "label_smoothing",
+            "clip_norm",
+            "seed",
+        ),
+    )
+    return Settings(
+        model=model,
+        augment=augment,
+        landmarks=landmarks,
+        num_classes=num_classes,
+        fold=fold,
+        **{name: getattr(FLAGS, name) for name in same_name},
+    )
+
+
+def default_model_dir() -> str:
+    """`runs/NAME`, with what tells this run from the name's usual one."""
+    parts = [FLAGS.name]
+    if FLAGS.modalities != "both":
+        parts.append(FLAGS.modalities)
+    if FLAGS.protocol != "actor":
+        parts.append(FLAGS.protocol)
+    if FLAGS.folds:
+        parts.append(f"folds-{'-'.join(FLAGS.folds)}")
+    elif FLAGS.fold:
+        parts.append(f"fold-{FLAGS.fold}")
+    return os.path.join("runs", "-".join(parts))
+
+
+def main(argv: list[str]) -> int:
+    """Trains as the flags say; returns the exit status."""
+    if len(argv) > 1:
+        return _fail(f"unexpected argument {argv[1]!r}: every flag begins with --")
+    stop = _StopRequest()
+    from emotion_tfdata.manifest import Manifest, ManifestError
+
+    try:
+        if "://" not in FLAGS.data_dir:
+            Manifest.load(FLAGS.data_dir)  # before anybody waits for TensorFlow
+    except ManifestError as error:
+        hint = " (./launch/quickstart.sh makes it)" if FLAGS["data_dir"].using_default_value else ""
+        return _fail(f"{error}{hint}")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what matters is raised as an exception
+    import tensorflow as tf
+
+    from emotion_tfdata.reader import CorruptDataError
+    from emotion_tfdata.storage import StorageError
+    from emotion_tfdata.training import run
+    from emotion_tfdata.training.checkpoint import CheckpointError
+    from emotion_tfdata.training.data import DataError
+    from emotion_tfdata.training.fit import StoppedError, TrainingError
+    from emotion_tfdata.training.progress import Progress
+    from emotion_tfdata.training.run_dir import RunDirError
+
+    # TensorFlow takes these before it has done anything, and 0 is what it begins with.
+    if FLAGS.intra_op_threads:
+        tf.config.threading.set_intra_op_parallelism_threads(FLAGS.intra_op_threads)
+    if FLAGS.inter_op_threads:
+        tf.config.threading.set_inter_op_parallelism_threads(FLAGS.inter_op_threads)
+    options = run.Options(
+        data_dir=FLAGS.data_dir,
+        model_dir=Path(FLAGS.model_dir or default_model_dir()),
+        overwrite=FLAGS.overwrite,
+        checkpoint_every_s=FLAGS.checkpoint_every_s,
+        input_threads=FLAGS.input_threads or None,
+        should_stop=stop.is_asked,
+    )
+    try:
+        several = [settings_from_flags(fold) for fold in _folds()]
+    except (ValueError, StorageError) as error:
+        return _fail(str(error))
+    progress = Progress()
+    try:
+        if FLAGS.folds:
+            report = run.train_folds(several, options, progress)
+        else:
+            report = run.train_fold(several[0], options, progress)
+    except StoppedError as stopped:
+        progress.line(f"stopped at {stopped}; the same command goes on from there")
+        return stop.exit_status
+    except (
+        *(CheckpointError, CorruptDataError, DataError, RunDirError, TrainingError),
+        tf.errors.InvalidArgumentError,  # a corrupt record, named by the reader
+    ) as error:
+        return _fail(getattr(error, "message", None) or str(error))
+    progress.line()
+    progress.line(run.closing(report, options.model_dir))
+    return 0
+
+
+class _StopRequest:
+    """SIGTERM and Ctrl-C ask for a checkpoint, a second Ctrl-C for the end at once."""
+
+    def __init__(self) -> None:
+        self._signal = 0
+        signal.signal(signal.SIGTERM, self._ask)
+        signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._signal == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signal = number
+
+    def is_asked(self) -> bool:
+        return bool(self._signal)
+
+    @property
+    def exit_status(self) -> int:
+        return 128 + signal.SIGINT if self._signal == signal.SIGINT else 0
+
+
+def _folds() -> list[int]:
+    from emotion_tfdata.training import run
+
+    if not FLAGS.folds:
+        return [FLAGS.fold]
+    if FLAGS.folds == ["all"]:
+        return run.filled_folds(FLAGS.data_dir, FLAGS.protocol)
+    try:
+        return [int(fold) for fold in FLAGS.folds]
+    except ValueError as error:
+        raise ValueError(f"--folds={','.join(FLAGS.folds)}: give 'all' or numbers") from error
+
+
+def _landmarks() -> str | tuple[int, ...]:
+    if len(FLAGS.landmarks) == 1 and not FLAGS.landmarks[0].isdigit():
+        return FLAGS.landmarks[0]
+    try:
+        return tuple(int(index) for index in FLAGS.landmarks)
+    except ValueError as error:
+        raise ValueError(
+            f"--landmarks={','.join(FLAGS.landmarks)}: give all, expressive or indices"
+        ) from error
+
+
+def _range(name: str) -> tuple[float, float]:
+    values = getattr(FLAGS, name)
+    try:
+        low, high = (float(value) for value in values)
+    except ValueError as error:
+        raise ValueError(f"--{name}={','.join(values)}: give two numbers, LOW,HIGH") from error
+    return low, high
+
+
+def _fail(message: str) -> int:
+    print(f"train.py: {' '.join(message.split())}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    app.run(main)
