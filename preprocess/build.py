@@ -8,19 +8,23 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from emotion_tfdata import schema
 from emotion_tfdata.manifest import Manifest
-from preprocess import media, writer
+from preprocess import checksums, media, writer
 from preprocess.corpora import NO_PICTURE, NO_SOUND, Clip, LeftOut, place
 from preprocess.example import make_example
-from preprocess.landmarks import NUM_LANDMARKS
+from preprocess.facts import ClipFacts, measure
 from preprocess.plan import BuildError, BuildSettings, Plan, plan_build
 from preprocess.pool import Lost, Pool, WorkerError
+from preprocess.report import write_report
 from preprocess.summary import BuildReport, Progress, left_out_csv, left_out_lines
 from preprocess.workspace import LEFT_OUT_NAME, Workspace, WorkspaceError
+
+_ALTERED = "not the file that its corpus published (its SHA-256 is another)"
+_NAMED = 3
 
 
 def build(
@@ -30,6 +34,7 @@ def build(
     *,
     num_workers: int,
     clip_timeout_s: float = 300.0,
+    worker_memory_mb: int = 2048,
     overwrite: bool = False,
 ) -> BuildReport:
     """Builds a data set, or goes on with one that was interrupted, or finds it finished.
@@ -42,6 +47,7 @@ def build(
       settings: of the build.
       num_workers: processes.
       clip_timeout_s: longest that one clip may take.
+      worker_memory_mb: memory that a worker may take, in 10^6 bytes; 0 for no limit.
       overwrite: replaces what another build left in `out_dir`.
 
     Raises:
@@ -59,8 +65,15 @@ def build(
             clips_read = 0
             was_finished = manifest is not None
             if manifest is None:
-                clips_read = _process(plan, workspace, settings, num_workers, clip_timeout_s)
-                manifest = _assemble(plan, workspace, settings)
+                pool = functools.partial(
+                    Pool,
+                    log_dir=workspace.work_dir,
+                    timeout_s=clip_timeout_s,
+                    memory_bytes=worker_memory_mb * 10**6,
+                )
+                clips_read = _process(plan, workspace, settings, num_workers, pool)
+                manifest, facts = _assemble(plan, workspace, settings)
+                write_report(out_dir, manifest, facts)
                 manifest.save(str(out_dir))
                 workspace.finish()
     except (WorkspaceError, WorkerError, schema.SchemaError) as error:
@@ -77,7 +90,7 @@ def build(
         shards=len(manifest.shards),
         bytes=sum(shard.bytes for shard in manifest.shards),
         left_out=tuple(LeftOut(**entry) for entry in manifest.left_out),
-        notes=plan.notes,
+        notes=tuple(manifest.settings["notes"]),
         warnings=tuple(_warnings(clips_written, manifest.num_folds)),
         seconds=time.monotonic() - began_s,
         was_finished=was_finished,
@@ -92,9 +105,21 @@ class _Stop:
 
 
 def process_clip(
-    clip: Clip, *, roots: Mapping[str, Path], settings: BuildSettings, workspace: Workspace
+    clip: Clip,
+    *,
+    roots: Mapping[str, Path],
+    settings: BuildSettings,
+    workspace: Workspace,
+    checked: Collection[str],
 ) -> LeftOut | _Stop | None:
     """Makes one clip's example and keeps it in the work folder. Runs in a worker.
+
+    Args:
+      clip: which.
+      roots: corpus -> folder.
+      settings: of the build.
+      workspace: of the build.
+      checked: corpora whose files are compared with the published ones.
 
     Returns:
       None where that worked, or why the clip is left out, or why nothing can be kept.
@@ -102,7 +127,10 @@ def process_clip(
     where = place(clip.corpus, roots[clip.corpus], clip.files[0])
     left_out = None
     try:
-        example = make_example(clip, settings.audio)
+        altered = checksums.altered(clip.corpus, clip.files) if clip.corpus in checked else ()
+        if altered and settings.checksums == "require":
+            raise media.MediaError("checksum", f"{', '.join(altered)}: {_ALTERED}")
+        example = make_example(clip, settings.audio, num_landmarks=settings.num_landmarks)
         schema.stored_arrays(example)  # an example that cannot be stored fails here, by name
     except media.MediaError as error:
         reason = str(error)
@@ -124,7 +152,7 @@ def process_clip(
         if left_out:
             workspace.store_left_out(clip.example_id, left_out)
         else:
-            workspace.store_example(example)
+            workspace.store_example(example, measure(example, altered))
     except OSError as error:
         return _Stop(
             f"cannot write in {workspace.work_dir} ({error.strerror}). Make room or mend it"
@@ -137,7 +165,7 @@ def _process(
     workspace: Workspace,
     settings: BuildSettings,
     num_workers: int,
-    clip_timeout_s: float,
+    make_pool: Callable[..., Pool[Clip, LeftOut | _Stop | None]],
 ) -> int:
     """Processes what is not yet; then fixes which clips go into which shard. Returns their number.
 
@@ -151,10 +179,16 @@ def _process(
     if 0 < len(missing) < len(plan.clips):
         kept = len(plan.clips) - len(missing)
         print(f"{kept} clips were finished before and are kept", file=sys.stderr)
-    task = functools.partial(process_clip, roots=plan.roots, settings=settings, workspace=workspace)
+    task = functools.partial(
+        process_clip,
+        roots=plan.roots,
+        settings=settings,
+        workspace=workspace,
+        checked=plan.checked,
+    )
     progress = Progress(len(missing))
     workers = min(num_workers, len(missing))
-    with Pool(task, workers, workspace.work_dir, clip_timeout_s) as pool:
+    with make_pool(task, workers) as pool:
         for clip, result in pool.run(missing):
             if isinstance(result, Lost):
                 where = place(clip.corpus, plan.roots[clip.corpus], clip.files[0])
@@ -175,13 +209,21 @@ def _process(
         raise BuildError(f"not one of {len(plan.clips)} clips could be built:\n{lines}")
     max_shard_bytes = round(settings.max_shard_size_mb * 1e6)
     workspace.store_shards_plan(
-        writer.plan_shards(sizes, settings.num_folds, max_shard_bytes), left_out
+        writer.plan_shards(
+            sizes,
+            settings.num_folds,
+            max_shard_bytes,
+            plan.random_folds if settings.split_protocol == "random" else None,
+        ),
+        left_out,
     )
     return len(missing)
 
 
-def _assemble(plan: Plan, workspace: Workspace, settings: BuildSettings) -> Manifest:
-    """Writes the shards that do not stand yet, and makes the manifest."""
+def _assemble(
+    plan: Plan, workspace: Workspace, settings: BuildSettings
+) -> tuple[Manifest, dict[str, ClipFacts]]:
+    """Writes the shards that do not stand yet, and makes the manifest and the clips' facts."""
     found = workspace.load_shards_plan()
     assert found is not None
     shard_plans, left_out = found
@@ -197,22 +239,43 @@ def _assemble(plan: Plan, workspace: Workspace, settings: BuildSettings) -> Mani
                 plan.random_folds,
                 settings.built,
             )
+            facts = {name: workspace.load_facts(name) for name in shard_plan.example_ids}
+            shard = dataclasses.replace(shard, facts=facts)
             workspace.store_shard(shard)
         written.append(shard)
+    facts = {name: each for shard in written for name, each in shard.facts.items()}
     everything = sorted([*plan.left_out, *left_out], key=lambda entry: entry.path)
     (workspace.out_dir / LEFT_OUT_NAME).write_text(left_out_csv(everything), encoding="utf-8")
-    return Manifest(
-        settings={**settings.as_dict(), "notes": list(plan.notes)},
+    manifest = Manifest(
+        settings={**settings.as_dict(), "notes": [*plan.notes, *_altered_notes(facts)]},
         provenance=plan.provenance,
         modalities=settings.built,
         num_audio_features=settings.audio.num_mels,
-        num_landmarks=NUM_LANDMARKS,
+        num_landmarks=settings.num_landmarks,
         num_classes=settings.num_classes,
         num_folds=settings.num_folds,
         shards=tuple(shard.shard for shard in written),
         statistics=writer.statistics(written, settings.num_folds, settings.built),
         left_out=tuple(dataclasses.asdict(entry) for entry in everything),
     )
+    return manifest, facts
+
+
+def _altered_notes(facts: Mapping[str, ClipFacts]) -> list[str]:
+    """One note a corpus on files that are not the published ones."""
+    by_corpus: dict[str, list[str]] = {}
+    for example_id, each in facts.items():
+        by_corpus.setdefault(example_id.split("/")[0], []).extend(each.altered)
+    notes = []
+    for corpus, names in sorted(by_corpus.items()):
+        if names:
+            names.sort()
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            notes.append(
+                f"{corpus}: of {len(names)} files each is {_ALTERED}: "
+                f"{', '.join(names[:_NAMED])}{more}; --checksums=require leaves them out"
+            )
+    return notes
 
 
 def _warnings(clips: Mapping[int, int], num_folds: int) -> list[str]:

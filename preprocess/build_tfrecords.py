@@ -12,17 +12,26 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import Literal, NoReturn, cast
 
 from absl import app, flags
 
+from emotion_tfdata.splits import PROTOCOLS
 from preprocess.audio import AudioSettings
 from preprocess.build import build
+from preprocess.checksums import CHECKSUMS, Checksums
 from preprocess.corpora import MODALITIES, Modalities
-from preprocess.plan import BuildError, BuildSettings
+from preprocess.dry_run import estimate
+from preprocess.plan import RAVDESS_TRACKING, BuildError, BuildSettings
 
 _RAVDESS_DIR = flags.DEFINE_string(
     "ravdess_dir", None, "RAVDESS as unzipped from Zenodo, in any nesting of folders."
+)
+_RAVDESS_TRACKING_DIR = flags.DEFINE_string(
+    "ravdess_tracking_dir",
+    None,
+    "RAVDESS's own tracking record (OpenFace csv, Zenodo 3255102) in place of its videos: 68 "
+    "landmarks; --ravdess_dir then needs the wavs alone.",
 )
 _CREMA_D_DIR = flags.DEFINE_string(
     "crema_d_dir", None, "CREMA-D as cloned, with its media (git lfs pull)."
@@ -52,6 +61,31 @@ _NUM_WORKERS = flags.DEFINE_integer(
 _CLIP_TIMEOUT_S = flags.DEFINE_float(
     "clip_timeout_s", 300.0, "Seconds after which a clip is given up.", lower_bound=1.0
 )
+_WORKER_MEMORY_MB = flags.DEFINE_integer(
+    "worker_memory_mb",
+    2048,
+    "Memory that a worker may take; a clip that needs more is left out. 0: no limit.",
+    lower_bound=0,
+)
+_SPLIT_PROTOCOL = flags.DEFINE_enum(
+    "split_protocol",
+    "actor",
+    list(PROTOCOLS),
+    "What shards are cut by: actor folds, or random folds as well. Layout alone: either data set "
+    "serves both protocols.",
+)
+_CHECKSUMS = flags.DEFINE_enum(
+    "checksums",
+    "warn",
+    list(CHECKSUMS),
+    "Files that differ from those their corpus published are built and named, left out, or not "
+    "looked for. Drawn clips are never compared.",
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Says what would be built, how long it would take and how large it would be; writes nothing.",
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces another build in --out_dir.")
 
 
@@ -61,12 +95,16 @@ def main(argv: Sequence[str]) -> None:
         _fail(f"what is {argv[1]!r}? Flags are written --name=value")
     roots = {
         corpus: Path(flag.value)
-        for corpus, flag in (("ravdess", _RAVDESS_DIR), ("crema_d", _CREMA_D_DIR))
+        for corpus, flag in (
+            ("ravdess", _RAVDESS_DIR),
+            ("crema_d", _CREMA_D_DIR),
+            (RAVDESS_TRACKING, _RAVDESS_TRACKING_DIR),
+        )
         if flag.value
     }
     if not roots:
         _fail("nothing to build from: give --ravdess_dir, --crema_d_dir or both")
-    if not _OUT_DIR.value:
+    if not _OUT_DIR.value and not _DRY_RUN.value:
         _fail("nowhere to build: give --out_dir")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -77,6 +115,9 @@ def main(argv: Sequence[str]) -> None:
             num_folds=_NUM_FOLDS.value,
             max_shard_size_mb=_MAX_SHARD_SIZE_MB.value,
             limit=_LIMIT.value,
+            split_protocol=cast(Literal["actor", "random"], _SPLIT_PROTOCOL.value),
+            landmarks="openface" if RAVDESS_TRACKING in roots else "facemesh",
+            checksums=cast(Checksums, _CHECKSUMS.value),
             audio=AudioSettings(
                 num_mels=_NUM_MELS.value,
                 n_fft=_N_FFT.value,
@@ -86,13 +127,22 @@ def main(argv: Sequence[str]) -> None:
         )
     except ValueError as error:
         _fail(str(error))
+    num_workers = _NUM_WORKERS.value or len(os.sched_getaffinity(0))
     try:
+        if _DRY_RUN.value:
+            print(
+                estimate(
+                    roots, settings, num_workers=num_workers, clip_timeout_s=_CLIP_TIMEOUT_S.value
+                )
+            )
+            return
         report = build(
             roots,
-            Path(_OUT_DIR.value),
+            Path(cast(str, _OUT_DIR.value)),
             settings,
-            num_workers=_NUM_WORKERS.value or len(os.sched_getaffinity(0)),
+            num_workers=num_workers,
             clip_timeout_s=_CLIP_TIMEOUT_S.value,
+            worker_memory_mb=_WORKER_MEMORY_MB.value,
             overwrite=_OVERWRITE.value,
         )
     except BuildError as error:

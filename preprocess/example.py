@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from emotion_tfdata.schema import Example
-from preprocess import align, audio, landmarks, media
+from preprocess import align, audio, landmarks, media, tracking
 from preprocess.audio import AudioSettings
 from preprocess.corpora import Clip
 from preprocess.media import DEFAULT_LIMITS, Limits, MediaError
@@ -14,13 +14,19 @@ from preprocess.media import DEFAULT_LIMITS, Limits, MediaError
 _SILENCE = 1e-4
 
 
-def make_example(clip: Clip, settings: AudioSettings, limits: Limits = DEFAULT_LIMITS) -> Example:
+def make_example(
+    clip: Clip,
+    settings: AudioSettings,
+    limits: Limits = DEFAULT_LIMITS,
+    num_landmarks: int = landmarks.NUM_LANDMARKS,
+) -> Example:
     """Builds a clip's example from its files.
 
     Args:
       clip: names the files; a modality without a file gets no rows.
       settings: of the audio features.
       limits: what a file may reach.
+      num_landmarks: of the data set, which a clip without a picture has none of.
 
     Raises:
       MediaError: if a file cannot be used.
@@ -34,8 +40,11 @@ def make_example(clip: Clip, settings: AudioSettings, limits: Limits = DEFAULT_L
         samples = audio.resample(sound.samples, sound.rate_hz)
         sound_span = (sound.start_s, sound.start_s + len(sound.samples) / sound.rate_hz)
     if clip.picture:
-        pictures = media.read_pictures(clip.picture, limits)
-        track = landmarks.track_face((picture.time_s, picture.rgb) for picture in pictures)
+        if clip.picture.suffix.lower() == ".csv":
+            track = tracking.read_track(clip.picture, limits)
+        else:
+            pictures = media.read_pictures(clip.picture, limits)
+            track = landmarks.track_face((picture.time_s, picture.rgb) for picture in pictures)
         if not track.found.any():
             raise MediaError("no face", f"no face in any of its {len(track.found)} pictures")
         picture_span = align.picture_span(track.times_s)
@@ -46,7 +55,7 @@ def make_example(clip: Clip, settings: AudioSettings, limits: Limits = DEFAULT_L
     features = np.zeros((0, settings.num_mels), np.float32)
     if sound_span:
         features = audio.log_mel(align.align_sound(samples, sound_span[0], span), settings)
-    points = np.zeros((0, landmarks.NUM_LANDMARKS, 3), np.float32)
+    points = np.zeros((0, num_landmarks, 3), np.float32)
     valid = np.zeros(0, bool)
     if picture_span:
         points, valid = align.align_track(track, span)

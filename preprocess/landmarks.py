@@ -23,6 +23,13 @@ LEFT_EYE = (263, 362)
 # Middle of the inner edge of the upper and lower lip.
 INNER_LIPS = (13, 14)
 
+# Of each set of landmarks, by their number: right eye, left eye, inner lips. The second are the 68
+# points of iBUG 300-W, as OpenFace has them.
+POINTS: dict[int, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] = {
+    NUM_LANDMARKS: (RIGHT_EYE, LEFT_EYE, INNER_LIPS),
+    68: ((36, 39), (45, 42), (62, 66)),
+}
+
 # A mesh that reaches this many distances between the eyes is no face: a head turned by 90 degrees
 # or hair taken for one. Stored landmarks hold less than 4.
 _MAX_REACH = 3.9
@@ -82,7 +89,7 @@ class FaceTracker:
         points = np.array([(p.x, p.y, p.z) for p in faces[0].landmark], np.float32)
         height, width = rgb.shape[:2]
         points[:, 1] *= height / width  # y is in picture heights; z is in widths as x is
-        return points if _is_face(points) else None
+        return points if is_face(points) else None
 
 
 def track_face(pictures: Iterable[tuple[float, np.ndarray]]) -> Track:
@@ -108,8 +115,8 @@ def track_face(pictures: Iterable[tuple[float, np.ndarray]]) -> Track:
 
 def to_face_frame(
     points: np.ndarray,
-    right_eye: tuple[int, ...] = RIGHT_EYE,
-    left_eye: tuple[int, ...] = LEFT_EYE,
+    right_eye: tuple[int, ...] | None = None,
+    left_eye: tuple[int, ...] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Moves faces into their own frame: centred between the eyes, upright, eyes one apart.
 
@@ -118,8 +125,8 @@ def to_face_frame(
 
     Args:
       points: float `[N, L, 3]`, picture widths; every row a face.
-      right_eye, left_eye: landmarks whose mean is the eye's place; the subject's right eye is on
-        the picture's left.
+      right_eye, left_eye: landmarks whose mean is the eye's place, by default those of `POINTS`;
+        the subject's right eye is on the picture's left.
 
     Returns:
       float32 `[N, L, 3]`, distances between the eyes (z is 0 midway between them); and `head`,
@@ -128,6 +135,8 @@ def to_face_frame(
       `from_face_frame` takes both back to `points`, but for the depth of the centre.
     """
     points = np.asarray(points, np.float64)
+    if right_eye is None or left_eye is None:
+        right_eye, left_eye, _ = POINTS[points.shape[1]]
     right = points[:, list(right_eye)].mean(axis=1)
     left = points[:, list(left_eye)].mean(axis=1)
     centre = (right + left) / 2
@@ -157,7 +166,7 @@ def from_face_frame(landmarks: np.ndarray, head: np.ndarray) -> np.ndarray:
 
 def mouth_opening(landmarks: np.ndarray) -> np.ndarray:
     """Distance between the inner edges of the lips: `[..., L, 3]` to `[...]`, in the same unit."""
-    upper, lower = INNER_LIPS
+    _, _, (upper, lower) = POINTS[landmarks.shape[-2]]
     return np.linalg.norm(landmarks[..., lower, :] - landmarks[..., upper, :], axis=-1)
 
 
@@ -168,11 +177,12 @@ def _rotate(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
     return np.stack([cos * x - sin * y, sin * x + cos * y, points[..., 2]], axis=-1)
 
 
-def _is_face(points: np.ndarray) -> bool:
-    """Whether a mesh is one that a face can have."""
+def is_face(points: np.ndarray) -> bool:
+    """Whether landmarks `[L, 3]` in picture widths are such as a face can have."""
     if not np.isfinite(points).all():
         return False
-    across = points[list(LEFT_EYE)].mean(axis=0) - points[list(RIGHT_EYE)].mean(axis=0)
+    right_eye, left_eye, _ = POINTS[len(points)]
+    across = points[list(left_eye)].mean(axis=0) - points[list(right_eye)].mean(axis=0)
     if np.linalg.norm(across) < _MIN_EYE_DISTANCE:
         return False
     landmarks, _ = to_face_frame(points[None])

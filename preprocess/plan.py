@@ -6,12 +6,13 @@ import dataclasses
 import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from emotion_tfdata.labels import class_index, class_names
-from emotion_tfdata.splits import actor_folds, random_folds
+from emotion_tfdata.splits import PROTOCOLS, actor_folds, random_folds
 from preprocess import media
 from preprocess.audio import AudioSettings
+from preprocess.checksums import CHECKSUMS, Checksums
 from preprocess.corpora import (
     MODALITIES,
     Clip,
@@ -23,11 +24,15 @@ from preprocess.corpora import (
     ravdess,
     sample,
 )
+from preprocess.landmarks import NUM_LANDMARKS
 from preprocess.summary import left_out_lines
+from preprocess.tracking import NUM_POINTS
 
 # Raised whenever the same input would give other bytes than before.
 _RECIPE = 1
 _SCANNERS = {"ravdess": ravdess.scan, "crema_d": crema_d.scan}
+# Stands among the roots for the folder of RAVDESS's tracking record.
+RAVDESS_TRACKING = "ravdess_tracking"
 
 
 class BuildError(ValueError):
@@ -42,8 +47,14 @@ class BuildSettings:
       modalities: `both`, or one of `audio` and `landmarks`.
       num_classes: 6 or 8: which emotions are kept.
       num_folds: of either protocol.
+      split_protocol: what shards are cut by. With `actor` a shard is of one actor fold; with
+        `random` it is of one random fold too, so that those who hold out random folds need not
+        fetch what they do not read. Either data set serves both protocols.
       max_shard_size_mb: largest shard, in 10^6 bytes.
       limit: clips of each corpus, spread over its actors; None for all.
+      checksums: what becomes of a file that is not the one its corpus published: with `warn` it is
+        built and named, with `require` left out; `off` does not look.
+      landmarks: where they come from: `facemesh`, or `openface`, RAVDESS's own tracking record.
       audio: of the audio features.
 
     Raises:
@@ -53,8 +64,11 @@ class BuildSettings:
     modalities: Modalities = "both"
     num_classes: int = 6
     num_folds: int = 5
+    split_protocol: Literal["actor", "random"] = "actor"
     max_shard_size_mb: float = 64.0
     limit: int | None = None
+    checksums: Checksums = "warn"
+    landmarks: Literal["facemesh", "openface"] = "facemesh"
     audio: AudioSettings = dataclasses.field(default_factory=AudioSettings)
 
     def __post_init__(self) -> None:
@@ -62,6 +76,14 @@ class BuildSettings:
         if self.modalities not in MODALITIES:
             raise ValueError(
                 f"modalities must be one of {', '.join(MODALITIES)}, got {self.modalities!r}"
+            )
+        if self.split_protocol not in PROTOCOLS:
+            raise ValueError(
+                f"split_protocol must be one of {', '.join(PROTOCOLS)}, got {self.split_protocol!r}"
+            )
+        if self.checksums not in CHECKSUMS:
+            raise ValueError(
+                f"checksums must be one of {', '.join(CHECKSUMS)}, got {self.checksums!r}"
             )
         if self.num_folds < 2:
             raise ValueError(f"num_folds must be at least 2, got {self.num_folds}")
@@ -75,10 +97,15 @@ class BuildSettings:
         """The modalities that get rows."""
         return ("audio", "landmarks") if self.modalities == "both" else (self.modalities,)
 
+    @property
+    def num_landmarks(self) -> int:
+        """Points of a face."""
+        return NUM_POINTS if self.landmarks == "openface" else NUM_LANDMARKS
+
     def as_dict(self) -> dict[str, Any]:
         """All settings, and the versions of what computes the values, as JSON values."""
         packages = ["av", "librosa", "numpy", "soxr"] if "audio" in self.built else ["av", "numpy"]
-        if "landmarks" in self.built:
+        if "landmarks" in self.built and self.landmarks == "facemesh":
             packages.append("mediapipe")
         return {
             **dataclasses.asdict(self),
@@ -94,6 +121,7 @@ class Plan:
     Attributes:
       roots: corpus -> its folder.
       clips: in order of their ids.
+      checked: corpora whose files are compared with the published ones.
       actor_folds: example id -> fold.
       random_folds: example id -> fold.
       left_out: files that are not even tried.
@@ -103,6 +131,7 @@ class Plan:
 
     roots: Mapping[str, Path]
     clips: tuple[Clip, ...]
+    checked: frozenset[str]
     actor_folds: Mapping[str, int]
     random_folds: Mapping[str, int]
     left_out: tuple[LeftOut, ...]
@@ -132,20 +161,37 @@ def plan_build(roots: Mapping[str, Path], settings: BuildSettings) -> Plan:
     Raises:
       BuildError: for a folder that does not hold its corpus, or where no clip is left to build.
     """
+    corpora = sorted(roots.keys() - {RAVDESS_TRACKING})
+    tracking_dir = roots.get(RAVDESS_TRACKING)
+    if (settings.landmarks == "openface") != (tracking_dir is not None):
+        raise BuildError("landmarks='openface' and a folder of tracking records go together")
+    if tracking_dir and (corpora != ["ravdess"] or settings.modalities == "audio"):
+        raise BuildError(
+            "--ravdess_tracking_dir has 68 landmarks of RAVDESS's faces: it goes with "
+            "--ravdess_dir alone, and with landmarks"
+        )
     clips: list[Clip] = []
     left_out: list[LeftOut] = []
     notes: list[str] = []
     provenance = ""
-    for corpus in sorted(roots):
+    checked = set()
+    for corpus in corpora:
         root = roots[corpus]
         try:
-            scan = _SCANNERS[corpus](root, settings.modalities)
-            if sample.find_marker(root):
-                provenance = sample.DESCRIPTION
+            if corpus == "ravdess" and tracking_dir:
+                scan = ravdess.scan(root, settings.modalities, tracking_dir)
+            else:
+                scan = _SCANNERS[corpus](root, settings.modalities)
+            drawn = sample.find_marker(root) is not None
         except (CorpusError, OSError, ValueError) as error:
             raise BuildError(f"--{corpus}_dir: {error}") from error
         left_out += scan.left_out
-        notes += scan.notes
+        if drawn:
+            provenance = sample.DESCRIPTION
+        else:  # what is known of the real corpora is not true of clips drawn under the same names
+            notes += scan.notes
+            if settings.checksums != "off":
+                checked.add(corpus)
         kept = []
         for clip in scan.clips:
             refused = _refused(clip, root, settings)
@@ -165,6 +211,7 @@ def plan_build(roots: Mapping[str, Path], settings: BuildSettings) -> Plan:
     return Plan(
         roots=dict(roots),
         clips=tuple(clips),
+        checked=frozenset(checked),
         actor_folds={clip.example_id: by_actor[clip.corpus, clip.actor] for clip in clips},
         random_folds=random_folds([c.example_id for c in clips], classes, settings.num_folds),
         left_out=tuple(sorted(left_out, key=lambda entry: entry.path)),

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import time
@@ -76,6 +77,7 @@ class Pool(Generic[Task, Result]):
       num_workers: processes.
       log_dir: where each worker's stderr goes (native libraries write there as they like).
       timeout_s: longest that a task may take before its worker is killed.
+      memory_bytes: that a worker may take beyond its code; 0 for no limit.
     """
 
     def __init__(
@@ -84,11 +86,13 @@ class Pool(Generic[Task, Result]):
         num_workers: int,
         log_dir: Path,
         timeout_s: float,
+        memory_bytes: int = 0,
     ) -> None:
         self._function = function
         self._num_workers = num_workers
         self._log_dir = log_dir
         self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
         self._workers: list[_Worker[Task]] = []
         self._started = self._failed_starts = 0
 
@@ -179,7 +183,9 @@ class Pool(Generic[Task, Result]):
         log = self._log_dir / f"worker-{self._started}.log"
         channel, theirs = context.Pipe()
         process = context.Process(
-            target=_serve, args=(theirs, self._function, str(log)), daemon=True
+            target=_serve,
+            args=(theirs, self._function, str(log), self._memory_bytes),
+            daemon=True,
         )
         with _environment(_ONE_THREAD):
             process.start()
@@ -199,8 +205,11 @@ class Pool(Generic[Task, Result]):
             worker.process.join()
 
 
-def _serve(channel: Any, function: Callable[[Any], Any], log: str) -> None:
+def _serve(channel: Any, function: Callable[[Any], Any], log: str, memory_bytes: int) -> None:
     """A worker's life: takes tasks until the channel closes, its parent's death included."""
+    if memory_bytes:
+        # Writable memory, unlike the address space, in which libraries reserve what they never use.
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     sys.stderr.flush()
     descriptor = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666)

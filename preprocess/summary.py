@@ -62,6 +62,7 @@ class BuildReport:
             *left_out_lines(self.left_out),
             *(f"note: {note}" for note in self.notes),
             *(f"warning: {warning}" for warning in self.warnings),
+            f"report         {self.out_dir}/report.html",
             f"data set       {self.out_dir}",
         ]
         return "\n".join(lines)
@@ -119,7 +120,7 @@ class Progress:
     def _tell(self, seconds: float) -> None:
         rate = self._done / max(seconds, 1e-9)
         remaining_s = (self._total - self._done) / rate
-        line = f"{self._done}/{self._total} clips, {rate:.1f}/s, {_clock(remaining_s)} left"
+        line = f"{self._done}/{self._total} clips, {rate:.1f}/s, {clock(remaining_s)} left"
         if self._left_out:
             counts = ", ".join(f"{count} {kind}" for kind, count in self._left_out.most_common())
             line += f", left out: {counts}"
@@ -129,7 +130,8 @@ class Progress:
         self._stream.flush()
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as `m:ss` or `h:mm:ss`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -24,13 +24,17 @@ import numpy as np
 from emotion_tfdata.manifest import MANIFEST_NAME, Manifest, Moments, Record, Shard
 from emotion_tfdata.schema import ARRAY_FEATURES, Example, stored_arrays
 from preprocess.corpora import Clip, LeftOut
+from preprocess.facts import ClipFacts
+from preprocess.report import HTML_NAME, JSON_NAME
 from preprocess.writer import ShardPlan, WrittenShard
 
 BUILD_NAME = "build.json"
 LEFT_OUT_NAME = "left_out.csv"
 _WORK_NAME = ".work"
 _LOCK_NAME = ".lock"
-_SHARD_NAME = re.compile(r"\.?fold-\d+-of-\d+\.tfrecord-\d{5}-of-\d{5}(\.\d+\.tmp)?")
+SHARD_NAME = re.compile(
+    r"\.?fold-\d+-of-\d+(-random-\d+-of-\d+)?\.tfrecord-\d{5}-of-\d{5}(\.\d+\.tmp)?"
+)
 
 
 class WorkspaceError(ValueError):
@@ -132,9 +136,10 @@ class Workspace:
             return False
         return LeftOut(**json.loads(content))
 
-    def store_example(self, example: Example) -> None:
-        """Keeps a clip's arrays, as they will stand in its record."""
+    def store_example(self, example: Example, facts: ClipFacts | None = None) -> None:
+        """Keeps a clip's arrays, as they will stand in its record, and what was measured of it."""
         arrays = stored_arrays(example)
+        arrays["facts"] = np.array(json.dumps(dataclasses.asdict(facts or ClipFacts())))
         self._write(
             self._clip_path(example.example_id, ".npz"), lambda file: np.savez(file, **arrays)
         )
@@ -149,14 +154,7 @@ class Workspace:
         Raises:
           WorkspaceError: if the file was damaged since.
         """
-        path = self._clip_path(clip.example_id, ".npz")
-        try:
-            with np.load(path, allow_pickle=False) as content:
-                arrays = {name: content[name] for name in ARRAY_FEATURES}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise WorkspaceError(
-                f"{path} is damaged ({error}); delete it and run the same command again"
-            ) from error
+        arrays = self._load_arrays(clip.example_id, tuple(ARRAY_FEATURES))
         for name, spec in ARRAY_FEATURES.items():
             if spec.step is not None:
                 arrays[name] = np.float32(spec.step) * arrays[name]
@@ -170,6 +168,15 @@ class Workspace:
             sentence=clip.sentence,
             **arrays,
         )
+
+    def load_facts(self, example_id: str) -> ClipFacts:
+        """Reads back what was measured of a stored clip.
+
+        Raises:
+          WorkspaceError: if the file was damaged since.
+        """
+        text = str(self._load_arrays(example_id, ("facts",))["facts"])
+        return _facts(json.loads(text))
 
     def array_bytes(self, example_id: str) -> int:
         """Upper bound of the bytes of a stored clip's arrays."""
@@ -206,7 +213,8 @@ class Workspace:
             }
             for fold, by_modality in written.moments.items()
         }
-        content = {"shard": dataclasses.asdict(written.shard), "moments": moments}
+        facts = {name: dataclasses.asdict(each) for name, each in written.facts.items()}
+        content = {"shard": dataclasses.asdict(written.shard), "moments": moments, "facts": facts}
         self._write_json(self._shard_path(written.shard.name), content)
         self.drop_clips(record.example_id for record in written.shard.records)
 
@@ -233,7 +241,8 @@ class Workspace:
             }
             for fold, by_modality in content["moments"].items()
         }
-        return WrittenShard(shard, moments)
+        facts = {name: _facts(each) for name, each in content["facts"].items()}
+        return WrittenShard(shard, moments, facts)
 
     def drop_clips(self, example_ids: Iterator[str]) -> None:
         """Removes clips' own files."""
@@ -241,6 +250,16 @@ class Workspace:
             self._clip_path(example_id, ".npz").unlink(missing_ok=True)
 
     # -- within -----------------------------------------------------------------------------------
+
+    def _load_arrays(self, example_id: str, names: Sequence[str]) -> dict[str, Any]:
+        path = self._clip_path(example_id, ".npz")
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                return {name: content[name] for name in names}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise WorkspaceError(
+                f"{path} is damaged ({error}); delete it and run the same command again"
+            ) from error
 
     def _clip_path(self, example_id: str, ending: str) -> Path:
         return self.work_dir / "clips" / f"{example_id}{ending}"
@@ -250,12 +269,12 @@ class Workspace:
 
     def _leftovers(self) -> list[Path]:
         """What a build may have left here."""
-        names = {BUILD_NAME, LEFT_OUT_NAME, MANIFEST_NAME, _WORK_NAME}
+        names = {BUILD_NAME, LEFT_OUT_NAME, JSON_NAME, HTML_NAME, MANIFEST_NAME, _WORK_NAME}
         return [
             path
             for path in sorted(self.out_dir.iterdir())
             if path.name in names
-            or _SHARD_NAME.fullmatch(path.name)
+            or SHARD_NAME.fullmatch(path.name)
             or (path.name.startswith(f"{MANIFEST_NAME}.") and path.name.endswith(".tmp"))
         ]
 
@@ -301,6 +320,10 @@ class Workspace:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _facts(content: Mapping[str, Any]) -> ClipFacts:
+    return ClipFacts(**{**content, "altered": tuple(content["altered"])})
 
 
 def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:

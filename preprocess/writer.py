@@ -11,6 +11,7 @@ from pathlib import Path
 from emotion_tfdata import schema
 from emotion_tfdata.manifest import Moments, Record, Shard
 from emotion_tfdata.schema import Example
+from preprocess.facts import ClipFacts
 
 # TFRecord puts a length and two checksums around a record.
 _FRAME_BYTES = 16
@@ -40,14 +41,19 @@ class WrittenShard:
     Attributes:
       shard: for the manifest.
       moments: random fold -> modality -> moments of the shard's rows, as stored.
+      facts: example id -> what was measured of the clip.
     """
 
     shard: Shard
     moments: Mapping[int, Mapping[str, Moments]]
+    facts: Mapping[str, ClipFacts] = dataclasses.field(default_factory=dict)
 
 
 def plan_shards(
-    clips: Sequence[tuple[str, int, int]], num_folds: int, max_shard_bytes: int
+    clips: Sequence[tuple[str, int, int]],
+    num_folds: int,
+    max_shard_bytes: int,
+    random_folds: Mapping[str, int] | None = None,
 ) -> list[ShardPlan]:
     """Deals clips to shards: each shard one fold, filled in order of the ids up to a size.
 
@@ -55,12 +61,18 @@ def plan_shards(
       clips: (example id, actor fold, bytes of its arrays).
       num_folds: folds, also those without clips.
       max_shard_bytes: largest shard; a single clip may be larger.
+      random_folds: example id -> fold of the random protocol, to keep these apart as well; a shard
+        then belongs wholly to one fold of either protocol.
     """
+    parts: dict[tuple[int, int], list[tuple[str, int]]] = {}
+    for example_id, fold, array_bytes in sorted(clips):
+        part = fold, -1 if random_folds is None else random_folds[example_id]
+        parts.setdefault(part, []).append((example_id, array_bytes))
     plans = []
-    for fold in range(num_folds):
+    for (fold, random_fold), members in sorted(parts.items()):
         groups: list[list[str]] = []
         size = max_shard_bytes
-        for example_id, _, array_bytes in sorted(clip for clip in clips if clip[1] == fold):
+        for example_id, array_bytes in members:
             record_bytes = array_bytes + _TEXT_BYTES + _FRAME_BYTES
             if size + record_bytes > max_shard_bytes:
                 groups.append([])
@@ -68,7 +80,10 @@ def plan_shards(
             groups[-1].append(example_id)
             size += record_bytes
         for index, group in enumerate(groups):
-            name = f"fold-{fold}-of-{num_folds}.tfrecord-{index:05d}-of-{len(groups):05d}"
+            folds = f"fold-{fold}-of-{num_folds}"
+            if random_folds is not None:
+                folds += f"-random-{random_fold}-of-{num_folds}"
+            name = f"{folds}.tfrecord-{index:05d}-of-{len(groups):05d}"
             plans.append(ShardPlan(name, fold, tuple(group)))
     return plans
 

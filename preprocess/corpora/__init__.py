@@ -11,6 +11,7 @@ MODALITIES: tuple[Modalities, ...] = ("both", "audio", "landmarks")
 
 # Kind and reason of takes that lack what is to be built.
 NO_PICTURE = ("no picture", "sound without picture; --modalities=audio builds it")
+NO_TRACKING = ("no tracking", "no record of its face in --ravdess_tracking_dir")
 NO_SOUND = ("no sound", "picture without sound; --modalities=landmarks builds it")
 
 
@@ -26,7 +27,8 @@ class Clip:
       corpus: `ravdess` or `crema_d`.
       name: name of its main file, without ending; unique in the corpus.
       actor, emotion, intensity, sentence: as in `emotion_tfdata.schema.Example`.
-      picture: file with its picture, or None where none is built.
+      picture: file with its picture, or a record of the face tracked in it (csv), or None where
+        none is built.
       sound: file with its sound, or None where none is built.
     """
 
@@ -86,6 +88,8 @@ class Scan:
 
 def place(corpus: str, root: Path, path: Path) -> str:
     """A file's name in lists: the corpus, then its path in the corpus's folder."""
+    if not path.is_relative_to(root):
+        return f"{corpus}/tracking/{path.name}"
     return f"{corpus}/{path.relative_to(root).as_posix()}"
 
 

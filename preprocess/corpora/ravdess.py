@@ -11,6 +11,7 @@ from emotion_tfdata.labels import RAVDESS_EMOTIONS
 from preprocess.corpora import (
     NO_PICTURE,
     NO_SOUND,
+    NO_TRACKING,
     Clip,
     CorpusError,
     LeftOut,
@@ -27,6 +28,7 @@ _NAME = re.compile(
     r"(?P<sentence>0[12])-(?P<repetition>0[12])-(?P<actor>[0-9]{2}))\.(?:mp4|wav)",
     re.IGNORECASE,
 )
+_TRACKING = re.compile(r"0[12]-(?P<take>01(?:-[0-9]{2}){5})\.csv", re.IGNORECASE)
 _INTENSITIES = {"01": "normal", "02": "strong"}
 _SPEECH = "01"
 _BOTH, _PICTURE, _SOUND = "01", "02", "03"
@@ -34,7 +36,7 @@ _BOTH, _PICTURE, _SOUND = "01", "02", "03"
 _SAME_RECORDING = (("01-03-01-02-01-07", "01-03-01-02-02-07"),)
 
 
-def scan(root: Path, modalities: Modalities) -> Scan:
+def scan(root: Path, modalities: Modalities, tracking_dir: Path | None = None) -> Scan:
     """Finds the takes in RAVDESS as unzipped, however its folders are nested.
 
     The three modalities of one name are one take and give one clip.
@@ -42,6 +44,7 @@ def scan(root: Path, modalities: Modalities) -> Scan:
     Args:
       root: the folder.
       modalities: what is to be built.
+      tracking_dir: folder of the corpus's tracking record, which then stands for the pictures.
 
     Raises:
       CorpusError: if no file is named as RAVDESS's are.
@@ -65,10 +68,14 @@ def scan(root: Path, modalities: Modalities) -> Scan:
         raise CorpusError(
             f"{root} is not RAVDESS: no file in it is named as 01-01-03-01-02-01-12.mp4 is"
         )
+    tracks = _find_tracks(tracking_dir) if tracking_dir else {}
     clips = []
     for take in sorted(takes):
         files = takes[take]
-        picture, sound, missing = _choose(files, modalities)
+        if tracking_dir:
+            picture, sound, missing = _choose_tracked(files, modalities, tracks.get(take))
+        else:
+            picture, sound, missing = _choose(files, modalities)
         used = {path for path in (picture, sound) if path}
         if missing:
             left_out += [LeftOut(place(CORPUS, root, path), *missing) for path in files.values()]
@@ -79,7 +86,7 @@ def scan(root: Path, modalities: Modalities) -> Scan:
             if path not in used:
                 reason = f"duplicate take of {place(CORPUS, root, main)}"
                 left_out.append(LeftOut(place(CORPUS, root, path), "duplicate take", reason))
-        match = _NAME.fullmatch(main.name)
+        match = _NAME.fullmatch(next(iter(files.values())).name)
         assert match is not None
         clips.append(
             Clip(
@@ -106,6 +113,37 @@ def scan(root: Path, modalities: Modalities) -> Scan:
         tuple(sorted(left_out, key=lambda entry: entry.path)),
         notes,
     )
+
+
+def _find_tracks(folder: Path) -> dict[str, Path]:
+    """Take -> its tracking record.
+
+    Raises:
+      CorpusError: if there is none in the folder.
+    """
+    tracks: dict[str, Path] = {}
+    for path in find_files(folder):
+        match = _TRACKING.fullmatch(path.name)
+        if match:
+            tracks.setdefault(match["take"], path)
+    if not tracks:
+        raise CorpusError(
+            f"{folder} is not RAVDESS's tracking: no file in it is named as "
+            "01-01-03-01-02-01-12.csv is"
+        )
+    return tracks
+
+
+def _choose_tracked(
+    files: dict[str, Path], modalities: Modalities, track: Path | None
+) -> tuple[Path | None, Path | None, tuple[str, str] | None]:
+    """As `_choose`, with the tracking record in place of the picture."""
+    if track is None:
+        return None, None, NO_TRACKING
+    if modalities == "landmarks":
+        return track, None, None
+    sound = files.get(_SOUND) or files.get(_BOTH)
+    return (track, sound, None) if sound else (None, None, NO_SOUND)
 
 
 def _choose(

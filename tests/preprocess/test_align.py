@@ -147,7 +147,7 @@ def speaking(lag_s, duration_s=2.0, seed=0):
     audio_s = frame_times_s(num_frames(duration_s, 100), 100)
     rows_s = frame_times_s(num_frames(duration_s, 30), 30)
     audio_db = 20 * np.log10(loudness(audio_s)[:, None] + 1e-3) + np.array([0, -10, -20])
-    landmarks = np.zeros((len(rows_s), 15, 3))
+    landmarks = np.zeros((len(rows_s), 478, 3))
     landmarks[:, 14, 1] = 0.1 + 0.4 * loudness(rows_s - lag_s)
     return audio_db, landmarks, np.ones(len(rows_s), bool)
 

@@ -70,7 +70,9 @@ def process(roots, out_dir, settings, skip=0):
     description = {"settings": settings.as_dict(), "inputs": plan.inputs()}
     with workspace.claim(description, overwrite=False):
         for clip in plan.clips[skip:][::-1]:
-            process_clip(clip, roots=roots, settings=settings, workspace=workspace)
+            process_clip(
+                clip, roots=roots, settings=settings, workspace=workspace, checked=plan.checked
+            )
 
 
 def shards(out_dir):
@@ -149,7 +151,10 @@ def test_the_manifest_says_what_the_data_set_holds(built):
         np.testing.assert_allclose(moments.mean, rows.mean(axis=0), atol=1e-6)
         np.testing.assert_allclose(moments.deviation, rows.std(axis=0), atol=1e-6)
     assert sorted(path.name for path in out_dir.iterdir()) == sorted(
-        ["build.json", "left_out.csv", "manifest.json", *(shard.name for shard in manifest.shards)]
+        [
+            *("build.json", "left_out.csv", "manifest.json", "report.html", "report.json"),
+            *(shard.name for shard in manifest.shards),
+        ]
     )
 
 
@@ -181,7 +186,7 @@ def test_workers_and_interruptions_do_not_change_a_byte(built, corpora, tmp_path
     assert not report.was_finished
     assert (tmp_path / calls[0]).stat().st_mtime_ns == first_written
     assert shards(tmp_path) == shards(built[0])
-    for name in ("manifest.json", "left_out.csv"):
+    for name in ("manifest.json", "left_out.csv", "report.json", "report.html"):
         assert (tmp_path / name).read_bytes() == (built[0] / name).read_bytes()
 
 
@@ -215,7 +220,11 @@ def test_a_full_disk_stops_the_build_and_it_goes_on_later(corpora, tmp_path, mon
 
     monkeypatch.setattr(Workspace, "store_example", full)
     stopped: Any = process_clip(
-        plan.clips[0], roots=roots, settings=BuildSettings(), workspace=Workspace(tmp_path)
+        plan.clips[0],
+        roots=roots,
+        settings=BuildSettings(),
+        workspace=Workspace(tmp_path),
+        checked=(),
     )
     assert "No space left on device" in stopped.reason
     monkeypatch.undo()
@@ -310,7 +319,7 @@ def test_workers_do_without_tensorflow(corpora, tmp_path, project_dir):
         f"roots = {{'crema_d': Path({str(corpora['crema_d'])!r})}}\n"
         "plan = plan_build(roots, BuildSettings())\n"
         "done = process_clip(plan.clips[0], roots=roots, settings=BuildSettings(),\n"
-        f"    workspace=Workspace(Path({str(tmp_path)!r})))\n"
+        f"    workspace=Workspace(Path({str(tmp_path)!r})), checked=plan.checked)\n"
         "print(json.dumps([done, 'tensorflow' in sys.modules, 'jax' in sys.modules]))\n"
     )
     done = subprocess.run(

@@ -65,6 +65,44 @@ def test_a_build_prints_its_summary_and_a_second_one_finds_it_finished(project_d
     )
 
 
+def test_a_dry_run_tells_what_would_be_built_and_writes_nothing(project_dir, wavs, tmp_path):
+    out_dir = tmp_path / "out"
+    done = run(
+        project_dir,
+        *(f"--ravdess_dir={wavs}", "--modalities=audio", f"--out_dir={out_dir}"),
+        *("--dry_run", "--num_workers=2"),
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[0] == "would build 5 clips (5 of ravdess)"
+    assert "2 emotion" in lines
+    assert any(line.startswith("would take 0:0") and "2 workers" in line for line in lines)
+    (size_mb,) = [float(line.split()[2]) for line in lines if line.startswith("would fill")]
+    assert size_mb == pytest.approx(5 * (51 * 80 * 2 + 1500) / 1e6, abs=0.05)
+    assert not out_dir.exists()
+
+
+def test_shards_cut_by_random_folds_serve_the_same_clips(project_dir, wavs, tmp_path):
+    from emotion_tfdata import make_dataset
+
+    flags = (f"--ravdess_dir={wavs}", "--modalities=audio", "--num_folds=2", "--num_workers=1")
+    served = {}
+    for protocol in ("actor", "random"):
+        out_dir = tmp_path / protocol
+        done = run(project_dir, *flags, f"--split_protocol={protocol}", f"--out_dir={out_dir}")
+        assert done.returncode == 0, done.stderr
+        for held_out in ("actor", "random"):
+            data = make_dataset(
+                str(out_dir), "test", protocol=held_out, modalities="audio", with_ids=True
+            )
+            ids = {name for features, _ in data for name in features["example_id"].numpy()}
+            served[protocol, held_out] = ids
+    assert served["actor", "actor"] == served["random", "actor"]
+    assert served["actor", "random"] == served["random", "random"]
+    assert all(len(ids) == 2 for ids in served.values())
+    assert all("-random-" in path.name for path in (tmp_path / "random").glob("fold-*"))
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

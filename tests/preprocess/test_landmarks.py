@@ -105,7 +105,7 @@ def test_nothing_is_found_where_no_face_is(blank_pictures, pictures):
 def test_a_mesh_that_no_face_can_have_is_not_taken_for_one():
     far = face()
     far[0] = [0.5, 1.2, 0]
-    assert lm._is_face(face() * [1, 1, 0.1])
-    assert not lm._is_face(far)
-    assert not lm._is_face(np.full((lm.NUM_LANDMARKS, 3), 0.5))
-    assert not lm._is_face(np.full((lm.NUM_LANDMARKS, 3), np.nan))
+    assert lm.is_face(face() * [1, 1, 0.1])
+    assert not lm.is_face(far)
+    assert not lm.is_face(np.full((lm.NUM_LANDMARKS, 3), 0.5))
+    assert not lm.is_face(np.full((lm.NUM_LANDMARKS, 3), np.nan))

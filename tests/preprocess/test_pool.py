@@ -44,6 +44,14 @@ def hang(task, marks):
     return task
 
 
+def take(task):
+    """Takes that many megabytes of memory and uses them."""
+    try:
+        return len(bytearray(task * 10**6))
+    except MemoryError:
+        return "refused"
+
+
 def environment(task):
     return os.environ.get(task), os.getpid()
 
@@ -91,6 +99,11 @@ def test_workers_have_one_library_thread_and_the_parent_keeps_its_own(tmp_path, 
     assert all(process != os.getpid() for _, process in results.values())
     assert os.environ["OMP_NUM_THREADS"] == "5"
     assert "OPENBLAS_NUM_THREADS" not in os.environ
+
+
+def test_a_worker_s_memory_is_limited(tmp_path):
+    with Pool(take, 1, tmp_path, 60.0, memory_bytes=400 * 10**6) as pool:
+        assert dict(pool.run([1, 800, 2])) == {1: 10**6, 800: "refused", 2: 2 * 10**6}
 
 
 class Unloadable:

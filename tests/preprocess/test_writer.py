@@ -67,6 +67,22 @@ def test_every_clip_stands_once_in_a_shard_of_its_fold(sizes, max_bytes):
         assert sum(size_of[example_id] for example_id in plan.example_ids) <= max_bytes
 
 
+def test_shards_may_keep_random_folds_apart_as_well():
+    clips = [(f"c/{index:02d}", index % 2, 10) for index in range(12)]
+    random_folds = {example_id: index % 3 for index, (example_id, _, _) in enumerate(clips)}
+    plans = plan_shards(clips, 3, 10**6, random_folds)
+    assert [plan.name for plan in plans][:2] == [
+        "fold-0-of-3-random-0-of-3.tfrecord-00000-of-00001",
+        "fold-0-of-3-random-1-of-3.tfrecord-00000-of-00001",
+    ]
+    assert len(plans) == 6
+    for plan in plans:
+        assert {random_folds[example_id] for example_id in plan.example_ids} == {
+            int(plan.name.split("-random-")[1][0])
+        }
+    assert sorted(name for plan in plans for name in plan.example_ids) == sorted(random_folds)
+
+
 def test_a_clip_larger_than_a_shard_has_one_of_its_own():
     plans = plan_shards([("a", 0, 10), ("b", 0, 10**6), ("c", 0, 10)], 5, 10**4)
     assert [plan.example_ids for plan in plans] == [("a",), ("b",), ("c",)]

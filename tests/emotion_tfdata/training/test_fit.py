@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import io
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from emotion_tfdata.labels import class_names
 from emotion_tfdata.training import checkpoint, run, run_dir
-from emotion_tfdata.training.data import Data, DataError
+from emotion_tfdata.training.data import Data, DataError, with_ids_apart
 from emotion_tfdata.training.fit import Fit, StoppedError, TrainingError
 from emotion_tfdata.training.progress import Progress
 
@@ -211,4 +214,21 @@ def test_a_finished_training_is_not_done_again(fake_data_dir, settings, tmp_path
     second = run.train_fold(settings(epochs=1), options, Progress(out))
     assert "finished; --overwrite trains it again" in out.getvalue()
     assert second == first
-    assert (tmp_path / "m" / run_dir.BEST_MODEL).exists()
+
+
+def test_the_saved_model_says_what_the_predictions_say(fake_data_dir, settings, tmp_path):
+    chosen = settings(epochs=1)
+    run.train_fold(
+        chosen, run.Options(fake_data_dir, tmp_path, input_threads=1), Progress(io.StringIO())
+    )
+    model = keras.models.load_model(tmp_path / run_dir.BEST_MODEL)
+    data = Data(fake_data_dir, chosen, num_threads=1)
+    with (tmp_path / run_dir.PREDICTIONS).open() as file:
+        rows = {row["example_id"]: row for row in csv.DictReader(file)}
+    seen = 0
+    for features, _, ids in with_ids_apart(data.batches_of(data.held_out)):
+        for example_id, shares in zip(ids, model(features).numpy(), strict=True):
+            written = [float(rows[example_id][name]) for name in class_names(6)]
+            np.testing.assert_allclose(shares, written, atol=2e-6)
+            seen += 1
+    assert seen == len(rows) == 6

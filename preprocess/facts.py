@@ -1,0 +1,38 @@
+"""What is measured of a clip beside its features, for the report."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from emotion_tfdata.schema import Example
+from preprocess.align import mouth_lag_s
+from preprocess.landmarks import POINTS
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipFacts:
+    """Measured of one clip.
+
+    Attributes:
+      loudness_db: energy in the mel bands, mean over its frames, in dB; None without sound.
+      lag_s: how much later the mouth opens than the voice sounds; None where nothing tells.
+      altered: names of its files that are not what the corpus published.
+    """
+
+    loudness_db: float | None = None
+    lag_s: float | None = None
+    altered: tuple[str, ...] = ()
+
+
+def measure(example: Example, altered: tuple[str, ...] = ()) -> ClipFacts:
+    """Measures an example, to a tenth of a decibel and of a millisecond."""
+    loudness_db = lag_s = None
+    if len(example.audio):
+        energy = np.sum(10 ** (np.asarray(example.audio, np.float64) / 10), axis=1)
+        loudness_db = round(float(10 * np.log10(energy.mean())), 1)
+        if len(example.landmarks) and example.landmarks.shape[1] in POINTS:
+            lag = mouth_lag_s(example.audio, example.landmarks, example.landmarks_valid)
+            lag_s = None if lag is None else round(lag, 4)
+    return ClipFacts(loudness_db, lag_s, altered)

@@ -1,0 +1,241 @@
+"""The report as one page with its pictures inside."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from emotion_tfdata import schema
+from emotion_tfdata.manifest import Manifest
+from emotion_tfdata.schema import Example
+from emotion_tfdata.timebase import AUDIO_RATE_HZ, LANDMARKS_RATE_HZ, frame_times_s
+from preprocess.landmarks import mouth_opening
+
+_TFRECORD_HEADER_BYTES = 12
+_LISTED = 20
+_ODD_PLOTTED = 2
+_MEASURES = {
+    "duration_s": ("duration", "s", 1.0),
+    "faces_share": ("rows with a face", "%", 100.0),
+    "loudness_db": ("loudness", "dB", 1.0),
+    "lag_s": ("mouth after voice", "ms", 1000.0),
+}
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1d2530; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
+td, th { padding: .18rem .8rem .18rem 0; text-align: right; border-bottom: 1px solid #dfe4ea; }
+td:first-child, th:first-child { text-align: left; }
+img { max-width: 100%; } .note { color: #7a3b00; }
+.side { display: flex; gap: 3rem; flex-wrap: wrap; }
+.few { max-height: 22rem; overflow: auto; }
+"""
+
+
+def page(data_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) -> str:
+    """The page, as text.
+
+    Args:
+      data_dir: where the shards are.
+      manifest: of the data set.
+      summary: what `report.summarize` gave.
+    """
+    counts = summary["counts"]
+    title = f"{summary['clips_count']} clips, {summary['hours'] * 60:.1f} minutes"
+    if summary["provenance"]:
+        title += f" ({summary['provenance']})"
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        f"<p>{', '.join(summary['modalities'])}; {len(manifest.shards)} shards, "
+        f"{summary['bytes'] / 1e6:.1f} MB; {len(manifest.left_out)} files left out.</p>",
+        *(f'<p class="note">{html.escape(note)}</p>' for note in summary["notes"]),
+        "<h2>Clips</h2>",
+        '<div class="side">',
+        *(
+            _table(("", "clips"), list(counts[key].items()), name)
+            for key, name in (
+                ("corpus", "corpus"),
+                ("emotion", "emotion"),
+                ("fold", "actor fold"),
+                ("random_fold", "random fold"),
+                ("actor", "actor"),
+            )
+        ),
+        "</div>",
+        "<h2>Measured</h2>",
+        _measures_table(summary["measures"]),
+        _image(_histograms(summary["clips"])),
+        "<h2>Left out</h2>",
+        _table(("", "files"), list(summary["left_out"].items())),
+        "<h2>The oddest clips</h2>",
+        "<p>Distance from the corpus's median in robust deviations, or 30 times the share of rows "
+        "without a face, whichever is larger. All clips are in report.json.</p>",
+        _odd_table(summary["clips"][:_LISTED]),
+        "<h2>A few clips</h2>",
+        "<p>The oddest, and the least odd of each corpus. Dashed: the moments whose landmarks "
+        "stand on the right.</p>",
+    ]
+    for clip in _few(summary["clips"]):
+        example = _load(data_dir, manifest, clip["example_id"])
+        words = f"{clip['example_id']}, {clip['emotion']}"
+        if clip["why"]:
+            words += f"; {clip['why']}, {clip['oddness']:.1f} deviations"
+        parts += [f"<h3>{html.escape(words)}</h3>", _image(plot_clip(example))]
+    body = "\n".join(parts)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<body>\n{body}\n</body></html>\n"
+    )
+
+
+def plot_clip(example: Example) -> Figure:
+    """Log-mel over mouth opening on one time axis, and the landmarks at three moments."""
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    grid = figure.add_gridspec(2, 5, width_ratios=(2.4, 2.4, 1.5, 1.5, 1.5), height_ratios=(2, 1))
+    moments = np.flatnonzero(example.landmarks_valid)
+    moments = (
+        moments[[len(moments) // 4, len(moments) // 2, 3 * len(moments) // 4]]
+        if len(moments)
+        else moments
+    )
+    shared = None
+    if len(example.audio):
+        shared = figure.add_subplot(grid[0, :2])
+        edge = 0.5 / AUDIO_RATE_HZ
+        end_s = (len(example.audio) - 1) / AUDIO_RATE_HZ
+        shared.imshow(
+            example.audio.T,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            extent=(-edge, end_s + edge, -0.5, example.audio.shape[1] - 0.5),
+        )
+        shared.set_ylabel("mel band")
+        shared.tick_params(labelbottom=not len(example.landmarks))
+    if len(example.landmarks):
+        below = figure.add_subplot(grid[1, :2], sharex=shared)
+        times_s = frame_times_s(len(example.landmarks), LANDMARKS_RATE_HZ)
+        opening = np.where(example.landmarks_valid, mouth_opening(example.landmarks), np.nan)
+        below.plot(times_s, opening, color="#b02a5b")
+        below.set_ylabel("lips apart")
+        below.set_xlabel("s")
+        for index, moment in enumerate(moments):
+            for axes in (shared, below):
+                if axes is not None:
+                    axes.axvline(times_s[moment], color="#4a90d9", linestyle="--", linewidth=1)
+            face = figure.add_subplot(grid[:, 2 + index])
+            points = example.landmarks[moment]
+            face.scatter(points[:, 0], points[:, 1], s=2, color="#1d2530", linewidths=0)
+            face.set_aspect("equal")
+            face.invert_yaxis()
+            face.set_axis_off()
+            face.set_title(f"{times_s[moment]:.2f} s", fontsize=9)
+    elif shared is not None:
+        shared.set_xlabel("s")
+    return figure
+
+
+def _histograms(clips: Sequence[Mapping[str, Any]]) -> Figure:
+    figure = Figure(figsize=(11, 2.4), layout="constrained")
+    corpora = sorted({clip["corpus"] for clip in clips})
+    for axes, (key, (name, unit, scale)) in zip(
+        figure.subplots(1, len(_MEASURES)), _MEASURES.items(), strict=True
+    ):
+        values = {
+            corpus: [
+                scale * clip[key]
+                for clip in clips
+                if clip["corpus"] == corpus and clip[key] is not None
+            ]
+            for corpus in corpora
+        }
+        axes.set_title(f"{name} ({unit})", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        everything = [value for each in values.values() for value in each]
+        if not everything:
+            axes.text(0.5, 0.5, "none", ha="center", transform=axes.transAxes)
+            continue
+        low, high = min(everything), max(everything)
+        edges = np.linspace(low, high if high > low else low + 1, 25)
+        for corpus in corpora:
+            axes.hist(values[corpus], edges, alpha=0.6, label=corpus)
+    figure.axes[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _few(clips: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The oddest clips, and the least odd one of each corpus; each once."""
+    few = list(clips[:_ODD_PLOTTED])
+    few += [clip for clip in {clip["corpus"]: clip for clip in clips}.values() if clip not in few]
+    return few
+
+
+def _load(data_dir: Path, manifest: Manifest, example_id: str) -> Example:
+    for shard, record in manifest.records:
+        if record.example_id == example_id:
+            with open(data_dir / shard.name, "rb") as file:
+                file.seek(record.offset + _TFRECORD_HEADER_BYTES)
+                return schema.decode(file.read(record.length), example_id)
+    raise KeyError(example_id)
+
+
+def _measures_table(measures: Mapping[str, Any]) -> str:
+    rows = []
+    for key, (name, unit, scale) in _MEASURES.items():
+        for corpus, of_corpus in measures.items():
+            found = of_corpus[key]
+            if found is None or (corpus == "all" and len(measures) == 2):
+                continue
+            values = (f"{scale * found[column]:.1f}" for column in ("min", "median", "max"))
+            mean = f"{scale * found['mean']:.1f} &plusmn; {scale * found['standard_error']:.1f}"
+            rows.append((f"{name}, {corpus}", int(found["count"]), mean, *values, unit))
+    heads = ("", "clips", "mean &plusmn; its error", "least", "median", "most", "")
+    return _table(heads, rows)
+
+
+def _odd_table(clips: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for clip in clips:
+        values = [
+            "-" if clip[key] is None else f"{scale * clip[key]:.1f} {unit}"
+            for key, (_, unit, scale) in _MEASURES.items()
+        ]
+        rows.append((clip["example_id"], clip["why"], clip["oddness"], *values))
+    heads = ("", "why", "deviations", *(name for name, _, _ in _MEASURES.values()))
+    return _table(heads, rows)
+
+
+def _table(heads: Iterable[str], rows: Sequence[Sequence[Any]], name: str = "") -> str:
+    """A table; cells are escaped but for the one entity used here, heads are taken as they are."""
+    if not rows:
+        return "<p>none</p>"
+    head = "".join(f"<th>{each}</th>" for each in heads)
+    lines = [
+        "<tr>" + "".join(f"<td>{_escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+    ]
+    title = f"<b>{name}</b>" if name else ""
+    return f'<div class="few">{title}<table><tr>{head}</tr>{"".join(lines)}</table></div>'
+
+
+def _escape(text: str) -> str:
+    return html.escape(text).replace("&amp;plusmn;", "&plusmn;")
+
+
+def _image(figure: Figure) -> str:
+    FigureCanvasAgg(figure)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100, metadata={"Software": None})
+    return (
+        f'<img alt="" src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
+    )
