@@ -53,7 +53,7 @@ def draw_batches(lengths: str, landmarks: int) -> list[Batch]:
     return batches
 
 
-def ours(batches: list[Batch], landmarks: int) -> Callable[[int], None]:
+def ours(batches: list[Batch], landmarks: int) -> Callable[[int], object]:
     import tensorflow as tf
 
     from emotion_tfdata.models import ModelConfig, build_model
@@ -71,7 +71,7 @@ def ours(batches: list[Batch], landmarks: int) -> Callable[[int], None]:
     return _keras_step(model, inputs, logits=model.logits, jit=False)
 
 
-def plain_keras(batches: list[Batch], landmarks: int, jit: bool = False) -> Callable[[int], None]:
+def plain_keras(batches: list[Batch], landmarks: int, jit: bool = False) -> Callable[[int], object]:
     import keras
     import tensorflow as tf
     from keras import layers
@@ -113,7 +113,7 @@ def plain_keras(batches: list[Batch], landmarks: int, jit: bool = False) -> Call
     return _keras_step(model, inputs, logits=model, jit=jit)
 
 
-def _keras_step(model, inputs, *, logits, jit: bool) -> Callable[[int], None]:
+def _keras_step(model, inputs, *, logits, jit: bool) -> Callable[[int], object]:
     import keras
     import tensorflow as tf
 
@@ -132,7 +132,7 @@ def _keras_step(model, inputs, *, logits, jit: bool) -> Callable[[int], None]:
     return lambda i: float(step(*inputs[i]))
 
 
-def torch_eager(batches: list[Batch], landmarks: int) -> Callable[[int], None]:
+def torch_eager(batches: list[Batch], landmarks: int) -> Callable[[int], object]:
     import torch
     from torch import nn
 
@@ -197,7 +197,7 @@ def torch_eager(batches: list[Batch], landmarks: int) -> Callable[[int], None]:
     return step
 
 
-PEERS: dict[str, Callable[..., Callable[[int], None]]] = {
+PEERS: dict[str, Callable[..., Callable[[int], object]]] = {
     "ours": ours,
     "keras": plain_keras,
     "keras_xla": lambda batches, landmarks: plain_keras(batches, landmarks, jit=True),
