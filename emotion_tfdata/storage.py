@@ -1,4 +1,4 @@
-"""Where a data set lies: a local folder, or S3 through tensorflow-io, which is imported only then."""
+"""Where a data set lies: in a local folder, or on S3, for which tensorflow-io is then imported."""
 
 from __future__ import annotations
 

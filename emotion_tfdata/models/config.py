@@ -105,10 +105,12 @@ class ModelConfig:
 
     @property
     def uses_audio(self) -> bool:
+        """Whether the model hears."""
         return self.modalities in ("both", "audio")
 
     @property
     def uses_landmarks(self) -> bool:
+        """Whether the model sees."""
         return self.modalities in ("both", "landmarks")
 
 

@@ -105,8 +105,8 @@ def _packed(
     expected = tf.TensorShape([None, None, *frame_shape])
     if not x.shape.is_compatible_with(expected) or not x.shape[:2].is_compatible_with(mask.shape):
         raise ValueError(
-            f"{name!r} has shape {x.shape} and {name + '_mask'!r} {mask.shape}; the model was built "
-            f"for {expected} and {expected[:2]}."
+            f"{name!r} has shape {x.shape} and {name + '_mask'!r} {mask.shape}; the model was "
+            f"built for {expected} and {expected[:2]}."
         )
     if mask.dtype != tf.bool:
         raise ValueError(f"{name + '_mask'!r} is {mask.dtype.name}; the model needs bool.")

@@ -234,11 +234,12 @@ def draw_confusion(path: Path, report: Mapping[str, Any]) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
+    pooled = "over all folds' clips: " if "folds" in report else ""
     leaky = ", leaky random split" if report["protocol"] == "random" else ", actors held out"
     what = f" ({report['provenance']})" if report["provenance"] else ""
     axes.set_title(
         f"{report['name']}: {held_out['clips']} held-out clips{what}\n"
-        f"UAR {held_out['uar']:.3f}, accuracy {held_out['accuracy']:.3f}{leaky}",
+        f"{pooled}UAR {held_out['uar']:.3f}, accuracy {held_out['accuracy']:.3f}{leaky}",
         fontsize=10,
     )
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
