@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced, not run: `make_venv DIR EXTRAS` makes DIR or reuses it, with this project and EXTRAS at
 # the versions of launch/constraints.txt. Run from the project's top folder.
 

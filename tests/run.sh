@@ -22,4 +22,5 @@ ruff format --check "${style[@]}" .
 echo "Types ..."
 mypy
 echo "Tests ..."
-python -m pytest "$@"
+# Two at a time on two cores and more; more would want more memory than they save time.
+python -m pytest -n "$(($(nproc) > 1 ? 2 : 1))" "$@"

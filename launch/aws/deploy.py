@@ -1,0 +1,180 @@
+"""From a plan to a running instance, so that a call broken off anywhere can be made again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from launch import run as runs
+from launch.aws import dataset, instances, machine, prices, resources, userdata
+from launch.aws.machine import Image, Machine, Subnet
+from launch.aws.session import Aws, LaunchError
+from launch.aws.source import Source
+from launch.s3 import Folder, S3Error
+
+# A call made again this soon continues the same attempt, and EC2's client token keeps it single.
+_SAME_ATTEMPT_S = 600
+# What of a run may differ when the same run is asked for again.
+_MAY_DIFFER = {"attempt", "started_at", "usd_per_hour", "price_source", "image_id"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that is to happen, looked up and checked; nothing is made yet.
+
+    Attributes:
+      run: what is asked for.
+      kind, image, subnets: what AWS has for it.
+      price: of an hour.
+      quota: what was found of it.
+      root: where everything goes.
+      source, data: what to upload; None to use what is there.
+    """
+
+    run: runs.Run
+    kind: Machine
+    image: Image
+    subnets: list[Subnet]
+    price: prices.Price
+    quota: str
+    root: Folder
+    source: Source | None
+    data: dataset.DataSet | None
+
+
+def execute(aws: Aws, plan: Plan, project_dir: Path, say: Callable[[str], None]) -> runs.Run:
+    """Makes what the plan says, in an order in which everything made can be found again.
+
+    Where it fails, what this call made besides files in S3 is removed.
+
+    Args:
+      aws: where.
+      plan: what.
+      project_dir: the project's top folder.
+      say: told what happens.
+
+    Returns:
+      The run that was started, or that had been started already.
+
+    Raises:
+      LaunchError, S3Error: if it cannot be done.
+      botocore.exceptions.BotoCoreError, ClientError: if AWS fails or refuses.
+    """
+    root, name = plan.root, plan.run.name
+    folder = runs.folder(root, name)
+    try:
+        if resources.ensure_bucket(aws, root.bucket):
+            say(f"bucket {root.bucket} made")
+        run = _claim(aws, plan, folder)
+    except LaunchError:
+        raise
+    except BaseException:
+        say(f"not started; if bucket {root.bucket} was made, this removes it: stop {name} --delete")
+        raise
+    live = instances.find(aws, name)
+    if live:
+        say(f"{name} has its instance already: {live[0].id}")
+        _record(folder, run, live[0])
+        return run
+    try:
+        if plan.source:
+            sent = root.put(f"source/{plan.source.name}", plan.source.content)
+            size = f"{len(plan.source.content) / 1e6:.1f} MB"
+            say(f"source is in {root}/source: {size}, {'new' if sent else 'was there'}")
+        if plan.data:
+            dataset.upload(plan.data, root.folder(runs.data_key(run)), say)
+        folder.delete([runs.STOP, runs.STATUS] if run.attempt == 1 else [runs.STOP])
+        resources.ensure_role(aws, run, root)
+        say(f"role {resources.role_name(aws, name)} may reach this run in {root}")
+        group_id = resources.ensure_security_group(aws, run, plan.subnets[0].vpc_id)
+        say(f"security group {group_id}: in: {run.ssh_cidr or 'nothing'}, out: web")
+        user_data = userdata.render(project_dir, run, root, aws.region)
+        image = plan.image
+        if run.image_id != image.id:  # a newer one came out since the call that this one continues
+            image = machine.image(aws, run.os, plan.kind.architecture, run.image_id)
+        instance = instances.launch(aws, run, image, plan.subnets, group_id, user_data)
+        say(f"instance {instance.id} started")
+        _record(folder, run, instance)
+    except BaseException as error:
+        _undo(aws, run, folder, error, say)
+        raise
+    return run
+
+
+def _claim(aws: Aws, plan: Plan, folder: Folder) -> runs.Run:
+    """Writes the run down before anything is made for it, or takes up the one that is there."""
+    wanted = plan.run
+    if wanted.attempt == 1:
+        try:
+            folder.put(runs.RUN, wanted.to_json(), only_new=True)
+            return wanted
+        except S3Error:
+            pass
+    found = runs.load(plan.root, wanted.name)
+    if found is None:
+        raise LaunchError(f"{folder}/{runs.RUN} is there and is not; try again")
+    if wanted.attempt > 1:  # resume
+        folder.put(runs.RUN, wanted.to_json())
+        return wanted
+    there, asked = (
+        {k: v for k, v in dataclasses.asdict(r).items() if k not in _MAY_DIFFER}
+        for r in (found, wanted)
+    )
+    different = [
+        f"{k}: there {there[k]}, asked for {asked[k]}" for k in there if there[k] != asked[k]
+    ]
+    live = instances.find(aws, found.name)
+    begun = bool(live or folder.find(runs.LAUNCH) or folder.find(runs.STATUS))
+    if begun and different:
+        raise LaunchError(
+            f"there is a run {wanted.name} of other settings ({'; '.join(different[:3])}). Choose "
+            f"another --name, or remove that one: stop {wanted.name} --delete"
+        )
+    if begun and not live:
+        state = runs.read_json(folder, runs.STATUS).get("state", "gone")
+        raise LaunchError(
+            f"run {found.name} has been: {state}. `resume {found.name}` goes on from its "
+            "checkpoint, --name=... starts another one."
+        )
+    if live or (not different and time.time() - found.started_at < _SAME_ATTEMPT_S):
+        return found
+    folder.put(runs.RUN, wanted.to_json())
+    return wanted
+
+
+def _record(folder: Folder, run: runs.Run, instance: instances.Instance) -> None:
+    content: dict[str, Any] = {
+        "attempt": run.attempt,
+        "instance_id": instance.id,
+        "spot_request_id": instance.spot_request_id,
+    }
+    folder.put(runs.LAUNCH, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _undo(
+    aws: Aws, run: runs.Run, folder: Folder, error: BaseException, say: Callable[[str], None]
+) -> None:
+    """Removes what was made; what cannot be removed is named."""
+    why = f"{type(error).__name__}: {error}".strip(": ")
+    say(f"not started ({why}); removing what was made ...")
+    for what, remove in (
+        ("instance", lambda: instances.end(aws, run.name, wait=True)),
+        ("role", lambda: resources.delete_role(aws, run.name)),
+        ("security group", lambda: resources.delete_security_groups(aws, run.name)),
+    ):
+        try:
+            for one in remove():
+                say(f"  {one} removed")
+        except Exception as failure:  # the others must be tried too, and the first error counts
+            say(f"  {what}: NOT removed ({failure}); later: stop {run.name} --delete")
+        else:
+            if what == "instance":
+                folder.delete([runs.LAUNCH])  # so that the same command starts it anew
+    say(
+        f"  files stay in {folder}, and source and data beside it, so that the same command sends "
+        f"them no second time; to remove them too: stop {run.name} --delete"
+    )

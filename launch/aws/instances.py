@@ -1,0 +1,231 @@
+"""The run's instance: asking for it, finding it, ending it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import time
+from typing import Any
+
+import botocore.exceptions
+
+from launch import run as runs
+from launch.aws import resources
+from launch.aws.machine import Image, Subnet
+from launch.aws.session import TAG, Aws, LaunchError
+
+# A new instance profile is known everywhere only after a while.
+_PROFILE_WAIT_S = 90
+_NO_CAPACITY = (
+    "InsufficientInstanceCapacity",
+    "InsufficientHostCapacity",
+    "SpotMaxPriceTooLow",
+    "Unsupported",
+)
+_LIVE = ("pending", "running", "stopping", "stopped")
+_OPEN_REQUEST = ("open", "active", "disabled")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    """An instance of a run.
+
+    Attributes:
+      id: its identifier.
+      state: EC2's word for it.
+      instance_type: its type.
+      attempt: which of the run's it is.
+      spot_request_id: empty for on-demand.
+    """
+
+    id: str
+    state: str
+    instance_type: str
+    attempt: int
+    spot_request_id: str
+
+
+def request(
+    run: runs.Run, image: Image, subnet: Subnet, group_id: str, profile: str, user_data: str
+) -> dict[str, Any]:
+    """What RunInstances is asked for.
+
+    The same run, attempt and subnet give the same request, so that its client token keeps EC2 from
+    starting a second instance however often it is sent.
+    """
+    tags = [
+        {"Key": TAG, "Value": run.name},
+        {"Key": "emotion_tfdata:attempt", "Value": str(run.attempt)},
+        {"Key": "Name", "Value": f"emotion_tfdata {run.name}"},
+    ]
+    tagged = ["instance", "volume", "network-interface"]
+    arguments: dict[str, Any] = {
+        "ClientToken": client_token(run, subnet),
+        "MinCount": 1,
+        "MaxCount": 1,
+        "ImageId": image.id,
+        "InstanceType": run.instance_type,
+        "SubnetId": subnet.id,
+        "SecurityGroupIds": [group_id],
+        "IamInstanceProfile": {"Name": profile},
+        "UserData": user_data,
+        # Ending itself is the instance's own `shutdown`.
+        "InstanceInitiatedShutdownBehavior": "terminate",
+        "MetadataOptions": {
+            "HttpEndpoint": "enabled",
+            "HttpTokens": "required",
+            "HttpPutResponseHopLimit": 1,
+        },
+        "BlockDeviceMappings": [
+            {
+                "DeviceName": image.root_device,
+                "Ebs": {
+                    "Encrypted": True,
+                    "VolumeType": "gp3",
+                    "VolumeSize": run.volume_gb,
+                    "DeleteOnTermination": True,
+                },
+            }
+        ],
+    }
+    if run.key_name:
+        arguments["KeyName"] = run.key_name
+    if run.spot:
+        tagged.append("spot-instances-request")
+        # Interrupted, it is stopped, and started again when there is room; the request and with it
+        # every further start end at the run's time limit.
+        arguments["InstanceMarketOptions"] = {
+            "MarketType": "spot",
+            "SpotOptions": {
+                "SpotInstanceType": "persistent",
+                "InstanceInterruptionBehavior": "stop",
+                "ValidUntil": datetime.datetime.fromtimestamp(run.deadline, datetime.timezone.utc),
+            },
+        }
+    arguments["TagSpecifications"] = [{"ResourceType": kind, "Tags": tags} for kind in tagged]
+    return arguments
+
+
+def client_token(run: runs.Run, subnet: Subnet) -> str:
+    """The same for the same attempt in the same subnet."""
+    text = f"{run.name}\n{run.attempt}\n{run.started_at}\n{run.source}\n{subnet.id}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def launch(
+    aws: Aws, run: runs.Run, image: Image, subnets: list[Subnet], group_id: str, user_data: str
+) -> Instance:
+    """Starts the run's instance in the first subnet that has room for it.
+
+    Raises:
+      LaunchError: if none has.
+      botocore.exceptions.ClientError: if EC2 refuses it for another reason.
+    """
+    profile = resources.role_name(aws, run.name)
+    full = []
+    for subnet in subnets:
+        arguments = request(run, image, subnet, group_id, profile, user_data)
+        try:
+            answer = _run_instances(aws, arguments)
+        except botocore.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] not in _NO_CAPACITY:
+                raise
+            full.append(f"{subnet.zone}: {error.response['Error']['Code']}")
+            continue
+        return _instance(answer["Instances"][0], run.attempt)
+    raise LaunchError(
+        f"AWS has no room for {run.instance_type} now ({'; '.join(full)}). Try again later, "
+        "another --instance_type, or without --spot."
+    )
+
+
+def _run_instances(aws: Aws, arguments: dict[str, Any]) -> Any:
+    give_up = time.monotonic() + _PROFILE_WAIT_S
+    while True:
+        try:
+            return aws.ec2.run_instances(**arguments)
+        except botocore.exceptions.ClientError as error:
+            about = error.response["Error"]
+            unknown = about["Code"] == "InvalidParameterValue" and (
+                "iamInstanceProfile" in about["Message"] or "Instance Profile" in about["Message"]
+            )
+            if not unknown or time.monotonic() > give_up:
+                raise
+            time.sleep(3)
+
+
+def find(aws: Aws, name: str) -> list[Instance]:
+    """The run's instances that are not terminated."""
+    found = [
+        entry
+        for page in aws.ec2.get_paginator("describe_instances").paginate(
+            Filters=[
+                {"Name": f"tag:{TAG}", "Values": [name]},
+                {"Name": "instance-state-name", "Values": list(_LIVE)},
+            ]
+        )
+        for reservation in page["Reservations"]
+        for entry in reservation["Instances"]
+    ]
+    # A spot request that starts another instance does not tag it.
+    requested = {
+        entry["InstanceId"] for entry in _spot_requests(aws, name) if entry.get("InstanceId")
+    } - {entry["InstanceId"] for entry in found}
+    if requested:
+        pages = aws.ec2.get_paginator("describe_instances").paginate(
+            Filters=[
+                {"Name": "instance-id", "Values": sorted(requested)},
+                {"Name": "instance-state-name", "Values": list(_LIVE)},
+            ]
+        )
+        found += [e for page in pages for r in page["Reservations"] for e in r["Instances"]]
+    return [_instance(entry, 0) for entry in found]
+
+
+def end(aws: Aws, name: str, *, wait: bool) -> list[str]:
+    """Ends the run's spot requests and instances; returns what there was to end.
+
+    Args:
+      aws: where.
+      name: the run's.
+      wait: until EC2 says they are gone.
+    """
+    live = find(aws, name)  # before the requests that they are found by
+    ended = []
+    requests = [entry["SpotInstanceRequestId"] for entry in _spot_requests(aws, name)]
+    if requests:
+        # First, or it would start another instance.
+        aws.ec2.cancel_spot_instance_requests(SpotInstanceRequestIds=requests)
+        ended += [f"spot request {one}" for one in requests]
+    if live:
+        ids = [instance.id for instance in live]
+        aws.ec2.terminate_instances(InstanceIds=ids)
+        ended += [f"instance {one}" for one in ids]
+        if wait:
+            aws.ec2.get_waiter("instance_terminated").wait(
+                InstanceIds=ids, WaiterConfig={"Delay": 5, "MaxAttempts": 120}
+            )
+    return ended
+
+
+def _spot_requests(aws: Aws, name: str) -> list[dict[str, Any]]:
+    return [
+        entry
+        for page in aws.ec2.get_paginator("describe_spot_instance_requests").paginate(
+            Filters=[{"Name": f"tag:{TAG}", "Values": [name]}]
+        )
+        for entry in page["SpotInstanceRequests"]
+        if entry["State"] in _OPEN_REQUEST
+    ]
+
+
+def _instance(entry: dict[str, Any], attempt: int) -> Instance:
+    tags = {tag["Key"]: tag["Value"] for tag in entry.get("Tags", [])}
+    return Instance(
+        entry["InstanceId"],
+        entry["State"]["Name"],
+        entry["InstanceType"],
+        int(tags.get("emotion_tfdata:attempt", attempt)),
+        entry.get("SpotInstanceRequestId", ""),
+    )

@@ -1,0 +1,214 @@
+"""How runs are doing."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from launch import run as runs
+from launch.aws import instances, resources
+from launch.aws.session import TAG, Aws, LaunchError
+from launch.s3 import Folder
+
+# Exit statuses of `monitor --follow`, besides the training's own.
+NOT_FINISHED = 3
+# An instance that started says something in this time; one that runs, every half minute.
+_SILENT_S = 300
+LOST = "lost"
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """A run at a moment.
+
+    Attributes:
+      run: what was asked for.
+      state: of `launch.run`, or `starting`, `waiting for a spot instance`, `lost`.
+      status: what the instance last said of this attempt; empty before.
+      instance: the one it has; None if none.
+      cost_usd: of the run until now.
+    """
+
+    run: runs.Run
+    state: str
+    status: dict[str, Any]
+    instance: instances.Instance | None
+    cost_usd: float
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self.state in (*runs.ENDED, LOST)
+
+    @property
+    def exit_status(self) -> int:
+        """Of `monitor --follow`: the training's own, or 3 where it is not finished."""
+        if self.state == runs.FINISHED:
+            return 0
+        if self.state == runs.FAILED:
+            return int(self.status.get("exit_status") or 1)
+        return NOT_FINISHED
+
+
+def look(aws: Aws, root: Folder, name: str) -> Seen:
+    """Looks at a run.
+
+    Raises:
+      LaunchError: if there is none of that name.
+    """
+    run = runs.load(root, name)
+    if run is None:
+        raise LaunchError(f"there is no run {name} in {root}; `list` shows what there is")
+    folder = runs.folder(root, name)
+    status = runs.read_json(folder, runs.STATUS)
+    live = instances.find(aws, name)
+    instance = live[0] if live else None
+    cost = float(status.get("cost_usd", 0.0))
+    current = status.get("attempt") == run.attempt
+    state = status["state"] if current else "starting"
+    if state not in runs.ENDED:
+        if instance is None:
+            state = runs.STOPPED if folder.find(runs.STOP) else LOST
+        elif instance.state in ("stopping", "stopped"):
+            state = "waiting for a spot instance"
+        elif current:
+            cost += max(0.0, time.time() - status["updated_at"]) / 3600 * run.usd_per_hour
+        else:
+            cost += max(0.0, time.time() - run.started_at) / 3600 * run.usd_per_hour
+    return Seen(run, state, status if current else {}, instance, cost)
+
+
+def describe(seen: Seen) -> str:
+    """A run in a few lines."""
+    run, status = seen.run, seen.status
+    where = f"{seen.instance.id} {seen.instance.state}" if seen.instance else "no instance"
+    market = "spot" if run.spot else "on demand"
+    lines = [
+        f"{run.name}  {seen.state}",
+        f"  instance   {run.instance_type} {market}, attempt {run.attempt}, {where}",
+    ]
+    if status.get("message"):
+        lines.append(f"  because    {status['message']}")
+    if "epoch" in status or "epochs" in status:
+        fold = f", fold {status['fold']}" if "fold" in status else ""
+        lines.append(f"  epoch      {status.get('epoch', 0)} of {status.get('epochs')}{fold}")
+    if "metrics" in status:
+        lines.append(f"  last       {_metrics(status['metrics'])}")
+    most = run.max_hours * run.usd_per_hour
+    lines.append(
+        f"  cost       ${seen.cost_usd:.2f} so far, computed (${run.usd_per_hour:.3f} an hour, "
+        f"{run.price_source}); an attempt costs ${most:.2f} at most"
+    )
+    now = time.time()
+    if status:
+        ago = now - status["updated_at"]
+        lines.append(f"  last word  {ago:.0f} s ago: {status.get('last_line', '')}")
+    if not seen.is_over:
+        left_h = (run.deadline - now) / 3600
+        lines.append(f"  time limit in {left_h:.1f} h")
+        since = now - status.get("updated_at", run.started_at)
+        silent = since > _SILENT_S and seen.instance and seen.instance.state == "running"
+        if left_h < 0 or silent:
+            why = "past its time limit" if left_h < 0 else f"silent for {since:.0f} s"
+            lines.append(f"  WARNING    {why}; end it: stop {run.name}")
+    if seen.state == LOST:
+        lines.append(f"  its instance is gone without a last word; `resume {run.name}` goes on")
+    return "\n".join(lines)
+
+
+def follow(
+    aws: Aws,
+    root: Folder,
+    name: str,
+    *,
+    every_s: float,
+    out: TextIO | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Seen:
+    """Copies the log to `out` as it comes, until the run is over.
+
+    Args:
+      aws: where.
+      root: where all runs are.
+      name: the run's.
+      every_s: seconds between two looks.
+      out: where to; standard output by default.
+      sleep: waits that long.
+
+    Returns:
+      How it ended.
+    """
+    stream, folder = out or sys.stdout, runs.folder(root, name)
+    attempt, offset, state = 0, 0, ""
+    while True:
+        seen = look(aws, root, name)
+        if seen.run.attempt != attempt:
+            attempt, offset = seen.run.attempt, 0
+        if seen.state != state:
+            state = seen.state
+            print(f"--- {name}: {state}", file=stream, flush=True)
+        # Looked up before the log is read: when it is over, the log is whole.
+        content = folder.read_from(seen.run.log, offset)
+        offset += len(content)
+        stream.write(content.decode("utf-8", "replace"))
+        stream.flush()
+        if seen.is_over:
+            return seen
+        sleep(every_s)
+
+
+def overview(aws: Aws, root: Folder) -> list[str]:
+    """A line a run, and what lies about without one."""
+    names = set()
+    lines = []
+    if resources.is_bucket_there(aws, root.bucket):
+        names = set(root.folder("runs").folders())
+    for name in sorted(names):
+        try:
+            seen = look(aws, root, name)
+        except LaunchError:
+            lines.append(f"{name:32}  deleted in part; the rest goes with: stop {name} --delete")
+            continue
+        epoch = f"epoch {seen.status.get('epoch', 0)}/{seen.status.get('epochs', '?')}"
+        made = ", ".join(_made_for(aws, name)) or "nothing but files"
+        lines.append(
+            f"{name:32}  {seen.state:14}  {epoch:14}  ${seen.cost_usd:8.2f}  in AWS: {made}"
+        )
+    for name in sorted(_named_by_resources(aws) - names):
+        made = ", ".join(_made_for(aws, name))
+        lines.append(f"{name:32}  without files    in AWS: {made}; remove: stop {name} --delete")
+    return lines
+
+
+def _metrics(entry: dict[str, Any]) -> str:
+    parts = []
+    for part in ("train", "selection"):
+        figures = entry.get(part) or {}
+        shown = [f"{k} {v:.3f}" for k, v in figures.items() if isinstance(v, float)]
+        if shown:
+            parts.append(f"{part} {' '.join(shown)}")
+    if isinstance(entry.get("clips_per_s"), float):
+        parts.append(f"{entry['clips_per_s']:.0f} clips/s")
+    return ", ".join(parts)
+
+
+def _made_for(aws: Aws, name: str) -> list[str]:
+    made = [f"{one.id} ({one.state})" for one in instances.find(aws, name)]
+    made += [group["GroupId"] for group in resources.find_security_groups(aws, name)]
+    return made + (["role"] if resources.has_role(aws, name) else [])
+
+
+def _named_by_resources(aws: Aws) -> set[str]:
+    """Names of runs that something in this region is tagged with."""
+    tagged = [{"Name": "tag-key", "Values": [TAG]}]
+    found = [*aws.ec2.describe_security_groups(Filters=tagged)["SecurityGroups"]]
+    live = [
+        {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}
+    ]
+    for page in aws.ec2.get_paginator("describe_instances").paginate(Filters=tagged + live):
+        found += [entry for r in page["Reservations"] for entry in r["Instances"]]
+    names = {tag["Value"] for entry in found for tag in entry["Tags"] if tag["Key"] == TAG}
+    return names | resources.runs_with_roles(aws)

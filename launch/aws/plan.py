@@ -1,0 +1,215 @@
+"""What a command is going to do: looked up, checked and shown before anything is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from launch import run as runs
+from launch.aws import dataset, instances, machine, prices, resources, source
+from launch.aws.deploy import Plan
+from launch.aws.session import Aws, LaunchError
+from launch.s3 import Folder
+
+# The system and the environment, with room for checkpoints and events.
+_VOLUME_GB = 24
+
+
+def new(
+    aws: Aws,
+    root: Folder,
+    project_dir: Path,
+    *,
+    flagfile: str,
+    train_args: Sequence[str],
+    data_dir: str,
+    name: str,
+    instance_type: str,
+    system: str,
+    image_id: str,
+    spot: bool,
+    max_hours: float,
+    price: float | None,
+    subnet_id: str,
+    ssh_cidr: str,
+    key_name: str,
+) -> Plan:
+    """The plan of a new run.
+
+    Args:
+      aws: where.
+      root: where all runs are.
+      project_dir: the project's top folder.
+      flagfile: of the training, within the project.
+      train_args: further arguments of train.py.
+      data_dir: the data set, local or `s3://`.
+      name: of the run; made from what it trains if empty, so that the same call means the same run.
+      instance_type, system, image_id, spot, max_hours, price, subnet_id, ssh_cidr, key_name: see
+        the flags.
+
+    Raises:
+      LaunchError: if something is not as it must be; nothing is made.
+    """
+    packed = source.pack(project_dir)
+    arguments = _train_args(project_dir, packed, flagfile, train_args)
+    if bool(ssh_cidr) != bool(key_name):
+        raise LaunchError("--ssh_cidr and --key_name go together: an open port needs a key")
+    if ssh_cidr:
+        resources.check_ssh_cidr(ssh_cidr)
+    data = dataset.find(aws, data_dir)
+    kind = machine.machine(aws, instance_type)
+    volume_gb = _VOLUME_GB + -(-2 * data.bytes // 10**9)
+    cost = prices.of(aws, instance_type, kind.vcpus, spot=spot, volume_gb=volume_gb, override=price)
+    image = machine.image(aws, system, kind.architecture, image_id)
+    asked = [packed.sha256, data.sha256, instance_type, system, spot, max_hours, arguments]
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    stem = re.sub("[^a-z0-9]+", "-", Path(flagfile).stem.lower()).strip("-")[:20]
+    run = runs.Run(
+        name=name or f"{stem}-{digest[:8]}",
+        train_args=arguments,
+        source=packed.sha256,
+        data=data.sha256,
+        instance_type=instance_type,
+        os=system,
+        image_id=image.id,
+        spot=spot,
+        volume_gb=volume_gb,
+        max_hours=max_hours,
+        usd_per_hour=round(cost.usd_per_hour, 6),
+        price_source=cost.source,
+        subnet_id=subnet_id,
+        ssh_cidr=ssh_cidr,
+        key_name=key_name,
+        attempt=1,
+        started_at=int(time.time()),
+    )
+    if not runs.valid_name(run.name):
+        raise LaunchError(
+            f"--name={run.name}: give up to 32 of a-z, 0-9 and -, the first no hyphen"
+        )
+    subnets = machine.subnets(aws, instance_type, subnet_id)
+    quota = "its instance runs already"
+    if not instances.find(aws, run.name):
+        quota = machine.check_quota(aws, kind, spot)
+    resources.is_bucket_there(aws, root.bucket)
+    return Plan(run, kind, image, subnets, cost, quota, root, packed, data)
+
+
+def again(
+    aws: Aws,
+    root: Folder,
+    before: runs.Run,
+    *,
+    instance_type: str,
+    spot: bool | None,
+    max_hours: float | None,
+    price: float | None,
+) -> Plan:
+    """The plan of a run's next attempt, on source and data that are in S3.
+
+    Args:
+      aws: where.
+      root: where all runs are.
+      before: the last attempt.
+      instance_type: another one; empty for the same.
+      spot: whether it is one; None for as before.
+      max_hours: for this attempt; None for as before.
+      price: of an hour of the instance; None to look it up.
+
+    Raises:
+      LaunchError: if something is not as it must be; nothing is made.
+    """
+    data_folder = root.folder(runs.data_key(before))
+    manifest = data_folder.read(dataset.MANIFEST)
+    if manifest is None or root.find(runs.source_key(before)) is None:
+        raise LaunchError(f"source or data of {before.name} are no longer in {root}; deploy again")
+    instance_type = instance_type or before.instance_type
+    spot = before.spot if spot is None else spot
+    kind = machine.machine(aws, instance_type)
+    cost = prices.of(
+        aws, instance_type, kind.vcpus, spot=spot, volume_gb=before.volume_gb, override=price
+    )
+    image = machine.image(aws, before.os, kind.architecture)
+    changed = {
+        **{"instance_type": instance_type, "spot": spot, "image_id": image.id},
+        **{"max_hours": max_hours or before.max_hours, "attempt": before.attempt + 1},
+        **{"usd_per_hour": round(cost.usd_per_hour, 6), "price_source": cost.source},
+        **{"started_at": int(time.time())},
+    }
+    run = runs.Run(**{**before.__dict__, **changed})
+    subnets = machine.subnets(aws, instance_type, run.subnet_id)
+    quota = machine.check_quota(aws, kind, spot)
+    return Plan(run, kind, image, subnets, cost, quota, root, None, None)
+
+
+def show(plan: Plan, aws: Aws, say: Callable[[str], None]) -> None:
+    """Tells a person all of it."""
+    run, root = plan.run, plan.root
+    market = "spot: interrupted and gone on by itself" if run.spot else "on demand"
+    graviton = " (Graviton: trains; mediapipe has no wheel, so it cannot preprocess)"
+    most = run.max_hours * plan.price.usd_per_hour
+    say(f"run        {run.name}, attempt {run.attempt}")
+    say(f"trains     train.py {' '.join(run.train_args)}")
+    if plan.data:
+        what = f" ({plan.data.provenance})" if plan.data.provenance else ""
+        size = f"{len(plan.data.shards)} shards, {plan.data.bytes / 1e6:.1f} MB"
+        say(f"on         {plan.data.where}: {size}{what}")
+    else:
+        say(f"on         {root}/{runs.data_key(run)}, from the last checkpoint")
+    say(
+        f"instance   {run.instance_type}: {plan.kind.vcpus} vCPUs, {plan.kind.memory_gib:g} GiB, "
+        f"{plan.kind.architecture}{graviton if plan.kind.architecture == 'arm64' else ''}, {market}"
+    )
+    say(f"system     {machine.SYSTEMS[run.os]} ({run.image_id}), {run.volume_gb} GB encrypted")
+    say(f"quota      {plan.quota}")
+    say(
+        f"price      ${plan.price.instance_usd:.3f} an hour ({plan.price.source}) + "
+        f"${plan.price.extras_usd:.3f} disk and address"
+    )
+    say(f"time limit {run.max_hours:g} h: ${most:.2f} at most, before tax and S3 storage")
+    say(f"makes      in account {aws.account}, {aws.region}, all of it tagged:")
+    say(f"  files    {root}/runs/{run.name}, {root}/source, {root}/data")
+    say(f"  role     {resources.role_name(aws, run.name)}: this run in {root}, nothing else")
+    say(f"  firewall in: {run.ssh_cidr or 'nothing'}; out: ports 80 and 443")
+    say("  instance one, which ends itself; metadata service version 2 only")
+    if run.spot:
+        say("  spot     one request, which ends with the run or the time limit")
+    say(f"removal    python -m launch.ec2 stop {run.name} --delete")
+
+
+def _train_args(
+    project_dir: Path, packed: source.Source, flagfile: str, more: Sequence[str]
+) -> tuple[str, ...]:
+    """Arguments of train.py, checked by train.py itself before an instance costs anything."""
+    path = (project_dir / flagfile).resolve()
+    if not path.is_file():
+        path = Path(flagfile).resolve()
+    if not path.is_file():
+        raise LaunchError(f"--flagfile={flagfile} does not exist in {project_dir}")
+    name = path.relative_to(project_dir).as_posix() if path.is_relative_to(project_dir) else ""
+    if name not in packed.files:
+        raise LaunchError(
+            f"--flagfile={flagfile}: git does not track it in {project_dir}, so the instance "
+            "would not have it; git add it"
+        )
+    for argument in more:
+        if argument.lstrip("-").partition("=")[0] in ("data_dir", "model_dir", "flagfile"):
+            raise LaunchError(f"{argument}: the instance has its own; leave it out after --")
+    arguments = (f"--flagfile={name}", *more)
+    done = subprocess.run(
+        [sys.executable, "train.py", *arguments, "--only_check_args"],
+        cwd=project_dir,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise LaunchError(f"train.py does not take {' '.join(arguments)}: {' '.join(said[-3:])}")
+    return arguments

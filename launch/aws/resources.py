@@ -1,0 +1,312 @@
+"""What a run needs besides its instance: bucket, role, security group. Made, found, removed.
+
+Every function can be called again after it was broken off anywhere.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from typing import Any
+
+import botocore.exceptions
+
+from launch import run as runs
+from launch.aws.session import TAG, Aws, LaunchError
+from launch.s3 import Folder
+
+PATH = "/emotion-tfdata/"
+_POLICY = "this-run"
+# Addresses that --ssh_cidr may open at once.
+_MAX_SSH_ADDRESSES_BITS = 16
+_WEB = [
+    {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
+    for port in (80, 443)
+]
+
+
+def default_bucket(aws: Aws) -> str:
+    """The bucket that is made and removed here."""
+    return f"emotion-tfdata-{aws.account}-{aws.region}"
+
+
+def is_bucket_there(aws: Aws, bucket: str) -> bool:
+    """Whether the account has the bucket.
+
+    Raises:
+      LaunchError: if someone else has it.
+    """
+    try:
+        aws.s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=aws.account)
+    except botocore.exceptions.ClientError as error:
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        if status == 404:
+            return False
+        if status == 403:
+            raise LaunchError(
+                f"bucket {bucket} is not this account's, or not open to it; name another: "
+                "--prefix=s3://BUCKET/PREFIX"
+            ) from error
+        raise
+    return True
+
+
+def ensure_bucket(aws: Aws, bucket: str) -> bool:
+    """Makes the default bucket where it is missing: private, encrypted. Returns whether it was.
+
+    Raises:
+      LaunchError: if another bucket is missing.
+    """
+    made = False
+    if not is_bucket_there(aws, bucket):
+        if bucket != default_bucket(aws):
+            raise LaunchError(f"bucket {bucket} does not exist; make it, or leave --prefix out")
+        where = {"LocationConstraint": aws.region}
+        aws.s3.create_bucket(
+            Bucket=bucket,
+            **({} if aws.region == "us-east-1" else {"CreateBucketConfiguration": where}),
+        )
+        made = True
+    if bucket == default_bucket(aws):
+        aws.s3.put_public_access_block(
+            Bucket=bucket,
+            PublicAccessBlockConfiguration={
+                "BlockPublicAcls": True,
+                "IgnorePublicAcls": True,
+                "BlockPublicPolicy": True,
+                "RestrictPublicBuckets": True,
+            },
+        )
+        aws.s3.put_bucket_encryption(
+            Bucket=bucket,
+            ServerSideEncryptionConfiguration={
+                "Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]
+            },
+        )
+        aws.s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [{"Key": TAG, "Value": "all"}]})
+    return made
+
+
+def role_name(aws: Aws, name: str) -> str:
+    """Name of a run's role and instance profile. Roles have no region, so the name has."""
+    return f"emotion-tfdata-{name}-{aws.region}"
+
+
+def policy(aws: Aws, run: runs.Run, root: Folder) -> dict[str, Any]:
+    """What the instance may do: read its source and data, read and write its run, no more."""
+    bucket = f"arn:{aws.partition}:s3:::{root.bucket}"
+    mine = f"{bucket}/{root.key(f'runs/{run.name}')}/*"
+    own = {"StringEquals": {"aws:ResourceAccount": aws.account}}
+    statements: list[dict[str, Any]] = [
+        {
+            "Sid": "ReadSourceAndData",
+            "Effect": "Allow",
+            "Action": "s3:GetObject",
+            "Resource": [
+                f"{bucket}/{root.key(runs.source_key(run))}",
+                f"{bucket}/{root.key(runs.data_key(run))}/*",
+            ],
+            "Condition": own,
+        },
+        {
+            "Sid": "ReadAndWriteThisRun",
+            "Effect": "Allow",
+            "Action": ["s3:GetObject", "s3:PutObject"],
+            "Resource": mine,
+            "Condition": own,
+        },
+        {
+            "Sid": "ListThisRun",
+            "Effect": "Allow",
+            "Action": "s3:ListBucket",
+            "Resource": bucket,
+            "Condition": {**own, "StringLike": {"s3:prefix": root.key(f"runs/{run.name}/*")}},
+        },
+    ]
+    if run.spot:
+        # Or the request would start another instance when this one ends.
+        statements.append(
+            {
+                "Sid": "EndItsOwnSpotRequest",
+                "Effect": "Allow",
+                "Action": "ec2:CancelSpotInstanceRequests",
+                "Resource": (
+                    f"arn:{aws.partition}:ec2:{aws.region}:{aws.account}:spot-instances-request/*"
+                ),
+                "Condition": {"StringEquals": {f"aws:ResourceTag/{TAG}": run.name}},
+            }
+        )
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def ensure_role(aws: Aws, run: runs.Run, root: Folder) -> None:
+    """Makes the run's role and instance profile, or brings them up to date."""
+    name = role_name(aws, run.name)
+    tags = [{"Key": TAG, "Value": run.name}]
+    who = {"Service": "ec2.amazonaws.com"}
+    trust = {"Effect": "Allow", "Principal": who, "Action": "sts:AssumeRole"}
+    _unless_exists(
+        aws.iam.create_role,
+        RoleName=name,
+        Path=PATH,
+        AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
+        Description=f"What the instance of the training {run.name} may do",
+        Tags=tags,
+    )
+    aws.iam.put_role_policy(
+        RoleName=name,
+        PolicyName=_POLICY,
+        PolicyDocument=json.dumps(policy(aws, run, root)),
+    )
+    _unless_exists(aws.iam.create_instance_profile, InstanceProfileName=name, Path=PATH, Tags=tags)
+    profile = aws.iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]
+    if not profile["Roles"]:
+        aws.iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+
+
+def delete_role(aws: Aws, name: str) -> list[str]:
+    """Removes the run's role and instance profile; returns what was there."""
+    role = role_name(aws, name)
+    removed = []
+    try:
+        profile = aws.iam.get_instance_profile(InstanceProfileName=role)["InstanceProfile"]
+    except botocore.exceptions.ClientError as error:
+        if error.response["Error"]["Code"] != "NoSuchEntity":
+            raise
+    else:
+        for held in profile["Roles"]:
+            aws.iam.remove_role_from_instance_profile(
+                InstanceProfileName=role, RoleName=held["RoleName"]
+            )
+    if _if_there(aws.iam.delete_instance_profile, InstanceProfileName=role):
+        removed.append(f"instance profile {role}")
+    _if_there(aws.iam.delete_role_policy, RoleName=role, PolicyName=_POLICY)
+    if _if_there(aws.iam.delete_role, RoleName=role):
+        removed.append(f"role {role}")
+    return removed
+
+
+def has_role(aws: Aws, name: str) -> bool:
+    """Whether the run has a role."""
+    return _if_there(aws.iam.get_role, RoleName=role_name(aws, name))
+
+
+def runs_with_roles(aws: Aws) -> set[str]:
+    """Names of the runs of this region that have a role or an instance profile."""
+    start, end = "emotion-tfdata-", f"-{aws.region}"
+    iam = aws.iam
+    names = [
+        role["RoleName"]
+        for page in iam.get_paginator("list_roles").paginate(PathPrefix=PATH)
+        for role in page["Roles"]
+    ] + [
+        profile["InstanceProfileName"]
+        for page in iam.get_paginator("list_instance_profiles").paginate(PathPrefix=PATH)
+        for profile in page["InstanceProfiles"]
+    ]
+    return {n[len(start) : -len(end)] for n in names if n.startswith(start) and n.endswith(end)}
+
+
+def check_ssh_cidr(cidr: str) -> None:
+    """Refuses address ranges that are none, or open to too many.
+
+    Raises:
+      LaunchError: saying which.
+    """
+    try:
+        network = ipaddress.ip_network(cidr)
+    except ValueError as error:
+        raise LaunchError(f"--ssh_cidr={cidr}: {error}") from error
+    if network.version != 4 or 32 - network.prefixlen > _MAX_SSH_ADDRESSES_BITS:
+        raise LaunchError(
+            f"--ssh_cidr={cidr}: give one IPv4 range of your own, from /16 to /32, such as "
+            "203.0.113.7/32"
+        )
+
+
+def find_security_groups(aws: Aws, name: str) -> list[dict[str, Any]]:
+    """The run's security groups; more than one only if --subnet_id's network was changed."""
+    return aws.ec2.describe_security_groups(
+        Filters=[{"Name": "group-name", "Values": [f"emotion-tfdata-{name}"]}]
+    )["SecurityGroups"]
+
+
+def ensure_security_group(aws: Aws, run: runs.Run, vpc_id: str) -> str:
+    """Makes the run's security group, or brings it up to date: nothing in, web out.
+
+    Returns:
+      Its identifier.
+    """
+    found = [g for g in find_security_groups(aws, run.name) if g["VpcId"] == vpc_id]
+    if found:
+        group_id = found[0]["GroupId"]
+    else:
+        group_id = aws.ec2.create_security_group(
+            GroupName=f"emotion-tfdata-{run.name}",
+            Description=f"The instance of the training {run.name}: nothing in, web out",
+            VpcId=vpc_id,
+            TagSpecifications=[
+                {"ResourceType": "security-group", "Tags": [{"Key": TAG, "Value": run.name}]}
+            ],
+        )["GroupId"]
+    inward = []
+    if run.ssh_cidr:
+        ports = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
+        inward = [{**ports, "IpRanges": [{"CidrIp": run.ssh_cidr}]}]
+    group = aws.ec2.describe_security_groups(GroupIds=[group_id])["SecurityGroups"][0]
+    _set_rules(
+        group["IpPermissions"],
+        inward,
+        lambda rules: aws.ec2.revoke_security_group_ingress(GroupId=group_id, IpPermissions=rules),
+        lambda rules: aws.ec2.authorize_security_group_ingress(
+            GroupId=group_id, IpPermissions=rules
+        ),
+    )
+    _set_rules(
+        group["IpPermissionsEgress"],
+        _WEB,
+        lambda rules: aws.ec2.revoke_security_group_egress(GroupId=group_id, IpPermissions=rules),
+        lambda rules: aws.ec2.authorize_security_group_egress(
+            GroupId=group_id, IpPermissions=rules
+        ),
+    )
+    return group_id
+
+
+def delete_security_groups(aws: Aws, name: str) -> list[str]:
+    """Removes the run's security groups; its instances must be gone. Returns what was there."""
+    removed = []
+    for group in find_security_groups(aws, name):
+        aws.ec2.delete_security_group(GroupId=group["GroupId"])
+        removed.append(f"security group {group['GroupId']}")
+    return removed
+
+
+def _set_rules(found: list[Any], wanted: list[Any], revoke: Any, authorize: Any) -> None:
+    def key(rule: dict[str, Any]) -> tuple[Any, ...]:
+        ranges = sorted(entry["CidrIp"] for entry in rule.get("IpRanges", []))
+        return (rule["IpProtocol"], rule.get("FromPort"), rule.get("ToPort"), tuple(ranges))
+
+    there, needed = {key(rule) for rule in found}, {key(rule) for rule in wanted}
+    if surplus := [rule for rule in found if key(rule) not in needed]:
+        revoke(surplus)
+    if missing := [rule for rule in wanted if key(rule) not in there]:
+        authorize(missing)
+
+
+def _unless_exists(call: Any, **arguments: Any) -> None:
+    try:
+        call(**arguments)
+    except botocore.exceptions.ClientError as error:
+        if error.response["Error"]["Code"] != "EntityAlreadyExists":
+            raise
+
+
+def _if_there(call: Any, **arguments: Any) -> bool:
+    try:
+        call(**arguments)
+    except botocore.exceptions.ClientError as error:
+        if error.response["Error"]["Code"] != "NoSuchEntity":
+            raise
+        return False
+    return True

@@ -1,0 +1,244 @@
+"""Installs, trains, saves to S3, and ends the instance. The instance's one service.
+
+    python -m launch.instance.agent BUCKET RUN ROOT [PREFIX]
+
+Runs in the folder of the project's source. Standard library and boto3 alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import boto3
+import botocore.exceptions
+from botocore.config import Config
+
+from launch import run as runs
+from launch.instance import progress, watch
+from launch.instance.metadata import Metadata
+from launch.instance.mirror import Mirror
+from launch.instance.status import Status
+from launch.s3 import RETRIES, Folder, S3Error
+
+_TICK_S = 0.5
+# train.py has 20 seconds to save its state.
+_STOP_CHILD_S = 30
+# How long the last save is tried while S3 does not take it.
+_SAVE_FOR_S = {watch.SPOT: 90, watch.SIGNAL: 40}
+_SAVE_FOR_LONG_S = 600
+# A machine that was to be taken away and is not trains on after this.
+_REPRIEVE_S = 180
+
+_TROUBLE = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, S3Error, OSError)
+# Between two looks at the training: a save that fails is tried again at the next.
+_QUICK = RETRIES.merge(
+    Config(
+        retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=5, read_timeout=10
+    )
+)
+
+
+class PhaseError(Exception):
+    """A command ended with another status than 0."""
+
+    def __init__(self, phase: str, status: int) -> None:
+        super().__init__(f"{phase} ended with status {status}")
+        self.status = status
+
+
+class Agent:
+    """One attempt of a run, on this instance."""
+
+    def __init__(self, bucket: str, name: str, root: Path, prefix: str) -> None:
+        self._place = [bucket, name, str(root), prefix]
+        top = Folder(boto3.client("s3", config=RETRIES), bucket, prefix)
+        run = runs.load(top, name)
+        if run is None:
+            raise SystemExit(f"{runs.folder(top, name)}/{runs.RUN} is not there")
+        self._run = run
+        self._folder = runs.folder(top, name)
+        quick = Folder(boto3.client("s3", config=_QUICK), bucket, self._folder.prefix)
+        self._quick = quick
+        self._data, self._model, self._log = root / "data", root / "model", root / "run.log"
+        self._model.mkdir(parents=True, exist_ok=True)
+        self._mirror = Mirror(self._model, quick.folder("model"))
+        metadata = Metadata()
+        self._watch = watch.Watch(
+            run.deadline, metadata, self._is_stop_asked, min(10.0, runs.SYNC_EVERY_S)
+        )
+        before = runs.read_json(self._folder, runs.STATUS) if self._is_there(runs.STATUS) else {}
+        self._status = Status(run, before, metadata.instance_id())
+        self._next_sync_s = 0.0
+
+    def run(self) -> int:
+        """Works until the run ends or the machine is taken away; returns the exit status."""
+        if self._status.is_ended:
+            self._note(f"this attempt has ended: {self._status.state}")
+            self._end_instance()
+            return 0
+        while True:
+            reason = self._try_to_finish()
+            if reason not in (watch.SPOT, watch.SIGNAL):
+                break
+            self._status.set(runs.INTERRUPTED, message=f"the instance is taken away ({reason})")
+            self._save(_SAVE_FOR_S[reason])
+            until_s = self._watch.interruption_s + _REPRIEVE_S
+            if reason == watch.SIGNAL or self._watch.wait_for_signal(until_s):
+                return 0
+            self._note("the instance was not taken away after all")
+        if reason:
+            ending = runs.STOPPED if reason == watch.ASKED else runs.OUT_OF_TIME
+            self._status.set(ending, message="saved; `resume` goes on from here")
+        self._note(f"{self._status.state} {self._status.message}".strip())
+        self._save(_SAVE_FOR_LONG_S)
+        self._end_instance()
+        return 0
+
+    def _try_to_finish(self) -> str:
+        """Works until the run is finished or has failed, or returns why it stopped before."""
+        try:
+            reason = self._work()
+            if not reason:
+                self._status.set(runs.FINISHED, exit_status=0)
+            return reason
+        except PhaseError as error:
+            self._status.set(runs.FAILED, message=str(error), exit_status=error.status)
+        except Exception as error:  # whatever it is, the log must get up and the instance end
+            self._note(traceback.format_exc())
+            self._status.set(runs.FAILED, message=f"{error!r}", exit_status=1)
+        return ""
+
+    def _work(self) -> str:
+        python = sys.executable
+        make = 'set -euo pipefail; . launch/venv.sh; make_venv "$1" train'
+        places = [f"--data_dir={self._data}", f"--model_dir={self._model}"]
+        train = [".venv/bin/python", "train.py", *self._run.train_args, *places]
+        reason = (
+            self._phase(runs.INSTALLING, ["bash", "-c", make, "install", ".venv"])
+            or self._phase(runs.FETCHING, [python, "-m", "launch.instance.fetch", *self._place])
+            or self._phase(runs.TRAINING, train)
+        )
+        if progress.is_finished(self._model):
+            return ""  # also where it was done before it could be stopped
+        if not reason:
+            raise PhaseError("train.py wrote no report; it", 1)
+        return reason
+
+    def _phase(self, state: str, command: list[str]) -> str:
+        """Runs a command to its end, saving as it goes.
+
+        Returns:
+          Empty, or why it was stopped.
+
+        Raises:
+          PhaseError: if it fails.
+        """
+        self._status.set(state)
+        self._note(f"{state}: {' '.join(command[-6:])}")
+        with open(self._log, "ab") as log:
+            child = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        try:
+            while child.poll() is None:
+                reason = self._watch.reason()
+                if reason:
+                    self._note(f"asked to stop ({reason})")
+                    return reason
+                self._sync_if_due()
+                time.sleep(_TICK_S)
+        finally:
+            self._end_child(child)
+        if child.returncode:
+            raise PhaseError("train.py" if state == runs.TRAINING else state, child.returncode)
+        return ""
+
+    def _end_child(self, child: subprocess.Popen[bytes]) -> None:
+        if child.poll() is not None:
+            return
+        child.terminate()
+        try:
+            child.wait(_STOP_CHILD_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            self._note("it did not stop and was killed; the last checkpoint holds")
+
+    def _sync_if_due(self) -> None:
+        if time.monotonic() < self._next_sync_s:
+            return
+        try:
+            self._sync()
+        except _TROUBLE as error:
+            self._note(f"S3 did not take it, tried again soon: {error}")
+        self._next_sync_s = time.monotonic() + runs.SYNC_EVERY_S
+
+    def _sync(self) -> None:
+        self._mirror.push()
+        if self._log.is_file():
+            content = self._log.read_bytes()
+            self._quick.send(self._run.log, content)
+            self._status.log_bytes = len(content)
+        status = self._status.to_json(progress.progress(self._model), progress.last_line(self._log))
+        self._quick.send(runs.STATUS, status)
+
+    def _save(self, for_s: float) -> None:
+        """Brings everything up, trying for so long."""
+        give_up = time.monotonic() + for_s
+        while True:
+            try:
+                self._sync()
+                return
+            except _TROUBLE as error:
+                if time.monotonic() > give_up:
+                    self._note(f"S3 took no more; something is lost: {error}")
+                    return
+            time.sleep(2)
+
+    def _end_instance(self) -> None:
+        if self._run.spot:
+            try:
+                self._end_spot_request()
+            except _TROUBLE as error:
+                self._note(f"the spot request could not be ended, the time limit will: {error}")
+        subprocess.run(["shutdown", "-h", "now"], check=True)
+
+    def _end_spot_request(self) -> None:
+        """Or it would start another instance in this one's place."""
+        if not self._is_there(runs.LAUNCH):
+            return
+        request = runs.read_json(self._folder, runs.LAUNCH).get("spot_request_id")
+        if request:
+            boto3.client("ec2", config=RETRIES).cancel_spot_instance_requests(
+                SpotInstanceRequestIds=[request]
+            )
+
+    def _is_stop_asked(self) -> bool:
+        try:
+            return self._is_there(runs.STOP)
+        except _TROUBLE:
+            return False  # asked again soon
+
+    def _is_there(self, name: str) -> bool:
+        # The role may list its own folder and so see what is missing; asked for a missing object
+        # itself, S3 would answer 'forbidden'.
+        return any(found.name == name for found in self._quick.objects(name))
+
+    def _note(self, text: str) -> None:
+        with open(self._log, "a", encoding="utf-8") as log:
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} {text}\n")
+
+
+def main(bucket: str, name: str, root: str, prefix: str = "") -> int:
+    """Runs the agent."""
+    return Agent(bucket, name, Path(root), prefix).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

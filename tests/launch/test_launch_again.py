@@ -1,0 +1,238 @@
+"""The same call again, and calls broken off at every step: nothing twice, nothing left behind."""
+
+from __future__ import annotations
+
+import itertools
+
+import botocore.httpsession
+import pytest
+from fake_aws import ACCOUNT, DROP, LOSE, REGION, Answer, quota, write_data
+
+from launch import run as runs
+from launch.aws import deploy, instances, plan, stop
+from launch.aws.session import connect
+
+BUCKET = f"emotion-tfdata-{ACCOUNT}-{REGION}"
+
+
+def test_the_same_call_again_starts_nothing_twice(cloud, deployed):
+    cloud.proxy.rules.insert(0, quota(96))
+    assert deployed() == deployed()
+    assert len(cloud.instances()) == 1
+    assert len(cloud.proxy.of("ec2", "RunInstances")) == 1
+
+
+def test_another_run_under_the_same_name_is_refused(cloud, deployed, data_dir):
+    deployed("--name=mine")
+    result = cloud.run("deploy", f"--data_dir={data_dir}", "--yes", "--name=mine", "--spot")
+    assert result.status == 1
+    assert "there is a run mine of other settings (spot: there False, asked for True" in result.err
+
+
+def test_a_run_that_never_began_is_replaced(cloud, deployed, project):
+    name = deployed("--name=mine")
+    cloud.client("ec2").terminate_instances(InstanceIds=[cloud.instances()[0]["InstanceId"]])
+    runs.folder(cloud.root, name).delete([runs.LAUNCH])  # as if killed before the instance
+    (project / "tcn.flags").write_text("--epochs=9\n")
+    before = cloud.load(name)
+    deployed("--name=mine")
+    assert cloud.load(name).source != before.source
+    assert len(cloud.instances()) == 1
+
+
+def test_a_run_that_has_been_is_not_started_again(cloud, deployed, data_dir):
+    name = deployed()
+    cloud.run("stop", name)
+    result = cloud.run("deploy", f"--data_dir={data_dir}", "--yes")
+    assert result.status == 1
+    assert f"`resume {name}` goes on" in result.err
+    assert cloud.instances() == []
+
+
+def test_a_lost_answer_starts_nothing_twice(cloud, deployed):
+    def lose_once(request):
+        if request.action == "RunInstances" and len(cloud.proxy.of("ec2", "RunInstances")) == 1:
+            return LOSE
+        return None
+
+    cloud.proxy.rules.append(lose_once)
+    deployed()
+    first, second = cloud.proxy.of("ec2", "RunInstances")
+    # EC2 answers the second with the first's instance; moto does not know of tokens.
+    assert first.form["ClientToken"] == second.form["ClientToken"]
+    assert first.form == second.form
+
+
+def test_another_zone_is_tried_where_there_is_no_room(cloud, deployed):
+    full = Answer(
+        500,
+        b"<Response><Errors><Error><Code>InsufficientInstanceCapacity</Code><Message>full</Message>"
+        b"</Error></Errors></Response>",
+    )
+    subnets = []
+
+    def first_is_full(request):
+        if request.action != "RunInstances":
+            return None
+        subnets.append(request.form["SubnetId"])
+        return full if len(set(subnets)) == 1 else None
+
+    cloud.proxy.rules.append(first_is_full)
+    deployed()
+    assert len(set(subnets)) == 2
+    assert len({r.form["ClientToken"] for r in cloud.proxy.of("ec2", "RunInstances")}) == 2
+
+
+def test_no_room_anywhere_leaves_nothing_but_files(cloud, project, data_dir):
+    full = b"<Response><Errors><Error><Code>InsufficientInstanceCapacity</Code><Message>full"
+    full += b"</Message></Error></Errors></Response>"
+    rule = lambda r: Answer(400, full) if r.action == "RunInstances" else None  # noqa: E731
+    cloud.proxy.rules.append(rule)
+    result = cloud.run("deploy", f"--data_dir={data_dir}", "--yes", "--name=unlucky")
+    assert result.status == 1
+    assert "AWS has no room for c5.24xlarge now" in result.err
+    assert "role emotion-tfdata-unlucky-us-east-1 removed" in result.err
+    assert "to remove them too: stop unlucky --delete" in result.err
+    assert cloud.left_over() == [BUCKET]
+    cloud.proxy.rules.remove(rule)
+    again = cloud.run("deploy", f"--data_dir={data_dir}", "--yes", "--name=unlucky")
+    assert again.status == 0, again.err
+    assert len(cloud.instances()) == 1
+
+
+def test_a_profile_that_is_not_known_yet_is_waited_for(cloud, deployed, monkeypatch):
+    monkeypatch.setattr(instances.time, "sleep", lambda s: None)
+    unknown = b"<Response><Errors><Error><Code>InvalidParameterValue</Code><Message>Value for "
+    unknown += b"parameter iamInstanceProfile.name is invalid</Message></Error></Errors></Response>"
+
+    def at_first(request):
+        if request.action != "RunInstances":
+            return None
+        return Answer(400, unknown) if len(cloud.proxy.of("ec2", "RunInstances")) < 4 else None
+
+    cloud.proxy.rules.append(at_first)
+    deployed()
+    assert len(cloud.instances()) == 1
+
+
+def test_aws_that_stutters_is_asked_again(cloud, deployed):
+    seen: dict[tuple[object, ...], int] = {}
+
+    def every_first_fails(request):
+        key = (request.service, request.action, request.path, request.body)
+        seen[key] = seen.get(key, 0) + 1
+        if seen[key] > 1 or request.action in ("CreateSecurityGroup", "CreateRole"):
+            return None
+        return DROP if len(seen) % 2 else Answer(503, b"<Error><Code>x</Code></Error>")
+
+    cloud.proxy.rules.insert(0, every_first_fails)
+    deployed()
+    assert len(cloud.instances()) == 1
+
+
+class Broken(BaseException):
+    """The process is gone."""
+
+
+class Break:
+    """Lets a number of changes through, and then ends the process, or as good as."""
+
+    def __init__(self, monkeypatch, error):
+        self.left, self.changes = 10**6, 0
+        honest = botocore.httpsession.URLLib3Session.send
+
+        def send(session, request):
+            answer = honest(session, request)
+            if self._is_change(request):
+                self.changes += 1
+                self.left -= 1
+                if self.left == 0:
+                    raise error
+            return answer
+
+        monkeypatch.setattr(botocore.httpsession.URLLib3Session, "send", send)
+
+    @staticmethod
+    def _is_change(request):
+        body = request.body.encode() if isinstance(request.body, str) else request.body
+        body = body if isinstance(body, bytes) else b""
+        reading = (b"Action=Describe", b"Action=Get", b"Action=List")
+        return request.method not in ("GET", "HEAD") and not any(w in body for w in reading)
+
+
+@pytest.fixture
+def planned(cloud, project, tmp_path):
+    """A plan as the command makes it, and what executes it."""
+    aws, data_dir = connect(), write_data(tmp_path / "one", seed=1, shards=1)
+    made = plan.new(
+        aws,
+        cloud.root,
+        project,
+        flagfile="tcn.flags",
+        train_args=(),
+        data_dir=str(data_dir),
+        name="broken",
+        instance_type="c5.24xlarge",
+        system="ubuntu",
+        image_id="",
+        spot=False,
+        max_hours=1.0,
+        price=None,
+        subnet_id="",
+        ssh_cidr="",
+        key_name="",
+    )
+    said: list[str] = []
+    return aws, said, lambda: deploy.execute(aws, made, project, said.append)
+
+
+def _steps(cloud, planned, monkeypatch):
+    """How many changes a deployment makes."""
+    aws, _, execute = planned
+    with monkeypatch.context() as patch:
+        counter = Break(patch, Broken())
+        execute()
+    stop.end(aws, cloud.root, "broken", lambda text: None, wait=True)
+    stop.delete(aws, cloud.root, "broken", lambda text: None)
+    assert cloud.left_over() == []
+    return counter.changes
+
+
+def test_killed_at_each_step_it_is_gone_on_with_or_removed(cloud, planned, monkeypatch):
+    aws, _, execute = planned
+    steps = _steps(cloud, planned, monkeypatch)
+    assert steps >= 16
+    for step in range(1, steps + 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(deploy, "_undo", lambda *arguments: None)  # as of a killed process
+            Break(patch, Broken()).left = step
+            with pytest.raises(Broken):
+                execute()
+        if step % 3 == 0 or step >= steps - 1:
+            execute()
+            assert len(cloud.instances()) == 1, f"after step {step}"
+            assert runs.read_json(runs.folder(cloud.root, "broken"), runs.LAUNCH)["instance_id"]
+        stop.end(aws, cloud.root, "broken", lambda text: None, wait=True)
+        stop.delete(aws, cloud.root, "broken", lambda text: None)
+        assert cloud.left_over() == [], f"after step {step}"
+
+
+def test_interrupted_at_each_step_it_removes_what_it_made(cloud, planned, monkeypatch):
+    aws, said, execute = planned
+    steps = 0
+    for step in itertools.count(1):
+        said.clear()
+        with monkeypatch.context() as patch:
+            Break(patch, KeyboardInterrupt()).left = step
+            try:
+                execute()
+            except KeyboardInterrupt:
+                steps += 1
+            else:
+                break
+        assert cloud.left_over() == [BUCKET], f"after step {step}"
+        assert said[-1].endswith("stop broken --delete"), "what is left is named"
+    assert steps >= 14, "what an earlier call uploaded is no step of a later one"
+    stop.end(aws, cloud.root, "broken", said.append, wait=True)
+    stop.delete(aws, cloud.root, "broken", said.append)
+    assert cloud.left_over() == []
