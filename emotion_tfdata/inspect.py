@@ -14,13 +14,6 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Data set to draw from.", required=True)
-_EXAMPLE_ID = flags.DEFINE_string("example_id", None, "Which clip; by default the first one.")
-_OUT = flags.DEFINE_string("out", "clip.png", "Picture to write; its ending says the format.")
-_STRETCH = flags.DEFINE_float("stretch", 1.1, "Time warp of the augmented copy.")
-_NOISE_LEVEL = flags.DEFINE_float("noise_level", 0.1, "Noise of the copy, in deviations.")
-_SEED = flags.DEFINE_integer("seed", 0, "What the noise is drawn from.")
-
 # (upper, lower inner lip), (brows), (upper lids below them), by number of landmarks.
 _POINTS = {
     478: ((13, 14), (105, 334), (159, 386)),
@@ -146,21 +139,38 @@ def draw(example_id: str, clips: list[dict[str, np.ndarray]], stretch: float) ->
     return figure
 
 
+def define_flags() -> None:
+    """Defines this command's flags; who only imports the module must not get them."""
+    flags.DEFINE_string("data_dir", None, "Data set to draw from.", required=True)
+    flags.DEFINE_string("example_id", None, "Which clip; by default the first one.")
+    flags.DEFINE_string("out", "clip.png", "Picture to write; its ending says the format.")
+    flags.DEFINE_float("stretch", 1.1, "Time warp of the augmented copy.")
+    flags.DEFINE_float("noise_level", 0.1, "Noise of the copy, in deviations.")
+    flags.DEFINE_integer("seed", 0, "What the noise is drawn from.")
+
+
 def main(argv: list[str]) -> None:
     """Draws what the flags say."""
     if argv[1:]:
         raise app.UsageError(f"not a flag: {argv[1]}")
     try:
         example_id, clips = clip_and_copy(
-            *(_DATA_DIR.value, _EXAMPLE_ID.value, _STRETCH.value, _NOISE_LEVEL.value, _SEED.value)
+            *(
+                flags.FLAGS.data_dir,
+                flags.FLAGS.example_id,
+                flags.FLAGS.stretch,
+                flags.FLAGS.noise_level,
+                flags.FLAGS.seed,
+            )
         )
-        draw(example_id, clips, _STRETCH.value).savefig(_OUT.value, dpi=110)
+        draw(example_id, clips, flags.FLAGS.stretch).savefig(flags.FLAGS.out, dpi=110)
     except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"inspect: {error}")
     except ModuleNotFoundError as error:
         sys.exit(f"inspect: {error}; install the extra [train]")
-    print(f"{example_id}: {_OUT.value}")
+    print(f"{example_id}: {flags.FLAGS.out}")
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -273,29 +273,31 @@ class _Progress:
         self._done_files += 1
 
 
-_CORPUS = flags.DEFINE_enum("corpus", None, list(BASE_URLS), "Which corpus.")
-_OUT_DIR = flags.DEFINE_string("out_dir", None, "Folder that it goes into.")
-_PARTS = flags.DEFINE_list(
-    "parts",
-    ["video"],
-    "Of ravdess video, audio, tracking; of crema_d video, audio, mp3. The videos hold the sound.",
-)
-_BASE_URL = flags.DEFINE_string("base_url", None, "A mirror with the same interface.")
-_NUM_CONNECTIONS = flags.DEFINE_integer("num_connections", 4, "Files at once.", lower_bound=1)
+def define_flags() -> None:
+    """Defines this command's flags; who only imports the module must not get them."""
+    flags.DEFINE_enum("corpus", None, list(BASE_URLS), "Which corpus.")
+    flags.DEFINE_string("out_dir", None, "Folder that it goes into.")
+    flags.DEFINE_list(
+        "parts",
+        ["video"],
+        "Of ravdess video, audio, tracking; of crema_d video, audio, mp3. Videos hold the sound.",
+    )
+    flags.DEFINE_string("base_url", None, "A mirror with the same interface.")
+    flags.DEFINE_integer("num_connections", 4, "Files at once.", lower_bound=1)
 
 
 def main(argv: Sequence[str]) -> int:
     """Downloads a corpus; returns the exit status."""
-    if len(argv) > 1 or not _CORPUS.value or not _OUT_DIR.value:
+    if len(argv) > 1 or not flags.FLAGS.corpus or not flags.FLAGS.out_dir:
         print("error: give --corpus=ravdess|crema_d and --out_dir=D", file=sys.stderr)
         return 1
     try:
         count = download(
-            _CORPUS.value,
-            Path(_OUT_DIR.value),
-            parts=_PARTS.value,
-            base_url=_BASE_URL.value,
-            num_connections=_NUM_CONNECTIONS.value,
+            flags.FLAGS.corpus,
+            Path(flags.FLAGS.out_dir),
+            parts=flags.FLAGS.parts,
+            base_url=flags.FLAGS.base_url,
+            num_connections=flags.FLAGS.num_connections,
             tell=lambda line: print(line, flush=True),
         )
     except (FetchError, OSError) as error:
@@ -305,9 +307,10 @@ def main(argv: Sequence[str]) -> int:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
     if count:
-        print(f"{count} fetched and checked, in {_OUT_DIR.value}")
+        print(f"{count} fetched and checked, in {flags.FLAGS.out_dir}")
     return 0
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -164,16 +164,18 @@ def _with_checksum(content: bytes) -> bytes:
     return content + struct.pack("<I", masked)
 
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "The data set's folder.")
+def define_flags() -> None:
+    """Defines this command's flags; who only imports the module must not get them."""
+    flags.DEFINE_string("data_dir", None, "The data set's folder.")
 
 
 def main(argv: Sequence[str]) -> int:
     """Verifies a data set; returns the exit status."""
-    if len(argv) > 1 or not _DATA_DIR.value:
+    if len(argv) > 1 or not flags.FLAGS.data_dir:
         print("error: give --data_dir=D and nothing else", file=sys.stderr)
         return 1
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    data_dir = Path(_DATA_DIR.value)
+    data_dir = Path(flags.FLAGS.data_dir)
     count = 0
     try:
         for problem in verify(data_dir):
@@ -199,4 +201,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)
