@@ -62,6 +62,8 @@ def test_every_command_names_a_program_and_flags_that_exist(project_dir):
         if not words[0].endswith("python"):
             continue
         flags = [word for word in words if word.startswith("--")]
+        if not flags:
+            continue
         program = words[1 : words.index(flags[0])]
         helped = subprocess.run(
             [sys.executable, *program, "--helpfull"],

@@ -12,6 +12,7 @@ import sys
 import time
 
 import pytest
+from absl import flags as absl_flags
 
 # A network that starts quickly, for both modalities.
 SMALL = [
@@ -45,13 +46,24 @@ def train(project_dir, tmp_path):
 
 @pytest.fixture(scope="module")
 def module(project_dir):
-    """train.py as a module, its flags parsed from nothing."""
+    """train.py as a module, its flags parsed from nothing.
+
+    A command's flags are its process's; here another command's may be defined already.
+    """
+    others = absl_flags.FlagValues()
+    modules = absl_flags.FLAGS.flags_by_module_dict()
+    for name in [f.name for m, of in modules.items() if m.startswith("launch") for f in of]:
+        others[name] = absl_flags.FLAGS[name]
+    absl_flags.FLAGS.remove_flag_values(others)
+    before = set(absl_flags.FLAGS)
     sys.path.insert(0, str(project_dir))
     try:
         import train as module
     finally:
         sys.path.pop(0)
-    return module
+    yield module
+    absl_flags.FLAGS.remove_flag_values(set(absl_flags.FLAGS) - before)
+    absl_flags.FLAGS.append_flag_values(others)
 
 
 @pytest.fixture
