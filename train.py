@@ -3,7 +3,8 @@
     python train.py --flagfile=tcn.flags
 
 trains the combined model on the quickstart's data. Flags after --flagfile override it. The same
-command goes on where a broken-off training stopped.
+command goes on where a broken-off training stopped. With TF_CONFIG set, as many such processes as
+it names train one model, on one machine or several.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from absl import app, flags
+from absl import app, flags, logging
 
 if TYPE_CHECKING:
     from emotion_tfdata.training.settings import Settings
@@ -41,6 +42,11 @@ flags.DEFINE_float(
     0.0,
     "mask the audio before and after what comes within so many dB of the clip's loudest frame; 0: "
     "mask nothing",
+)
+flags.DEFINE_bool(
+    "relative_level",
+    False,
+    "audio counts from the mean of the clip's own energies: how loud a clip is does not matter",
 )
 flags.DEFINE_enum("num_classes", "6", ["6", "8"], "emotions; 8 adds RAVDESS's calm and surprised")
 
@@ -87,6 +93,18 @@ flags.DEFINE_list(
 )
 flags.DEFINE_float("augment_noise_correlation", 0.5, "correlation of the noise of two features")
 flags.DEFINE_float("augment_noise_slow_hz", 2.0, "highest frequency of the shared noise, in Hz")
+flags.DEFINE_list(
+    "augment_mel_warp",
+    ["1", "1"],
+    "range of the factor that every altered copy's mel axis is warped by; 1,1: not warped",
+)
+flags.DEFINE_integer("augment_frequency_masks", 0, "masks over mel bands of an altered copy")
+flags.DEFINE_integer("augment_frequency_mask_bands", 10, "widest of them, in bands")
+flags.DEFINE_integer("augment_time_masks", 0, "masks over time of an altered copy's audio")
+flags.DEFINE_float("augment_time_mask_s", 0.2, "widest of them, in seconds")
+flags.DEFINE_float(
+    "augment_time_mask_share", 0.3, "largest share of a clip that its time masks hide together"
+)
 
 # Optimization.
 flags.DEFINE_integer("epochs", 60, "most epochs")
@@ -108,12 +126,26 @@ flags.DEFINE_enum(
 flags.DEFINE_float("label_smoothing", 0.0, "share of the target spread over all classes")
 flags.DEFINE_float("clip_norm", 0.0, "largest norm of the gradient; 0: not clipped")
 flags.DEFINE_integer("seed", 0, "of weights, dropout, order and augmentation")
+flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "mixed_bfloat16"],
+    "of matrix products; weights, recurrence, statistics and loss are float32 in either",
+)
 
 # The machine. None of these changes what is computed, but for the rounding of other thread counts.
 flags.DEFINE_float("checkpoint_every_s", 60.0, "most seconds of work that a crash can cost")
-flags.DEFINE_integer("intra_op_threads", 0, "threads within an operation; 0: one a core")
-flags.DEFINE_integer("inter_op_threads", 0, "operations at a time; 0: one a core")
-flags.DEFINE_integer("input_threads", 0, "threads that read and augment; 0: one a core")
+flags.DEFINE_integer(
+    "intra_op_threads", 0, "threads within an operation; 0: one a core, at most 16"
+)
+flags.DEFINE_integer("inter_op_threads", 0, "operations at a time; 0: one a core, at most 4")
+flags.DEFINE_integer("input_threads", 0, "threads that read and augment; 0: one a core, at most 4")
+flags.DEFINE_string(
+    "profile",
+    None,
+    "FIRST,LAST, or a number of steps after the first 20: writes a profile of these steps for "
+    "TensorBoard and says where their time went; counted from where the command begins",
+)
 
 
 def settings_from_flags(fold: int) -> Settings:
@@ -137,6 +169,12 @@ def settings_from_flags(fold: int) -> Settings:
             noise_level=_range("augment_noise_level"),
             noise_correlation=FLAGS.augment_noise_correlation,
             noise_slow_hz=FLAGS.augment_noise_slow_hz,
+            mel_warp=_range("augment_mel_warp"),
+            frequency_masks=FLAGS.augment_frequency_masks,
+            frequency_mask_bands=FLAGS.augment_frequency_mask_bands,
+            time_masks=FLAGS.augment_time_masks,
+            time_mask_s=FLAGS.augment_time_mask_s,
+            time_mask_share=FLAGS.augment_time_mask_share,
         )
     landmarks = _landmarks()
     num_classes = int(FLAGS.num_classes)
@@ -154,10 +192,12 @@ def settings_from_flags(fold: int) -> Settings:
         *(
             "early_stopping",
             "trim_silence_db",
+            "relative_level",
             "class_weights",
             "label_smoothing",
             "clip_norm",
             "seed",
+            "precision",
         ),
     )
     return Settings(
@@ -198,50 +238,74 @@ def main(argv: list[str]) -> int:
         hint = " (./launch/quickstart.sh makes it)" if FLAGS["data_dir"].using_default_value else ""
         return _fail(f"{error}{hint}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what matters is raised as an exception
+    logging.set_verbosity(logging.WARNING)  # what TensorFlow tells of its own doings
     import tensorflow as tf
 
     from emotion_tfdata.reader import CorruptDataError
     from emotion_tfdata.storage import StorageError
-    from emotion_tfdata.training import run
+    from emotion_tfdata.training import run, threads
+    from emotion_tfdata.training import workers as workers_lib
     from emotion_tfdata.training.checkpoint import CheckpointError
+    from emotion_tfdata.training.cluster import ClusterError
     from emotion_tfdata.training.data import DataError
     from emotion_tfdata.training.fit import StoppedError, TrainingError
+    from emotion_tfdata.training.precision import check_precision
+    from emotion_tfdata.training.profiling import ProfiledSteps
     from emotion_tfdata.training.progress import Progress
     from emotion_tfdata.training.run_dir import RunDirError
 
-    # TensorFlow takes these before it has done anything, and 0 is what it begins with.
-    if FLAGS.intra_op_threads:
-        tf.config.threading.set_intra_op_parallelism_threads(FLAGS.intra_op_threads)
-    if FLAGS.inter_op_threads:
-        tf.config.threading.set_inter_op_parallelism_threads(FLAGS.inter_op_threads)
+    chosen = threads.choose(FLAGS.intra_op_threads, FLAGS.inter_op_threads, FLAGS.input_threads)
+    try:
+        check_precision(FLAGS.precision)
+        profile = ProfiledSteps.parse(FLAGS.profile) if FLAGS.profile else None
+    except ValueError as error:
+        return _fail(f"--{error}")
+    try:
+        several = [settings_from_flags(fold) for fold in _folds()]
+        workers = workers_lib.join(lambda: run.claims(several, FLAGS.data_dir), stop.is_asked)
+        workers_lib.check_shares(FLAGS.batch_size, workers.count)
+    except StoppedError as stopped:
+        print(f"stopped at {stopped}", file=sys.stderr)
+        return stop.exit_status
+    except (ClusterError, ValueError, StorageError) as error:
+        return _fail(str(error))
     options = run.Options(
         data_dir=FLAGS.data_dir,
         model_dir=Path(FLAGS.model_dir or default_model_dir()),
         overwrite=FLAGS.overwrite,
         checkpoint_every_s=FLAGS.checkpoint_every_s,
-        input_threads=FLAGS.input_threads or None,
+        input_threads=chosen.input,
+        profile=profile,
         should_stop=stop.is_asked,
+        workers=workers,
     )
-    try:
-        several = [settings_from_flags(fold) for fold in _folds()]
-    except (ValueError, StorageError) as error:
-        return _fail(str(error))
-    progress = Progress()
+    # One of several workers speaks for all.
+    progress = Progress(None if workers.is_chief else open(os.devnull, "w"))  # noqa: SIM115
     try:
         if FLAGS.folds:
             report = run.train_folds(several, options, progress)
         else:
             report = run.train_fold(several[0], options, progress)
     except StoppedError as stopped:
+        workers.close()
         progress.line(f"stopped at {stopped}; the same command goes on from there")
         return stop.exit_status
     except (
         *(CheckpointError, CorruptDataError, DataError, RunDirError, TrainingError),
         tf.errors.InvalidArgumentError,  # a corrupt record, named by the reader
     ) as error:
-        return _fail(getattr(error, "message", None) or str(error))
+        reason = getattr(error, "message", None) or str(error)
+        if workers.count > 1:
+            reason = f"worker {workers.index}: {reason}"
+        workers.close(failure=reason)
+        return _fail(reason)
+    except tf.errors.OpError as error:
+        workers.recover(error)
+        raise
+    workers.close()
     progress.line()
-    progress.line(run.closing(report, options.model_dir))
+    if workers.is_chief:
+        progress.line(run.closing(report, options.model_dir))
     return 0
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from emotion_tfdata import rng, timebase
-from emotion_tfdata.augment.draw import Augment, Draws, draw
+from emotion_tfdata.augment.draw import NOTHING, Augment, Draws, draw
 from emotion_tfdata.augment.warp import stretched_frames
 from emotion_tfdata.rng import Stream
 from emotion_tfdata.table import Table
@@ -84,7 +84,7 @@ class Batches(NamedTuple):
 
     Attributes:
       clip: int32 `[N, B]`, index into the table; -1 for a row that the last batch lacks.
-      draws: `Draws` of `[N, B]`.
+      draws: `Draws` of `[N, B, ...]`.
       audio_frames: int32 `[N, B]`, after the warp.
       landmarks_frames: int32 `[N, B]`, after the warp.
       bucket: int32 `[N]`.
@@ -154,17 +154,14 @@ def plan_epoch(
 
     def rows(values: tf.Tensor, missing: float) -> tf.Tensor:
         values = tf.gather(values, order)
-        pad = batches * batch_size - tf.size(values)
-        filled = tf.concat([values, tf.fill([pad], tf.cast(missing, values.dtype))], axis=0)
-        return tf.reshape(filled, [batches, batch_size])
+        sizes = values.shape[1:]
+        pad = [batches * batch_size - tf.size(order), *sizes]
+        filled = tf.concat([values, tf.fill(pad, tf.cast(missing, values.dtype))], axis=0)
+        return tf.reshape(filled, [batches, batch_size, *sizes])
 
     plan = Batches(
         clip=rows(clip, -1),
-        draws=Draws(
-            stretch=rows(draws.stretch, 1),
-            noise_level=rows(draws.noise_level, 0),
-            noise_key=rows(draws.noise_key, 0),
-        ),
+        draws=Draws(*map(rows, draws, NOTHING)),
         audio_frames=rows(audio_frames, 0),
         landmarks_frames=rows(landmarks_frames, 0),
         bucket=tf.reduce_max(rows(bucket, 0), axis=1),

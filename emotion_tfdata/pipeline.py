@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +16,7 @@ from emotion_tfdata.augment.draw import Augment
 from emotion_tfdata.manifest import Manifest
 from emotion_tfdata.schema import AUDIO_STEP_DB
 from emotion_tfdata.silence import sounding
-from emotion_tfdata.transform import View, make_view, transform
+from emotion_tfdata.transform import View, effects, make_view, transform
 
 _MODALITIES = {"both": ("audio", "landmarks"), "audio": ("audio",), "landmarks": ("landmarks",)}
 _FOREVER = np.iinfo(np.int64).max
@@ -41,6 +42,7 @@ def make_dataset(
     example_ids: Sequence[str] | None = None,
     normalize: bool = True,
     trim_silence_db: float | None = None,
+    relative_level: bool = False,
     with_ids: bool = False,
     num_buckets: int = 8,
     num_threads: int | None = None,
@@ -76,6 +78,9 @@ def make_dataset(
         `train`. Without it, audio is in dB and landmarks are in distances between the eyes.
       trim_silence_db: mask the audio before the first and after the last frame that comes within so
         many dB of the clip's loudest, and leave the landmarks alone. None masks nothing.
+      relative_level: whether audio counts from the mean of the clip's own energies, over the bands
+        and the frames that are not masked off, so that it does not say how loud the clip is. It
+        takes nothing but the clip.
       with_ids: whether `example_id` is among the features.
       num_buckets: how many shapes there may be; more of them pad less and compile longer.
       num_threads: threads that read and augment; by default one for each core.
@@ -115,9 +120,10 @@ def make_dataset(
     rows = _rows_of_shard(shard, batch_size)
     threads = num_threads or os.cpu_count() or 1
     views = [
-        make_view(manifest, modality, protocol, train_folds, landmarks, normalize)
+        make_view(manifest, modality, protocol, train_folds, landmarks, normalize, relative_level)
         for modality in chosen
     ]
+    how = {modality: effects(manifest, modality, augment) for modality in chosen}
     wanted = {name: (v.modality, sizes) for v in views for name, sizes in v.stored.items()}
     table, cached = _check(manifest, data_dir, table, wanted, on_corrupt, cache, threads)
     batches = batching.num_batches(len(table), augment, batch_size)
@@ -161,9 +167,8 @@ def make_dataset(
                 contents = tf.nest.map_structure(tf.identity, contents)
         features = {}
         for view in views:
-            series, mask = _serve(
-                view, contents, table, clips, batch, buckets, bucket, augment, trim_silence_db
-            )
+            options = (trim_silence_db, how[view.modality])
+            series, mask = _serve(view, contents, table, clips, batch, buckets, bucket, *options)
             features[view.modality], features[f"{view.modality}_mask"] = series, mask
         if with_ids:
             features["example_id"] = tf.gather(table.example_ids, clips)
@@ -172,7 +177,10 @@ def make_dataset(
 
     end = _FOREVER if num_epochs is None else start_epoch + num_epochs
     dataset = tf.data.Dataset.range(start_epoch, end).flat_map(plan)
-    dataset = dataset.map(assemble, num_parallel_calls=threads, deterministic=True)
+    # A batch that waits for its turn or for its records holds a call but no thread: two calls more
+    # than threads keep these at work.
+    calls = threads + 2 if threads > 1 else 1
+    dataset = dataset.map(assemble, num_parallel_calls=calls, deterministic=True)
     cardinality = (
         tf.data.INFINITE_CARDINALITY if num_epochs is None else num_epochs * batches - start_batch
     )
@@ -276,8 +284,8 @@ def _serve(
     batch: batching.Batches,
     buckets: batching.Buckets,
     bucket: tf.Tensor,
-    augment: Augment | None,
     trim_silence_db: float | None,
+    how: dict[str, Any],
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """One modality of a batch, from the bytes of its records: series and mask."""
     frames = tf.gather(table.frames(view.modality), clips)
@@ -289,7 +297,6 @@ def _serve(
     stored = view.decode(contents[view.modality], capacity)
     if view.modality == "audio" and trim_silence_db is not None:
         valid = sounding(stored, valid, trim_silence_db / AUDIO_STEP_DB)
-    augment = augment or Augment()
     series, mask = transform(
         stored,
         valid,
@@ -298,10 +305,11 @@ def _serve(
         batch.draws,
         tf.range(tf.gather(buckets.frames(view.modality), bucket)),
         view.scaling,
+        columns=view.columns,
         rate_hz=view.rate_hz,
         salt=view.salt,
-        noise_correlation=augment.noise_correlation,
-        noise_slow_hz=augment.noise_slow_hz,
+        relative=view.relative,
+        **how,
     )
     shape = tf.concat([tf.shape(mask), view.served_shape], axis=0)
     return tf.ensure_shape(tf.reshape(series, shape), [None, None, *view.served_shape]), mask

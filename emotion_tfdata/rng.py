@@ -29,6 +29,9 @@ class Stream(enum.IntEnum):
     STRETCH = 6
     NOISE_LEVEL = 7
     NOISE = 8
+    MEL_WARP = 9
+    FREQUENCY_MASK = 10
+    TIME_MASK = 11
 
 
 def example_key(example_id: str) -> int:

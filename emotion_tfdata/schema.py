@@ -11,6 +11,9 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
+
+from emotion_tfdata.tfrecord import ExampleMessage
 
 AUDIO_STEP_DB = 1 / 128  # +-256 dB
 LANDMARKS_STEP = 1 / 8192  # +-4 distances between the eyes
@@ -128,23 +131,18 @@ def encode(example: Example) -> bytes:
     Raises:
       SchemaError: as `stored_arrays`, and for an empty text feature.
     """
-    import tensorflow as tf
-
-    feature: dict[str, Any] = {}
+    message = ExampleMessage()
+    feature = message.features.feature
     for name in TEXT_FEATURES:
         text = getattr(example, name)
         if not text:
             raise SchemaError(f"{example.example_id or 'example'}: {name} is empty")
-        feature[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[text.encode()]))
+        feature[name].bytes_list.value.append(text.encode())
     for name, array in stored_arrays(example).items():
-        feature[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[array.tobytes()]))
-        feature[f"{name}_shape"] = tf.train.Feature(
-            int64_list=tf.train.Int64List(value=array.shape)
-        )
+        feature[name].bytes_list.value.append(array.tobytes())
+        feature[f"{name}_shape"].int64_list.value.extend(array.shape)
     # A protobuf map serializes in no fixed order unless asked to.
-    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(
-        deterministic=True
-    )
+    return message.SerializeToString(deterministic=True)
 
 
 def decode(serialized: bytes, where: str = "record") -> Example:
@@ -158,11 +156,8 @@ def decode(serialized: bytes, where: str = "record") -> Example:
       SchemaError: if it is no `tf.train.Example`, or a feature is missing or does not fit its
         shape; the message names record and feature.
     """
-    import tensorflow as tf
-    from google.protobuf.message import DecodeError
-
     try:
-        features = tf.train.Example.FromString(serialized).features.feature
+        features = ExampleMessage.FromString(serialized).features.feature
     except DecodeError as error:
         raise SchemaError(f"{where}: not a tf.train.Example ({error})") from error
 

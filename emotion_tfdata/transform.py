@@ -1,4 +1,4 @@
-"""From stored integers to what a model is fed: warp, scale, noise and mask, a whole batch at once.
+"""From stored integers to what a model is fed: warps, scale, noise, masks, a whole batch at once.
 
 It is one XLA program a shape: the intermediate arrays, each as large as the batch, are never
 written to memory. Shapes come from a few buckets, so the programs are few.
@@ -9,16 +9,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from emotion_tfdata import timebase
-from emotion_tfdata.augment.draw import Draws
+from emotion_tfdata.augment.draw import Augment, Draws
+from emotion_tfdata.augment.mask import hidden_bands, hidden_frames
+from emotion_tfdata.augment.mel import MelAxis, mel_axis, warp_bands
 from emotion_tfdata.augment.noise import WHITE_AUDIO, WHITE_LANDMARKS, noise
 from emotion_tfdata.augment.warp import warp
 from emotion_tfdata.landmark_sets import landmark_indices
+from emotion_tfdata.level import clip_level
 from emotion_tfdata.manifest import Manifest
 from emotion_tfdata.schema import ARRAY_FEATURES
 
@@ -28,12 +31,14 @@ class Scaling(NamedTuple):
 
     Attributes:
       gain, offset: float32 `[F]`.
+      mean: float32 `[F]`, over the training folds, in the model's units: what hides a feature.
       deviation: float32 `[F]`, one standard deviation over the training folds, in the model's
         units: what noise is measured in.
     """
 
     gain: np.ndarray
     offset: np.ndarray
+    mean: np.ndarray
     deviation: np.ndarray
 
 
@@ -49,6 +54,7 @@ class View:
       scaling: of the features served.
       rate_hz: of its frames.
       salt: what keeps its noise apart from the other modality's.
+      relative: whether its values count from each clip's own level.
     """
 
     modality: str
@@ -58,6 +64,7 @@ class View:
     scaling: Scaling
     rate_hz: int
     salt: int
+    relative: bool = False
 
     @property
     def served_shape(self) -> tuple[int, ...]:
@@ -65,15 +72,21 @@ class View:
         sizes = self.stored[self.modality]
         return (len(self.indices), *sizes[1:]) if self.indices else sizes
 
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """Which of a frame's stored numbers are served; empty where all are, in their order."""
+        landmarks, *sizes = self.stored[self.modality]
+        if self.indices in ((), tuple(range(landmarks))):
+            return ()
+        each = math.prod(sizes)
+        return tuple(index * each + place for index in self.indices for place in range(each))
+
     def decode(self, content: tf.Tensor, capacity: tf.Tensor) -> tf.Tensor:
-        """Bytes `[B]` of stored arrays to int16 `[B, capacity, F]`, zero beyond each clip's end."""
-        sizes = self.stored[self.modality]
-        length = capacity * math.prod(sizes) * ARRAY_FEATURES[self.modality].dtype.itemsize
+        """Bytes `[B]` of stored arrays to int16 `[B, capacity, S]`, zero beyond each clip's end."""
+        features = math.prod(self.stored[self.modality])
+        length = capacity * features * ARRAY_FEATURES[self.modality].dtype.itemsize
         stored = tf.io.decode_raw(content, tf.int16, fixed_length=length)
-        if self.served_shape != sizes:
-            stored = tf.reshape(stored, [-1, capacity, *sizes])
-            stored = tf.gather(stored, self.indices, axis=2)
-        return tf.reshape(stored, [-1, capacity, math.prod(self.served_shape)])
+        return tf.reshape(stored, [-1, capacity, features])
 
 
 def make_view(
@@ -83,6 +96,7 @@ def make_view(
     train_folds: Sequence[int],
     landmarks: str | Sequence[int],
     normalize: bool,
+    relative_level: bool = False,
 ) -> View:
     """The view of one modality: which features, and how they are scaled.
 
@@ -94,6 +108,7 @@ def make_view(
       landmarks: as `landmark_indices` takes it.
       normalize: whether to bring features to zero mean and unit deviation; else to dB and distances
         between the eyes.
+      relative_level: whether audio counts from the mean of the clip's own energies.
 
     Raises:
       ValueError: for landmarks the data set does not have, or training folds without a frame.
@@ -104,6 +119,9 @@ def make_view(
             f"the training folds ({', '.join(map(str, train_folds))}) hold no frame of {modality}"
         )
     mean, deviation = moments.mean, moments.deviation
+    relative = modality == "audio" and relative_level
+    if relative:
+        mean = mean - mean.mean()
     indices: tuple[int, ...] = ()
     if modality == "landmarks":
         indices = landmark_indices(landmarks, manifest.num_landmarks)
@@ -116,14 +134,45 @@ def make_view(
     scaling = Scaling(
         gain=(step / unit).astype(np.float32),
         offset=(-zero / unit).astype(np.float32),
+        mean=((mean - zero) / unit).astype(np.float32),
         deviation=(deviation / unit).astype(np.float32),
     )
     if modality == "audio":
         stored: dict[str, tuple[int, ...]] = {"audio": (manifest.num_audio_features,)}
-        return View("audio", stored, "", (), scaling, timebase.AUDIO_RATE_HZ, WHITE_AUDIO)
+        rate_hz = timebase.AUDIO_RATE_HZ
+        return View("audio", stored, "", (), scaling, rate_hz, WHITE_AUDIO, relative)
     stored = {"landmarks": (manifest.num_landmarks, 3), "landmarks_valid": ()}
     rate_hz = timebase.LANDMARKS_RATE_HZ
     return View("landmarks", stored, "landmarks_valid", indices, scaling, rate_hz, WHITE_LANDMARKS)
+
+
+def effects(manifest: Manifest, modality: str, augment: Augment | None) -> dict[str, Any]:
+    """The arguments of `transform` that are the same for every batch: how to do what is drawn.
+
+    Raises:
+      ValueError: for an augmentation that the data set's features do not allow.
+    """
+    augment = augment or Augment()
+    chosen: dict[str, Any] = {
+        "noise_correlation": augment.noise_correlation,
+        "noise_slow_hz": augment.noise_slow_hz,
+    }
+    if modality != "audio":
+        return chosen
+    bands, most = manifest.num_audio_features, augment.frequency_mask_bands
+    if augment.frequency_masks * most >= bands:
+        raise ValueError(
+            f"Augment: frequency_masks={augment.frequency_masks} of up to frequency_mask_bands="
+            f"{most} bands could hide all {bands} bands of the data set; take fewer or narrower"
+        )
+    if augment.warps_mel:
+        chosen["mel"] = mel_axis(manifest.settings, bands)
+    if augment.frequency_masks:
+        chosen["frequency_mask_bands"] = most
+    if augment.time_masks:
+        chosen["time_mask_s"] = augment.time_mask_s
+        chosen["time_mask_share"] = augment.time_mask_share
+    return chosen
 
 
 @tf.function(jit_compile=True, autograph=False)
@@ -136,31 +185,48 @@ def transform(
     grid: tf.Tensor,
     scaling: Scaling,
     *,
+    columns: tuple[int, ...] = (),
     rate_hz: int,
     salt: int,
     noise_correlation: float,
     noise_slow_hz: float,
+    relative: bool = False,
+    mel: MelAxis | None = None,
+    frequency_mask_bands: int = 0,
+    time_mask_s: float = 0.0,
+    time_mask_share: float = 0.0,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Does to a batch of one modality what was drawn for it.
 
     Args:
-      stored: int16 `[B, T, F]`, as stored.
+      stored: int16 `[B, T, S]`, as stored.
       valid: bool `[B, T]`, rows that hold something.
       frames: int32 `[B]`, rows of each clip.
       frames_out: int32 `[B]`, rows after the warp.
       draws: of `[B]` entries.
       grid: int32 `[T2]`, 0, 1, 2, ...: its length is that of the batch served.
       scaling: of `[F]` features.
+      columns: the `F` of the `S` stored numbers that are served; empty for all of them.
       rate_hz: frames a second.
       salt: for the white part of the noise.
       noise_correlation, noise_slow_hz: as in `Augment`.
+      relative: whether values count from each clip's level.
+      mel: the bands of the features, None to leave them unwarped.
+      frequency_mask_bands, time_mask_s, time_mask_share: as in `Augment`; with a width of 0 there
+        are no such masks.
 
     Returns:
       float32 `[B, T2, F]`, zero where the mask is false, and the mask, bool `[B, T2]`.
     """
     frame_numbers = tf.cast(grid, tf.float32)
     stretch = tf.cast(draws.stretch, tf.float32)
+    if columns:  # here, and not before: alone, this would take longer than all the rest
+        stored = tf.gather(stored, columns, axis=2)
     series, mask = warp(stored, valid, frames, frames_out, stretch, frame_numbers)
+    if mel is not None:
+        series = warp_bands(series, tf.cast(draws.mel_warp, tf.float32), mel)
+    if relative:
+        series -= clip_level(stored, valid)[:, None, None]
     series = series * scaling.gain + scaling.offset
     added = noise(
         draws.noise_key,
@@ -172,4 +238,10 @@ def transform(
         noise_slow_hz,
     )
     series += added * scaling.deviation
+    if frequency_mask_bands:
+        hidden = hidden_bands(draws.frequency_masks, stored.shape[-1], frequency_mask_bands)
+        series = tf.where(hidden[:, None, :], scaling.mean, series)
+    if time_mask_s:
+        hidden = hidden_frames(draws.time_masks, mask, time_mask_s * rate_hz, time_mask_share)
+        series = tf.where(hidden[..., None], scaling.mean, series)
     return tf.where(mask[..., None], series, 0.0), mask

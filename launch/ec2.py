@@ -56,7 +56,7 @@ flags.DEFINE_float("price", None, "USD for an hour of the instance", lower_bound
 flags.DEFINE_string("subnet_id", "", "default: the default network's")
 flags.DEFINE_string("ssh_cidr", "", "addresses to open port 22 to; default: none")
 flags.DEFINE_string("key_name", "", "EC2 key pair for --ssh_cidr")
-flags.DEFINE_integer("num_instances", 1, "instances that train one model", lower_bound=1)
+flags.DEFINE_integer("num_instances", 1, "instances that train one model together", lower_bound=1)
 
 flags.DEFINE_bool("follow", False, "monitor: copy the log until the run is over")
 flags.DEFINE_float("every_s", 5.0, "monitor --follow: seconds between two looks", lower_bound=0.1)
@@ -103,11 +103,6 @@ def main(argv: list[str]) -> int:
 
 
 def _deploy(aws: Aws, root: Folder, *train_args: str) -> int:
-    if FLAGS.num_instances > 1:
-        raise LaunchError(
-            f"--num_instances={FLAGS.num_instances}: train.py trains on one machine (it does not "
-            "read TF_CONFIG yet). Choose a larger --instance_type."
-        )
     if not FLAGS.data_dir:
         raise LaunchError("--data_dir is missing: a data set's folder, or s3://BUCKET/PREFIX")
     stray = [argument for argument in train_args if not argument.startswith("--")]
@@ -132,14 +127,16 @@ def _deploy(aws: Aws, root: Folder, *train_args: str) -> int:
             subnet_id=FLAGS.subnet_id,
             ssh_cidr=FLAGS.ssh_cidr,
             key_name=FLAGS.key_name,
+            num_instances=FLAGS.num_instances,
         ),
     )
 
 
 def _resume(aws: Aws, root: Folder, name: str) -> int:
     seen = monitor.look(aws, root, name)
-    if seen.instance:
-        say(f"{name} has its instance: {seen.instance.id} ({seen.state})")
+    if seen.live:
+        had = ", ".join(one.id for one in seen.live)
+        say(f"{name} has its instance: {had} ({seen.state})")
         print(name)
         return 0
     if seen.state == runs.FINISHED:

@@ -3,10 +3,11 @@
 PREFIX/source/SHA256.tar        the project, by content
 PREFIX/data/SHA256/             a data set, by its manifest's content
 PREFIX/runs/NAME/run.json       what was asked for; written before anything else is made
-PREFIX/runs/NAME/launch.json    the instance that was started; written by the caller
-PREFIX/runs/NAME/status.json    how it is doing; written by the instance
-PREFIX/runs/NAME/stop           asks the instance to save and end
-PREFIX/runs/NAME/log/           one log an attempt
+PREFIX/runs/NAME/launch.json    the instances that were started; written by the caller
+PREFIX/runs/NAME/status.json    how it is doing; written by the instance, of several by worker 0
+PREFIX/runs/NAME/stop           asks all instances to save and end; may say why
+PREFIX/runs/NAME/log/           one log an attempt and instance
+PREFIX/runs/NAME/workers/       of several instances: addresses, and status of all but worker 0
 PREFIX/runs/NAME/model/         the training's folder
 """
 
@@ -26,7 +27,11 @@ SYNC_EVERY_S = 30
 FINISHED, FAILED, STOPPED, OUT_OF_TIME = "finished", "failed", "stopped", "out of time"
 ENDED = (FINISHED, FAILED, STOPPED, OUT_OF_TIME)
 INSTALLING, FETCHING, TRAINING = "installing", "fetching data", "training"
+WAITING = "waiting for the other instances"
 INTERRUPTED = "interrupted"
+
+# Where instances that train one model reach each other.
+WORKER_PORT = 2222
 
 # A role's name has 64 characters, of which 32 are left.
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
@@ -47,7 +52,7 @@ class Run:
       spot: whether the instance may be interrupted, for a lower price.
       volume_gb: of its disk.
       max_hours: after which it ends whatever happens.
-      usd_per_hour: what it costs, and where that is from.
+      usd_per_hour: what it costs, all instances together, and where that is from.
       price_source: see there.
       subnet_id: empty for the default ones.
       ssh_cidr: addresses that port 22 is open to; empty for none.
@@ -55,6 +60,7 @@ class Run:
       attempt: counted from 1; every instance is an attempt.
       started_at: when this attempt was asked for, in seconds since 1970. The time limit counts
         from there.
+      num_instances: that train one model, each a worker; the first is worker 0.
     """
 
     name: str
@@ -74,6 +80,7 @@ class Run:
     key_name: str
     attempt: int
     started_at: int
+    num_instances: int = 1
 
     @property
     def deadline(self) -> int:
@@ -83,7 +90,15 @@ class Run:
     @property
     def log(self) -> str:
         """The attempt's log within the run's folder."""
-        return f"log/attempt-{self.attempt}.log"
+        return self.log_of(0)
+
+    def log_of(self, worker: int) -> str:
+        """The attempt's log of one of several instances."""
+        return f"log/attempt-{self.attempt}{f'-worker-{worker}' if worker else ''}.log"
+
+    def address_of(self, worker: int) -> str:
+        """Where an instance says how the others reach it, within the run's folder."""
+        return f"workers/attempt-{self.attempt}/{worker}"
 
     def to_json(self) -> bytes:
         """As it is stored."""
@@ -113,6 +128,11 @@ def valid_name(name: str) -> bool:
 def folder(root: Folder, name: str) -> Folder:
     """A run's folder in S3."""
     return root.folder(f"runs/{name}")
+
+
+def status_of(worker: int) -> str:
+    """Name of an instance's status within the run's folder."""
+    return f"workers/status-{worker}.json" if worker else STATUS
 
 
 def source_key(run: Run) -> str:

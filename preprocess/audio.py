@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 
 import numpy as np
 
@@ -51,28 +50,39 @@ class AudioSettings:
             )
 
     def check_filters(self) -> None:
-        """Computes the filter bank to see that it has no empty band.
+        """Looks whether some band of the filter bank is empty, without loading librosa.
 
         Raises:
-          ValueError: if it has.
+          ValueError: if one is.
         """
-        from librosa.filters import mel
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # librosa's own, on the same matter
-            bank = mel(
-                sr=SAMPLE_RATE_HZ,
-                n_fft=self.n_fft,
-                n_mels=self.num_mels,
-                fmin=self.fmin_hz,
-                fmax=self.fmax_hz,
-            )
-        empty = np.flatnonzero(bank.max(axis=1) == 0)
+        edges_hz = _from_mel(
+            np.linspace(_to_mel(self.fmin_hz), _to_mel(self.fmax_hz), self.num_mels + 2)
+        )
+        bins_hz = np.arange(self.n_fft // 2 + 1) * (SAMPLE_RATE_HZ / self.n_fft)
+        first_inside = np.searchsorted(bins_hz, edges_hz[:-2], side="right")
+        first_beyond = np.searchsorted(bins_hz, edges_hz[2:], side="left")
+        empty = np.flatnonzero(first_beyond <= first_inside)
         if empty.size:
             raise ValueError(
                 f"{empty.size} of {self.num_mels} mel bands hold no frequency of a {self.n_fft}-"
                 f"sample transform (the first is band {empty[0]}); raise n_fft or lower num_mels"
             )
+
+
+# Slaney's mel scale (Auditory Toolbox, 1998), librosa's own: linear to 1 kHz, then logarithmic.
+_LINEAR_HZ, _MEL_HZ = 1000.0, 200 / 3
+_LOG_STEP = np.log(6.4) / 27
+
+
+def _to_mel(hz: float) -> float:
+    above = np.log(max(hz, _LINEAR_HZ) / _LINEAR_HZ) / _LOG_STEP
+    return float(min(hz, _LINEAR_HZ) / _MEL_HZ + above)
+
+
+def _from_mel(mel: np.ndarray) -> np.ndarray:
+    linear_mel = _LINEAR_HZ / _MEL_HZ
+    above = np.exp(np.maximum(mel - linear_mel, 0) * _LOG_STEP)
+    return np.minimum(mel, linear_mel) * _MEL_HZ * above
 
 
 def resample(samples: np.ndarray, rate_hz: int) -> np.ndarray:

@@ -7,12 +7,13 @@ At least one corpus. The same command goes on where an interrupted build stopped
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NoReturn, cast
+from typing import Any, Literal, NoReturn, cast
 
 from absl import app, flags
 
@@ -23,6 +24,7 @@ from preprocess.checksums import CHECKSUMS, Checksums
 from preprocess.corpora import MODALITIES, Modalities
 from preprocess.dry_run import estimate
 from preprocess.plan import RAVDESS_TRACKING, BuildError, BuildSettings
+from preprocess.pool import Pool, Runner
 
 _RAVDESS_DIR = flags.DEFINE_string(
     "ravdess_dir", None, "RAVDESS as unzipped from Zenodo, in any nesting of folders."
@@ -56,7 +58,23 @@ _N_FFT = flags.DEFINE_integer("n_fft", 512, "Samples of the audio's window, at 1
 _FMIN_HZ = flags.DEFINE_float("fmin", 50.0, "Lower edge of the mel bands, in Hz.")
 _FMAX_HZ = flags.DEFINE_float("fmax", 8000.0, "Upper edge of the mel bands, in Hz.")
 _NUM_WORKERS = flags.DEFINE_integer(
-    "num_workers", None, "Processes; as many as cores if not given.", lower_bound=1
+    "num_workers",
+    None,
+    "Processes, with Ray those of each node; as many as cores if not given.",
+    lower_bound=1,
+)
+_RUNNER = flags.DEFINE_enum(
+    "runner",
+    "local",
+    ["local", "ray"],
+    "Where clips are processed: on this machine, or on all nodes of a Ray cluster, which must all "
+    "see --out_dir and the corpora under the same paths. The bytes are the same.",
+)
+_RAY_ADDRESS = flags.DEFINE_string(
+    "ray_address",
+    "auto",
+    "With --runner=ray: `auto` for the cluster that this machine belongs to, `HOST:PORT`, or "
+    "`local` for one of its own on this machine.",
 )
 _CLIP_TIMEOUT_S = flags.DEFINE_float(
     "clip_timeout_s", 300.0, "Seconds after which a clip is given up.", lower_bound=1.0
@@ -127,12 +145,15 @@ def main(argv: Sequence[str]) -> None:
         )
     except ValueError as error:
         _fail(str(error))
-    num_workers = _NUM_WORKERS.value or len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
     try:
         if _DRY_RUN.value:
             print(
                 estimate(
-                    roots, settings, num_workers=num_workers, clip_timeout_s=_CLIP_TIMEOUT_S.value
+                    roots,
+                    settings,
+                    num_workers=_NUM_WORKERS.value or cores,
+                    clip_timeout_s=_CLIP_TIMEOUT_S.value,
                 )
             )
             return
@@ -140,7 +161,8 @@ def main(argv: Sequence[str]) -> None:
             roots,
             Path(cast(str, _OUT_DIR.value)),
             settings,
-            num_workers=num_workers,
+            num_workers=_NUM_WORKERS.value or (cores if _RUNNER.value == "local" else None),
+            make_pool=_make_pool(),
             clip_timeout_s=_CLIP_TIMEOUT_S.value,
             worker_memory_mb=_WORKER_MEMORY_MB.value,
             overwrite=_OVERWRITE.value,
@@ -153,6 +175,19 @@ def main(argv: Sequence[str]) -> None:
     if report.was_finished:
         print("this data set was finished before; nothing was done again")
     print(report)
+
+
+def _make_pool() -> Callable[..., Runner[Any, Any]]:
+    if _RUNNER.value == "local":
+        return Pool
+    try:
+        from preprocess.ray_pool import RayPool
+    except ImportError as error:
+        _fail(
+            f"--runner=ray needs Ray ({error}). Install the extra [ray], on every node: "
+            "pip install -c launch/constraints.txt '.[preprocess,ray]'"
+        )
+    return functools.partial(RayPool, address=_RAY_ADDRESS.value)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

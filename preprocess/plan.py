@@ -11,7 +11,7 @@ from typing import Any, Literal
 from emotion_tfdata.labels import class_index, class_names
 from emotion_tfdata.splits import PROTOCOLS, actor_folds, random_folds
 from preprocess import media
-from preprocess.audio import AudioSettings
+from preprocess.audio import HOP_SAMPLES, SAMPLE_RATE_HZ, AudioSettings
 from preprocess.checksums import CHECKSUMS, Checksums
 from preprocess.corpora import (
     MODALITIES,
@@ -29,7 +29,7 @@ from preprocess.summary import left_out_lines
 from preprocess.tracking import NUM_POINTS
 
 # Raised whenever the same input would give other bytes than before.
-_RECIPE = 1
+RECIPE = 2
 _SCANNERS = {"ravdess": ravdess.scan, "crema_d": crema_d.scan}
 # Stands among the roots for the folder of RAVDESS's tracking record.
 RAVDESS_TRACKING = "ravdess_tracking"
@@ -103,13 +103,15 @@ class BuildSettings:
         return NUM_POINTS if self.landmarks == "openface" else NUM_LANDMARKS
 
     def as_dict(self) -> dict[str, Any]:
-        """All settings, and the versions of what computes the values, as JSON values."""
+        """All settings, what is fixed, and what computes the values with its versions, for JSON."""
         packages = ["av", "librosa", "numpy", "soxr"] if "audio" in self.built else ["av", "numpy"]
         if "landmarks" in self.built and self.landmarks == "facemesh":
             packages.append("mediapipe")
         return {
             **dataclasses.asdict(self),
-            "recipe": _RECIPE,
+            "recipe": RECIPE,
+            "sample_rate_hz": SAMPLE_RATE_HZ,
+            "hop_samples": HOP_SAMPLES,
             "versions": {name: importlib.metadata.version(name) for name in packages},
         }
 

@@ -7,18 +7,20 @@ more. (An executor of the standard library gives up all that is queued when one 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import multiprocessing
 import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -28,9 +30,10 @@ _FAILED_STARTS = 3  # one after the other
 _START_S = 120.0
 _END_S = 5.0
 _READY = "ready"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _NOTHING, _NOT_STARTED = object(), object()
 # Libraries read these when they load. One thread each: the cores are shared out by process.
-_ONE_THREAD = dict.fromkeys(
+ONE_THREAD = dict.fromkeys(
     (
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
@@ -41,6 +44,9 @@ _ONE_THREAD = dict.fromkeys(
     ),
     "1",
 )
+
+# multiprocessing, when it starts a process, reaps those of all threads that have ended.
+_processes = threading.Lock()
 
 
 class WorkerError(RuntimeError):
@@ -56,6 +62,24 @@ class Lost:
     """
 
     reason: str
+
+
+class Runner(Protocol[Task, Result]):
+    """What spreads work over processes, wherever they are. A context manager."""
+
+    def __enter__(self) -> Runner[Task, Result]:
+        """Starts it."""
+        ...
+
+    def __exit__(self, *_: object) -> None:
+        """Ends all that it started."""
+        ...
+
+    def run(
+        self, tasks: Iterable[Task], timeout_s: float | None = None
+    ) -> Iterator[tuple[Task, Result | Lost]]:
+        """Does all tasks; yields each with its result as it comes, in no fixed order."""
+        ...
 
 
 @dataclasses.dataclass
@@ -74,7 +98,7 @@ class Pool(Generic[Task, Result]):
 
     Args:
       function: importable by name; called in the workers with one task.
-      num_workers: processes.
+      num_workers: most processes; they start when there are tasks for them.
       log_dir: where each worker's stderr goes (native libraries write there as they like).
       timeout_s: longest that a task may take before its worker is killed.
       memory_bytes: that a worker may take beyond its code; 0 for no limit.
@@ -91,7 +115,7 @@ class Pool(Generic[Task, Result]):
         self._function = function
         self._num_workers = num_workers
         self._log_dir = log_dir
-        self._timeout_s = timeout_s
+        self._timeout_s = self._limit_s = timeout_s
         self._memory_bytes = memory_bytes
         self._workers: list[_Worker[Task]] = []
         self._started = self._failed_starts = 0
@@ -106,12 +130,19 @@ class Pool(Generic[Task, Result]):
         for worker in list(self._workers):
             self._end(worker)
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | Lost]]:
+    def run(
+        self, tasks: Iterable[Task], timeout_s: float | None = None
+    ) -> Iterator[tuple[Task, Result | Lost]]:
         """Does all tasks; yields each with its result as it comes, in no fixed order.
+
+        Args:
+          tasks: what the function is called with.
+          timeout_s: longest that one of them may take, where that is not what all may.
 
         Raises:
           WorkerError: if workers die before they can take a task.
         """
+        self._limit_s = self._timeout_s if timeout_s is None else timeout_s
         waiting = deque((task, 1) for task in tasks)
         while waiting or any(worker.task is not None for worker in self._workers):
             self._hand_out(waiting)
@@ -134,7 +165,7 @@ class Pool(Generic[Task, Result]):
         while waiting and (idle or len(self._workers) < self._num_workers):
             worker = idle.pop() if idle else self._start()
             worker.task, worker.attempt = waiting.popleft()
-            patience_s = self._timeout_s if worker.ready else _START_S
+            patience_s = self._limit_s if worker.ready else _START_S
             worker.deadline_s = time.monotonic() + patience_s
             # A worker that died while idle shows when it is waited for.
             with contextlib.suppress(OSError):
@@ -164,14 +195,14 @@ class Pool(Generic[Task, Result]):
                     return content
                 worker.ready = True
                 self._failed_starts = 0
-                worker.deadline_s = time.monotonic() + self._timeout_s
+                worker.deadline_s = time.monotonic() + self._limit_s
                 return _NOTHING
         in_time = worker.deadline_s > time.monotonic()
         self._end(worker)
         if worker.ready:
             if in_time:
                 return Lost(f"its worker died ({_cause(worker)})")
-            return Lost(f"took longer than {self._timeout_s:g} s and was stopped")
+            return Lost(f"took longer than {self._limit_s:g} s and was stopped")
         self._failed_starts += 1
         if self._failed_starts >= _FAILED_STARTS:
             raise WorkerError(f"workers do not start ({_cause(worker)})")
@@ -187,7 +218,7 @@ class Pool(Generic[Task, Result]):
             args=(theirs, self._function, str(log), self._memory_bytes),
             daemon=True,
         )
-        with _environment(_ONE_THREAD):
+        with _processes, _environment(ONE_THREAD):
             process.start()
         theirs.close()
         worker: _Worker[Task] = _Worker(process, channel, log)
@@ -199,10 +230,11 @@ class Pool(Generic[Task, Result]):
         if worker.task is not None and worker.deadline_s <= time.monotonic():
             worker.process.kill()
         worker.channel.close()  # a worker that waits for a task ends by itself when this closes
-        worker.process.join(_END_S)
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()
+        with _processes:
+            worker.process.join(_END_S)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
 
 
 def _serve(channel: Any, function: Callable[[Any], Any], log: str, memory_bytes: int) -> None:
@@ -210,6 +242,7 @@ def _serve(channel: Any, function: Callable[[Any], Any], log: str, memory_bytes:
     if memory_bytes:
         # Writable memory, unlike the address space, in which libraries reserve what they never use.
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     sys.stderr.flush()
     descriptor = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666)
@@ -226,6 +259,12 @@ def _serve(channel: Any, function: Callable[[Any], Any], log: str, memory_bytes:
             channel.send(("result", result))
         except BrokenPipeError:
             return
+
+
+def _die_with_parent() -> None:
+    """Has the kernel end this process when its parent is killed: who builds again is then alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _cause(worker: _Worker[Any]) -> str:

@@ -93,13 +93,15 @@ class Progress:
     """A line on stderr that says how far the work is: rewritten on a terminal, else now and then.
 
     Args:
-      total: clips to do.
+      total: how many there are to do.
+      of: what they are.
       stream: where it is written.
     """
 
-    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+    def __init__(self, total: int, of: str = "clips", stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._total = total
+        self._of = of
         self._done = 0
         self._left_out: Counter[str] = Counter()
         self._began_s = time.monotonic()
@@ -108,7 +110,7 @@ class Progress:
         self._told_s = self._began_s
 
     def add(self, left_out: LeftOut | None = None) -> None:
-        """Counts one more clip."""
+        """Counts one more."""
         self._done += 1
         if left_out:
             self._left_out[left_out.kind] += 1
@@ -120,7 +122,7 @@ class Progress:
     def _tell(self, seconds: float) -> None:
         rate = self._done / max(seconds, 1e-9)
         remaining_s = (self._total - self._done) / rate
-        line = f"{self._done}/{self._total} clips, {rate:.1f}/s, {clock(remaining_s)} left"
+        line = f"{self._done}/{self._total} {self._of}, {rate:.1f}/s, {clock(remaining_s)} left"
         if self._left_out:
             counts = ", ".join(f"{count} {kind}" for kind, count in self._left_out.most_common())
             line += f", left out: {counts}"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import csv
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -44,7 +46,7 @@ def read_track(path: Path, limits: Limits = DEFAULT_LIMITS) -> Track:
         raise MediaError("too long", f"more than {limits.frames} rows")
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            rows = csv.reader(file, skipinitialspace=True)
+            rows = csv.reader(_lines(file), skipinitialspace=True)
             head = [name.strip() for name in next(rows, [])]
             missing = [name for name in _COLUMNS if name not in head]
             if missing:
@@ -75,14 +77,21 @@ def read_track(path: Path, limits: Limits = DEFAULT_LIMITS) -> Track:
     return Track(table[:, 0], points, found)
 
 
+def _lines(file: TextIO) -> Iterator[str]:
+    while line := file.readline(_MAX_ROW_BYTES + 1):
+        if len(line) > _MAX_ROW_BYTES:
+            raise MediaError("unreadable", "no OpenFace record: a row is longer than 712 columns")
+        yield line
+
+
 def _in_picture_widths(values: np.ndarray) -> np.ndarray:
     """Points from the columns x, y, X, Y, Z of 68 points each: float32 `[F, 68, 3]`."""
     x, y, *space = np.split(values, 5, axis=1)
     flat = np.stack([x, y], axis=-1)
     before_camera = np.stack(space, axis=-1)
-    before_camera = before_camera - before_camera.mean(axis=1, keepdims=True)
-    spread = np.square(flat - flat.mean(axis=1, keepdims=True)).sum(axis=(1, 2))
     with np.errstate(all="ignore"):  # what is not finite is no face
+        before_camera = before_camera - before_camera.mean(axis=1, keepdims=True)
+        spread = np.square(flat - flat.mean(axis=1, keepdims=True)).sum(axis=(1, 2))
         scale = np.sqrt(spread / np.square(before_camera[..., :2]).sum(axis=(1, 2)))
         depth = before_camera[..., 2:] * scale[:, None, None]
         points = np.concatenate([flat, depth], axis=-1) / _PICTURE_WIDTH

@@ -21,19 +21,17 @@ from absl import app, flags
 from emotion_tfdata import schema
 from emotion_tfdata.manifest import Manifest, ManifestError, Record, Shard
 from emotion_tfdata.splits import PROTOCOLS
+from emotion_tfdata.tfrecord import FOOTER_BYTES, HEADER_BYTES, checksum
 from preprocess.checksums import sha256_of
 from preprocess.workspace import SHARD_NAME
-
-# A TFRecord: length (8 bytes) and its checksum (4), the payload and its checksum (4).
-_HEADER_BYTES, _FOOTER_BYTES = 12, 4
 
 
 def verify(data_dir: Path) -> Iterator[str]:
     """Yields what is wrong with a data set, in words that name shard and record.
 
-    Checked are the shards' sizes and SHA-256, each record's place, checksums (where the shard's
-    differs), facts, shapes and finiteness, the manifest's own counts and statistics, and that no
-    shard lies there that the manifest does not know.
+    Checked are the shards' sizes and SHA-256, each record's place, checksums, facts, shapes and
+    finiteness, the manifest's own counts and statistics, and that no shard lies there that the
+    manifest does not know.
 
     Raises:
       ManifestError: if there is no manifest, or it cannot be read.
@@ -82,34 +80,35 @@ def _check_shard(path: Path, shard: Shard, manifest: Manifest) -> Iterator[str]:
         yield f"{shard.name}: {size} bytes, the manifest says {shard.bytes}"
     elif not intact:
         yield f"{shard.name}: its SHA-256 is not the manifest's"
-    end = sum(record.length + _HEADER_BYTES + _FOOTER_BYTES for record in shard.records)
+    end = sum(record.length + HEADER_BYTES + FOOTER_BYTES for record in shard.records)
     if end != shard.bytes:
         yield f"{shard.name}: its records take {end} bytes, the manifest says {shard.bytes}"
     with open(path, "rb") as file:
         for index, record in enumerate(shard.records):
             where = f"{shard.name}: record {index} ({record.example_id})"
             try:
-                payload = _read(file, record, check=not intact)
+                payload = _read(file, record)
                 _check_record(schema.decode(payload), record, manifest)
             except ValueError as error:
                 yield f"{where}: {error}"
 
 
-def _read(file: BinaryIO, record: Record, check: bool) -> bytes:
-    """A record's payload; with `check`, compared with its own checksum.
+def _read(file: BinaryIO, record: Record) -> bytes:
+    """A record's payload, compared with its own checksum.
 
     Raises:
       ValueError: if it does not stand where it should, or is damaged.
     """
     file.seek(record.offset)
-    header = file.read(_HEADER_BYTES)
+    header = file.read(HEADER_BYTES)
     payload = file.read(record.length)
-    footer = file.read(_FOOTER_BYTES)
-    if len(footer) < _FOOTER_BYTES:
+    footer = file.read(FOOTER_BYTES)
+    if len(footer) < FOOTER_BYTES:
         raise ValueError("cut short")
-    if header != _with_checksum(struct.pack("<Q", record.length)):
+    length = struct.pack("<Q", record.length)
+    if header != length + checksum(length):
         raise ValueError("no record of its length begins where it should")
-    if check and payload + footer != _with_checksum(payload):
+    if footer != checksum(payload):
         raise ValueError("its bytes do not match their checksum")
     return payload
 
@@ -140,28 +139,6 @@ def _check_record(example: schema.Example, record: Record, manifest: Manifest) -
         raise ValueError(f"{faces} rows with a face, the manifest says {record.faces_frames}")
     if example.landmarks[~example.landmarks_valid].any():
         raise ValueError("landmarks are not zero where no face was found")
-
-
-def _crc32c_table() -> list[int]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-_CRC32C = _crc32c_table()
-
-
-def _with_checksum(content: bytes) -> bytes:
-    """Content and its masked CRC-32C, as TFRecord writes them."""
-    crc = 0xFFFFFFFF
-    for byte in content:
-        crc = _CRC32C[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
-    masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-    return content + struct.pack("<I", masked)
 
 
 def define_flags() -> None:

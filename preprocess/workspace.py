@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,18 +23,19 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from emotion_tfdata.manifest import MANIFEST_NAME, Manifest, Moments, Record, Shard
-from emotion_tfdata.schema import ARRAY_FEATURES, Example, stored_arrays
-from preprocess.corpora import Clip, LeftOut
+from emotion_tfdata.schema import ARRAY_FEATURES, TEXT_FEATURES, Example, stored_arrays
+from preprocess.corpora import LeftOut
 from preprocess.facts import ClipFacts
 from preprocess.report import HTML_NAME, JSON_NAME
-from preprocess.writer import ShardPlan, WrittenShard
+from preprocess.writer import ShardPlan, WrittenShard, unique_name
 
 BUILD_NAME = "build.json"
 LEFT_OUT_NAME = "left_out.csv"
 _WORK_NAME = ".work"
 _LOCK_NAME = ".lock"
+_TOKEN_NAME = "token-"
 SHARD_NAME = re.compile(
-    r"\.?fold-\d+-of-\d+(-random-\d+-of-\d+)?\.tfrecord-\d{5}-of-\d{5}(\.\d+\.tmp)?"
+    r"\.?fold-\d+-of-\d+(-random-\d+-of-\d+)?\.tfrecord-\d{5}-of-\d{5}(\.[\w-]+\.tmp)?"
 )
 
 
@@ -51,6 +53,7 @@ class Workspace:
     def __init__(self, out_dir: Path) -> None:
         self.out_dir = out_dir
         self.work_dir = out_dir / _WORK_NAME
+        self.token = secrets.token_hex(8)
         self._shards_plan = self.work_dir / "shards.json"
 
     @contextlib.contextmanager
@@ -92,8 +95,15 @@ class Workspace:
             if path.name.endswith(".tmp"):
                 path.unlink(missing_ok=True)
         self.work_dir.mkdir(exist_ok=True)
+        for path in self.work_dir.glob(f"{_TOKEN_NAME}*"):
+            path.unlink()
+        (self.work_dir / f"{_TOKEN_NAME}{self.token}").touch()
         self._write_json(self.out_dir / BUILD_NAME, description)
         return None
+
+    def is_held(self) -> bool:
+        """Whether the folder is the one, seen from here, that `claim` holds."""
+        return (self.work_dir / f"{_TOKEN_NAME}{self.token}").exists()
 
     def check_writable(self) -> None:
         """Makes the folder and tries to write in it.
@@ -126,61 +136,62 @@ class Workspace:
 
     # -- clips ------------------------------------------------------------------------------------
 
-    def outcome(self, example_id: str) -> LeftOut | bool:
-        """What became of a clip so far: true if it is stored, false if nothing, or why not."""
-        if self._clip_path(example_id, ".npz").exists():
-            return True
-        try:
-            content = self._clip_path(example_id, ".json").read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return False
-        return LeftOut(**json.loads(content))
+    def outcomes(self) -> dict[str, LeftOut | int]:
+        """Clips that are finished: example id -> bytes of what is stored, or why it is left out.
 
-    def store_example(self, example: Example, facts: ClipFacts | None = None) -> None:
-        """Keeps a clip's arrays, as they will stand in its record, and what was measured of it."""
+        One listing, since a file system on several machines may remember for a while that a name
+        was asked for and not there.
+        """
+        found: dict[str, LeftOut | int] = {}
+        for folder in (self.work_dir / "clips").glob("*"):
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    stem, ending = os.path.splitext(entry.name)
+                    if ending == ".npz":
+                        found[f"{folder.name}/{stem}"] = entry.stat().st_size
+                    elif ending == ".json":
+                        content = json.loads(Path(entry.path).read_text(encoding="utf-8"))
+                        found[f"{folder.name}/{stem}"] = LeftOut(**content)
+        return found
+
+    def store_example(self, example: Example, facts: ClipFacts | None = None) -> int:
+        """Keeps a clip's arrays, as they will stand in its record, and what was measured of it.
+
+        Returns:
+          Its file's bytes, an upper bound of those of the arrays.
+        """
+        about = {name: getattr(example, name) for name in TEXT_FEATURES}
+        about["facts"] = dataclasses.asdict(facts or ClipFacts())
         arrays = stored_arrays(example)
-        arrays["facts"] = np.array(json.dumps(dataclasses.asdict(facts or ClipFacts())))
-        self._write(
-            self._clip_path(example.example_id, ".npz"), lambda file: np.savez(file, **arrays)
-        )
+        arrays["about"] = np.array(json.dumps(about))
+        path = self._clip_path(example.example_id, ".npz")
+        return self._write(path, lambda file: np.savez(file, **arrays))
 
     def store_left_out(self, example_id: str, left_out: LeftOut) -> None:
         """Keeps why a clip is left out."""
         self._write_json(self._clip_path(example_id, ".json"), dataclasses.asdict(left_out))
 
-    def load_example(self, clip: Clip) -> Example:
+    def load_example(self, example_id: str) -> tuple[Example, ClipFacts]:
         """Reads back what `store_example` kept.
 
         Raises:
-          WorkspaceError: if the file was damaged since.
+          WorkspaceError: if the file was damaged since, or is gone.
         """
-        arrays = self._load_arrays(clip.example_id, tuple(ARRAY_FEATURES))
+        path = self._clip_path(example_id, ".npz")
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                arrays = {name: content[name] for name in (*ARRAY_FEATURES, "about")}
+            about = json.loads(str(arrays.pop("about")))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise WorkspaceError(
+                f"{path} is damaged ({error}); delete it and run the same command again"
+            ) from error
         for name, spec in ARRAY_FEATURES.items():
             if spec.step is not None:
                 arrays[name] = np.float32(spec.step) * arrays[name]
         arrays["landmarks_valid"] = arrays["landmarks_valid"].astype(bool)
-        return Example(
-            example_id=clip.example_id,
-            corpus=clip.corpus,
-            actor=clip.actor,
-            emotion=clip.emotion,
-            intensity=clip.intensity,
-            sentence=clip.sentence,
-            **arrays,
-        )
-
-    def load_facts(self, example_id: str) -> ClipFacts:
-        """Reads back what was measured of a stored clip.
-
-        Raises:
-          WorkspaceError: if the file was damaged since.
-        """
-        text = str(self._load_arrays(example_id, ("facts",))["facts"])
-        return _facts(json.loads(text))
-
-    def array_bytes(self, example_id: str) -> int:
-        """Upper bound of the bytes of a stored clip's arrays."""
-        return self._clip_path(example_id, ".npz").stat().st_size
+        facts = _facts(about.pop("facts"))
+        return Example(**about, **arrays), facts
 
     # -- shards -----------------------------------------------------------------------------------
 
@@ -199,7 +210,9 @@ class Workspace:
         except FileNotFoundError:
             return None
         plans = [
-            ShardPlan(plan["name"], plan["fold"], tuple(plan["example_ids"]))
+            ShardPlan(
+                plan["name"], plan["fold"], tuple(plan["example_ids"]), tuple(plan["random_folds"])
+            )
             for plan in content["shards"]
         ]
         return plans, [LeftOut(**entry) for entry in content["left_out"]]
@@ -218,16 +231,17 @@ class Workspace:
         self._write_json(self._shard_path(written.shard.name), content)
         self.drop_clips(record.example_id for record in written.shard.records)
 
-    def load_shard(self, name: str) -> WrittenShard | None:
-        """Reads what `store_shard` kept, or None.
+    def standing_shards(self) -> set[str]:
+        """Names of the finished shards."""
+        return {path.stem for path in self._shard_path("").parent.glob("fold-*.json")}
+
+    def load_shard(self, name: str) -> WrittenShard:
+        """Reads what `store_shard` kept.
 
         Raises:
           WorkspaceError: if the shard itself is gone or has changed since.
         """
-        try:
-            content = json.loads(self._shard_path(name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
+        content = json.loads(self._shard_path(name).read_text(encoding="utf-8"))
         records = tuple(Record(**record) for record in content["shard"].pop("records"))
         shard = Shard(**content["shard"], records=records)
         path = self.out_dir / name
@@ -250,16 +264,6 @@ class Workspace:
             self._clip_path(example_id, ".npz").unlink(missing_ok=True)
 
     # -- within -----------------------------------------------------------------------------------
-
-    def _load_arrays(self, example_id: str, names: Sequence[str]) -> dict[str, Any]:
-        path = self._clip_path(example_id, ".npz")
-        try:
-            with np.load(path, allow_pickle=False) as content:
-                return {name: content[name] for name in names}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise WorkspaceError(
-                f"{path} is damaged ({error}); delete it and run the same command again"
-            ) from error
 
     def _clip_path(self, example_id: str, ending: str) -> Path:
         return self.work_dir / "clips" / f"{example_id}{ending}"
@@ -308,18 +312,20 @@ class Workspace:
         text = json.dumps(content, indent=1) + "\n"
         self._write(path, lambda file: file.write(text.encode()))
 
-    def _write(self, path: Path, write: Callable[[BinaryIO], Any]) -> None:
-        """Writes a file whole or not at all."""
+    def _write(self, path: Path, write: Callable[[BinaryIO], Any]) -> int:
+        """Writes a file whole or not at all; returns its bytes."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.{unique_name()}.tmp")
         try:
             with open(temporary, "wb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
+                size = file.seek(0, os.SEEK_END)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+        return size
 
 
 def _facts(content: Mapping[str, Any]) -> ClipFacts:

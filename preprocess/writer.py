@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from emotion_tfdata import schema
 from emotion_tfdata.manifest import Moments, Record, Shard
 from emotion_tfdata.schema import Example
+from emotion_tfdata.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame
+from preprocess.checksums import sha256_of
 from preprocess.facts import ClipFacts
 
-# TFRecord puts a length and two checksums around a record.
-_FRAME_BYTES = 16
+_FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
 # Upper bound of what a record holds beside its arrays.
 _TEXT_BYTES = 1024
 
@@ -27,11 +29,13 @@ class ShardPlan:
       name: its file name.
       fold: the actor fold of all its clips.
       example_ids: in order.
+      random_folds: each clip's.
     """
 
     name: str
     fold: int
     example_ids: tuple[str, ...]
+    random_folds: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,53 +50,53 @@ class WrittenShard:
 
     shard: Shard
     moments: Mapping[int, Mapping[str, Moments]]
-    facts: Mapping[str, ClipFacts] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, ClipFacts]
 
 
 def plan_shards(
-    clips: Sequence[tuple[str, int, int]],
+    clips: Iterable[tuple[str, int, int, int]],
     num_folds: int,
     max_shard_bytes: int,
-    random_folds: Mapping[str, int] | None = None,
+    by_random_fold: bool = False,
 ) -> list[ShardPlan]:
     """Deals clips to shards: each shard one fold, filled in order of the ids up to a size.
 
     Args:
-      clips: (example id, actor fold, bytes of its arrays).
+      clips: (example id, actor fold, random fold, bytes of its arrays).
       num_folds: folds, also those without clips.
       max_shard_bytes: largest shard; a single clip may be larger.
-      random_folds: example id -> fold of the random protocol, to keep these apart as well; a shard
-        then belongs wholly to one fold of either protocol.
+      by_random_fold: keeps random folds apart as well; a shard then belongs wholly to one fold of
+        either protocol.
     """
-    parts: dict[tuple[int, int], list[tuple[str, int]]] = {}
-    for example_id, fold, array_bytes in sorted(clips):
-        part = fold, -1 if random_folds is None else random_folds[example_id]
-        parts.setdefault(part, []).append((example_id, array_bytes))
+    parts: dict[tuple[int, int], list[tuple[str, int, int]]] = {}
+    for example_id, fold, random_fold, array_bytes in sorted(clips):
+        part = fold, random_fold if by_random_fold else -1
+        parts.setdefault(part, []).append((example_id, random_fold, array_bytes))
     plans = []
-    for (fold, random_fold), members in sorted(parts.items()):
-        groups: list[list[str]] = []
+    for (fold, part_fold), members in sorted(parts.items()):
+        groups: list[list[tuple[str, int]]] = []
         size = max_shard_bytes
-        for example_id, array_bytes in members:
+        for example_id, random_fold, array_bytes in members:
             record_bytes = array_bytes + _TEXT_BYTES + _FRAME_BYTES
             if size + record_bytes > max_shard_bytes:
                 groups.append([])
                 size = 0
-            groups[-1].append(example_id)
+            groups[-1].append((example_id, random_fold))
             size += record_bytes
         for index, group in enumerate(groups):
             folds = f"fold-{fold}-of-{num_folds}"
-            if random_folds is not None:
-                folds += f"-random-{random_fold}-of-{num_folds}"
+            if by_random_fold:
+                folds += f"-random-{part_fold}-of-{num_folds}"
             name = f"{folds}.tfrecord-{index:05d}-of-{len(groups):05d}"
-            plans.append(ShardPlan(name, fold, tuple(group)))
+            example_ids, random_folds = zip(*group, strict=True)
+            plans.append(ShardPlan(name, fold, example_ids, random_folds))
     return plans
 
 
 def write_shard(
     out_dir: Path,
     plan: ShardPlan,
-    load: Callable[[str], Example],
-    random_folds: Mapping[str, int],
+    load: Callable[[str], tuple[Example, ClipFacts]],
     modalities: Sequence[str],
 ) -> WrittenShard:
     """Writes one shard, whole or not at all, holding one example at a time.
@@ -100,46 +104,40 @@ def write_shard(
     Args:
       out_dir: the data set's folder.
       plan: what it is to hold.
-      load: example id -> example.
-      random_folds: example id -> fold of the random protocol.
+      load: example id -> example and what was measured of it.
       modalities: whose moments are wanted.
 
     Raises:
       schema.SchemaError: for an example that cannot be stored.
       OSError: if it cannot be written, or does not read back as it was written.
     """
-    import tensorflow as tf
-
     path = out_dir / plan.name
-    temporary = out_dir / f".{plan.name}.{os.getpid()}.tmp"
+    temporary = out_dir / f".{plan.name}.{unique_name()}.tmp"
     records: list[Record] = []
-    digests: list[bytes] = []
+    facts: dict[str, ClipFacts] = {}
     moments: dict[int, dict[str, Moments]] = {}
+    digest = hashlib.sha256()
     offset = 0
     try:
-        try:
-            with tf.io.TFRecordWriter(str(temporary)) as file:
-                for example_id in plan.example_ids:
-                    example = load(example_id)
-                    payload = schema.encode(example)
-                    file.write(payload)
-                    fold = random_folds[example_id]
-                    records.append(_record(example, fold, offset, len(payload)))
-                    digests.append(hashlib.sha256(payload).digest())
-                    offset += len(payload) + _FRAME_BYTES
-                    _add_moments(moments.setdefault(fold, {}), payload, example_id, modalities)
-            _read_back(temporary, digests)
-        except tf.errors.OpError as error:
-            raise OSError(f"{temporary.name}: {error.message}") from error
-        shard = Shard(
-            plan.name, plan.fold, temporary.stat().st_size, _sha256(temporary), tuple(records)
-        )
-        if shard.bytes != offset:
-            raise OSError(f"{path} has {shard.bytes} bytes, {offset} were written")
+        with open(temporary, "wb") as file:
+            for example_id, fold in zip(plan.example_ids, plan.random_folds, strict=True):
+                example, facts[example_id] = load(example_id)
+                payload = schema.encode(example)
+                record = frame(payload)
+                file.write(record)
+                digest.update(record)
+                records.append(_record(example, fold, offset, len(payload)))
+                offset += len(record)
+                _add_moments(moments.setdefault(fold, {}), payload, example_id, modalities)
+            file.flush()
+            os.fsync(file.fileno())
+        if sha256_of(temporary) != digest.hexdigest():
+            raise OSError(f"{temporary} does not read back as it was written")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return WrittenShard(shard, moments)
+    shard = Shard(plan.name, plan.fold, offset, digest.hexdigest(), tuple(records))
+    return WrittenShard(shard, moments, facts)
 
 
 def statistics(
@@ -201,22 +199,6 @@ def _add_moments(
         sums[modality] = sums[modality] + moments if modality in sums else moments
 
 
-def _read_back(path: Path, digests: Sequence[bytes]) -> None:
-    """Checks that a file holds exactly the records that were written."""
-    import tensorflow as tf
-
-    count = 0
-    for count, payload in enumerate(tf.data.TFRecordDataset(str(path)).as_numpy_iterator(), 1):
-        if count > len(digests) or hashlib.sha256(payload).digest() != digests[count - 1]:
-            raise OSError(f"{path}: record {count - 1} does not read back as it was written")
-    if count != len(digests):
-        raise OSError(f"{path}: {count} records read back of {len(digests)} written")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-        os.fsync(file.fileno())
-    return digest.hexdigest()
+def unique_name() -> str:
+    """A name for a file that no other process has, on this machine or any other."""
+    return f"{os.getpid()}-{secrets.token_hex(4)}"

@@ -131,6 +131,7 @@ def test_flagfiles_are_the_designs_table(parsed, project_dir, name):
     elsewhere = {
         *("data_dir", "model_dir", "overwrite", "protocol", "fold", "folds", "model"),
         *("checkpoint_every_s", "intra_op_threads", "inter_op_threads", "input_threads"),
+        "profile",
     }
     assert written == decides - elsewhere
 
@@ -147,6 +148,25 @@ def test_every_field_of_augment_has_its_flag_with_the_same_default(parsed, fake_
     assert module.settings_from_flags(0).augment == Augment()
     for field in dataclasses.fields(Augment):
         assert f"augment_{field.name}" in module.FLAGS
+
+
+def test_the_settings_defaults_are_the_flags(parsed, fake_data_dir):
+    from emotion_tfdata.training.settings import Settings
+
+    module = parsed(f"--data_dir={fake_data_dir}", "--landmarks=all")
+    chosen = module.settings_from_flags(0)
+    assert chosen == Settings(name="tcn", model=chosen.model, landmarks="all")
+    assert module.FLAGS["landmarks"].default == ["expressive"]
+
+
+def test_the_voice_alone_is_warped_masked_and_measured_from_its_own_level(parsed, fake_data_dir):
+    flagfile = "--flagfile=launch/flags/ravdess_audio.flags"
+    settings = parsed(f"--data_dir={fake_data_dir}", flagfile).settings_from_flags(0)
+    assert settings.relative_level
+    augment = settings.augment
+    assert augment.mel_warp == (0.85, 1.15)
+    assert (augment.frequency_masks, augment.frequency_mask_bands) == (2, 10)
+    assert (augment.time_masks, augment.time_mask_s, augment.time_mask_share) == (2, 0.2, 0.3)
 
 
 def test_flags_reach_the_settings(parsed, fake_data_dir):
@@ -190,6 +210,8 @@ def test_a_users_mistake_is_one_clear_line(train, flags, says):
         (["--select_on=none"], "lr_schedule must be cosine or constant with select_on=none"),
         (["--num_classes=8"], "was built with 6 classes"),
         (["--model_dir=/proc/none"], "--model_dir=/proc/none cannot be written"),
+        (["--profile=5,2"], "--profile=5,2: the steps must be 1 <= FIRST <= LAST"),
+        (["--profile=some"], "--profile=some: give FIRST,LAST or a number of steps"),
     ],
 )
 def test_a_value_that_does_not_suit_the_data_is_one_clear_line(
@@ -223,6 +245,24 @@ def test_it_trains_reports_and_says_where_everything_is(parsed, fake_data_dir, t
     module = parsed(*flags, "--learning_rate=0.5")
     assert module.main(["train.py"]) == 1
     assert "(learning_rate: there 0.001, asked for 0.5)" in capsys.readouterr().err
+
+
+def test_a_processor_without_bfloat16_is_told(parsed, fake_data_dir, tmp_path, capsys, monkeypatch):
+    from emotion_tfdata.training import precision
+
+    (tmp_path / "cpuinfo").write_text("flags : fpu sse avx2\n")
+    check = precision.check_precision
+    monkeypatch.setattr(
+        precision, "check_precision", lambda chosen: check(chosen, tmp_path / "cpuinfo")
+    )
+    module = parsed(
+        f"--data_dir={fake_data_dir}", f"--model_dir={tmp_path / 'm'}", *SMALL,
+        "--precision=mixed_bfloat16",
+    )  # fmt: skip
+    assert module.main(["train.py"]) == 1
+    says = r"train\.py: --precision=mixed_bfloat16: this processor does not multiply bfloat16.*\n"
+    assert re.fullmatch(says, capsys.readouterr().err)
+    assert not (tmp_path / "m").exists()
 
 
 def test_all_folds_are_held_out_one_after_the_other(parsed, fake_data_dir, tmp_path, capsys):

@@ -17,7 +17,10 @@ class Augment:
     """How a training set is enlarged.
 
     An epoch holds every clip as it is and `factor - 1` copies of it. A copy is altered with
-    `probability`; one that is altered is warped, made noisy, or both.
+    `probability`; one that is altered is warped, made noisy, or both. Where they are asked for,
+    each altered copy also gets a warp of the mel axis and masks over bands and over time. These
+    change its audio alone: a length of the vocal tract has no counterpart in the face, and what
+    one modality lacks for a moment is what the other is there for.
 
     Attributes:
       factor: size of an epoch in clips of the set; 1 adds no copy, 1.5 a copy of half of the clips
@@ -33,6 +36,16 @@ class Augment:
         at one instant: the share of its variance that comes from one slow process on the clock that
         both share.
       noise_slow_hz: highest frequency of that slow process, in Hz.
+      mel_warp: range of the factor of the mel axis, uniform, about 1: what stood at the frequency
+        `f` comes to about `f / factor`. `(1, 1)` leaves it as it is. The formula and its source
+        are those of `augment.mel`.
+      frequency_masks: how many masks over bands an altered copy gets; 0 for none. Masks may
+        overlap, and hide a feature by its mean over the training folds.
+      frequency_mask_bands: widest of them, in bands; widths are uniform from 0.
+      time_masks: how many masks over time an altered copy gets; 0 for none. They lie among the
+        frames of audio that are not masked off, and these stay what they are for `audio_mask`.
+      time_mask_s: widest of them, in seconds of the warped clip; widths are uniform from 0.
+      time_mask_share: largest share of a clip's frames that its time masks hide together.
     """
 
     factor: float = 2.0
@@ -43,6 +56,12 @@ class Augment:
     noise_level: tuple[float, float] = (0.001, 0.01)
     noise_correlation: float = 0.5
     noise_slow_hz: float = 2.0
+    mel_warp: tuple[float, float] = (1.0, 1.0)
+    frequency_masks: int = 0
+    frequency_mask_bands: int = 10
+    time_masks: int = 0
+    time_mask_s: float = 0.2
+    time_mask_share: float = 0.3
 
     def __post_init__(self) -> None:
         def check(holds: bool, name: str, allowed: str) -> None:
@@ -62,6 +81,23 @@ class Augment:
         low, high = self.noise_level
         check(0 <= low <= high < math.inf, "noise_level", "a range (low, high) from 0 up")
         check(0 < self.noise_slow_hz <= 15, "noise_slow_hz", "in (0, 15]")
+        low, high = self.mel_warp
+        check(0.5 <= low <= high <= 2, "mel_warp", "a range (low, high) within [0.5, 2]")
+        for name, least, most in (
+            ("frequency_masks", 0, 20),
+            ("frequency_mask_bands", 1, 1000),
+            ("time_masks", 0, 20),
+        ):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            check(whole and least <= value <= most, name, f"a whole number in [{least}, {most}]")
+        check(0 < self.time_mask_s <= 60, "time_mask_s", "in (0, 60]")
+        check(0 < self.time_mask_share < 1, "time_mask_share", "in (0, 1)")
+
+    @property
+    def warps_mel(self) -> bool:
+        """Whether any copy's mel axis is warped."""
+        return self.mel_warp != (1, 1)
 
     @property
     def copies(self) -> int:
@@ -80,11 +116,22 @@ class Draws(NamedTuple):
       stretch: float64 `[N]`, 1 where a clip is not warped.
       noise_level: float32 `[N]`, 0 where no noise is added.
       noise_key: uint32 `[N]`, what the noise itself is made from.
+      mel_warp: float64 `[N]`, 1 where the mel axis is not warped.
+      frequency_masks: float32 `[N, K, 2]`, width and place of each mask in `[0, 1]` of those that
+        it can have, as `augment.mask` takes them; 0 for no mask.
+      time_masks: float32 `[N, K, 2]`, likewise.
     """
 
     stretch: tf.Tensor
     noise_level: tf.Tensor
     noise_key: tf.Tensor
+    mel_warp: tf.Tensor
+    frequency_masks: tf.Tensor
+    time_masks: tf.Tensor
+
+
+# What leaves a clip as it is, field by field.
+NOTHING = Draws(1, 0, 0, 1, 0, 0)
 
 
 def draw(
@@ -104,9 +151,9 @@ def draw(
     """
     augment = augment or Augment(probability=0.0)
 
-    streams = (Stream.AUGMENTED, Stream.KIND, Stream.STRETCH, Stream.NOISE_LEVEL, Stream.NOISE)
+    streams = (Stream.AUGMENTED, Stream.KIND, Stream.STRETCH, Stream.NOISE_LEVEL, Stream.MEL_WARP)
     keys = rng.key(seed, epoch, example, copy, streams)
-    chance, kind, stretch, level, _ = tf.unstack(rng.uniform(keys), axis=-1)
+    chance, kind, stretch, level, mel_warp = tf.unstack(rng.uniform(keys), axis=-1)
 
     def between(values: tf.Tensor, limits: tuple[float, float]) -> tf.Tensor:
         return limits[0] + (limits[1] - limits[0]) * values
@@ -117,8 +164,19 @@ def draw(
     noisy = altered & (kind >= augment.warp_share)
     stretch = between(stretch, augment.stretch)
     level = tf.cast(between(level, augment.noise_level), tf.float32)
+    mel_warp = between(mel_warp, augment.mel_warp)
+
+    def masks(stream: Stream, count: int) -> tf.Tensor:
+        numbers = tf.range(2 * count, dtype=tf.int64)
+        each = rng.fold_in(rng.key(seed, epoch, example, copy, stream)[:, None], numbers)
+        drawn = tf.reshape(tf.cast(rng.uniform(each), tf.float32), [tf.size(example), count, 2])
+        return tf.where(altered[:, None, None], drawn, tf.zeros_like(drawn))
+
     return Draws(
         stretch=tf.where(warped, stretch, tf.ones_like(stretch)),
         noise_level=tf.where(noisy, level, tf.zeros_like(level)),
-        noise_key=tf.cast(keys[..., -1], tf.uint32),
+        noise_key=tf.cast(rng.key(seed, epoch, example, copy, Stream.NOISE), tf.uint32),
+        mel_warp=tf.where(altered, mel_warp, tf.ones_like(mel_warp)),
+        frequency_masks=masks(Stream.FREQUENCY_MASK, augment.frequency_masks),
+        time_masks=masks(Stream.TIME_MASK, augment.time_masks),
     )

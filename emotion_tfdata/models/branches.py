@@ -135,7 +135,10 @@ class Head(keras.layers.Layer):
             norm = built(_norm(config, f"norm{i}"), units)
             self.stages.append((dense, norm, _dropout(rate, seed, f"joined/dropout{i}")))
             width = units
-        logits = _dense(config.num_classes, config, seed, "joined/logits", activation=None)
+        # Probabilities want more digits than bfloat16 has.
+        logits = _dense(
+            config.num_classes, config, seed, "joined/logits", activation=None, dtype="float32"
+        )
         self.logits = built(logits, width)
         self.built = True
 
@@ -165,12 +168,18 @@ def _dropout(rate: float, seed: int, path: str) -> RowDropout:
 
 
 def _dense(
-    units: int, config: ModelConfig, seed: int, path: str, activation: str | None = "relu"
+    units: int,
+    config: ModelConfig,
+    seed: int,
+    path: str,
+    activation: str | None = "relu",
+    dtype: str | None = None,
 ) -> keras.layers.Dense:
     return keras.layers.Dense(
         units,
         activation=activation,
         kernel_initializer=keras.initializers.GlorotUniform(seed_of(seed, path)),
         kernel_regularizer=l2_penalty(config.l2),
+        dtype=dtype,
         name=path.rpartition("/")[2],
     )

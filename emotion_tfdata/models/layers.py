@@ -8,7 +8,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from emotion_tfdata.models import replicas
 from emotion_tfdata.models.frames import Frames, take_rows, with_row
+
+_PHILOX = 1  # TensorFlow's number of the generator
 
 
 class FrameConv1D(keras.layers.Layer):
@@ -104,8 +107,8 @@ def max_pool_pairs(x: tf.Tensor, frames: Frames) -> tuple[tf.Tensor, Frames]:
 class RowBatchNorm(keras.layers.Layer):
     """Batch normalisation over rows: `[N, C]`, whatever `N`, zero included.
 
-    In training the mean and the (biased) variance are those of the rows given, in float32; a batch
-    without rows leaves the moving statistics as they are.
+    In training the mean and the (biased) variance are those of the rows given, of all replicas
+    together, in float32; a batch without rows leaves the moving statistics as they are.
     """
 
     def __init__(self, *, momentum: float = 0.99, epsilon: float = 0.001, **kwargs: Any) -> None:
@@ -135,7 +138,17 @@ class RowBatchNorm(keras.layers.Layer):
         count = tf.cast(tf.shape(x)[0], tf.float32)
         some = tf.maximum(count, 1.0)
         mean = tf.reduce_sum(x, axis=0) / some
-        variance = tf.reduce_sum(tf.math.squared_difference(x, mean), axis=0) / some
+        squares = tf.reduce_sum(tf.math.squared_difference(x, mean), axis=0)
+        if replicas.count() > 1:
+            # Chan, Golub and LeVeque 1979: moments of the whole from those of its parts.
+            parts = replicas.gather(tf.concat([mean, squares, count[None]], axis=0))
+            means, parts_squares, counts = tf.split(parts, [x.shape[1], x.shape[1], 1], axis=1)
+            count = tf.reduce_sum(counts)
+            some = tf.maximum(count, 1.0)
+            mean = tf.reduce_sum(counts * means, axis=0) / some
+            apart = counts * tf.math.squared_difference(means, mean)
+            squares = tf.reduce_sum(parts_squares + apart, axis=0)
+        variance = squares / some
         step = tf.where(count > 0, 1.0 - self.momentum, 0.0)
         for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving + step * (tf.stop_gradient(now) - moving))
@@ -146,6 +159,7 @@ class RowDropout(keras.layers.Layer):
     """Dropout whose generator is a seeded variable of the model, so that a run can resume.
 
     Sixteen random bits an element, four elements to one 64-bit draw: the rate is met to 1/65536.
+    Replicas read one stream of bits, each from where its rows lie in the global batch.
     """
 
     def __init__(self, rate: float, *, seed: int, **kwargs: Any) -> None:
@@ -165,14 +179,21 @@ class RowDropout(keras.layers.Layer):
         if not training or threshold == 0:
             return x
         size = tf.size(x)
-        draws = tf.random.stateless_uniform(
-            [(size + 3) // 4],
-            tf.cast(self.seed_generator.next(), tf.int32),
-            minval=None,
-            maxval=None,
-            dtype=tf.uint64,
+        first = replicas.rows_before(tf.shape(x)[0]) * x.shape[1]
+        # Philox draws 128 bits, eight elements, a step of its counter.
+        steps, passed_over = first // 8, first % 8
+        key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(
+            seed=tf.cast(self.seed_generator.next(), tf.int32)
         )
-        bits = tf.reshape(tf.reshape(tf.bitcast(draws, tf.uint16), [-1])[:size], tf.shape(x))
+        draws = tf.raw_ops.StatelessRandomUniformFullIntV2(
+            shape=[(passed_over + size + 3) // 4],
+            key=key,
+            counter=counter + tf.cast([steps, 0], tf.uint64),
+            dtype=tf.uint64,
+            alg=_PHILOX,
+        )
+        bits = tf.reshape(tf.bitcast(draws, tf.uint16), [-1])[passed_over : passed_over + size]
+        bits = tf.reshape(bits, tf.shape(x))
         keep = tf.cast(bits >= tf.constant(threshold, tf.uint16), x.dtype)
         return x * (keep * tf.cast(65536 / (65536 - threshold), x.dtype))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -14,7 +15,7 @@ from emotion_tfdata.models.config import ModelConfig
 from emotion_tfdata.models.frames import Frames
 
 
-def build_model(config: ModelConfig, *, seed: int = 0) -> EmotionModel:
+def build_model(config: ModelConfig, *, seed: int = 0, dtype: str | None = None) -> EmotionModel:
     """Builds a model with its weights made.
 
     Compile it with `loss="sparse_categorical_crossentropy"`: in `fit`, Keras takes the logits from
@@ -25,11 +26,13 @@ def build_model(config: ModelConfig, *, seed: int = 0) -> EmotionModel:
       config: what the model is made of.
       seed: of the initial weights and of dropout. Same seed and config, same weights to the bit.
         The global generators are neither read nor set.
+      dtype: name of a Keras dtype policy, by default the global one. With `mixed_bfloat16` matrix
+        products are in bfloat16; weights, statistics, recurrence and logits stay in float32.
 
     Returns:
       The model; call it with the features that `make_dataset` yields.
     """
-    return EmotionModel(config, seed)
+    return EmotionModel(config, seed, dtype=dtype)
 
 
 @keras.saving.register_keras_serializable("emotion_tfdata")
@@ -47,12 +50,13 @@ class EmotionModel(keras.Model):
         super().__init__(**kwargs)
         self.config, self.seed = config, seed
         self.supports_jit = False  # the number of frames is the batch's own: no static shapes
-        self.audio = AudioBranch(config, seed) if config.uses_audio else None
-        self.video = VideoBranch(config, seed) if config.uses_landmarks else None
-        width = (config.audio_dense_units if self.audio else 0) + (
-            config.video_dense_units if self.video else 0
-        )
-        self.head = Head(config, width, seed)
+        with _global_policy(self.dtype_policy):
+            self.audio = AudioBranch(config, seed) if config.uses_audio else None
+            self.video = VideoBranch(config, seed) if config.uses_landmarks else None
+            width = (config.audio_dense_units if self.audio else 0) + (
+                config.video_dense_units if self.video else 0
+            )
+            self.head = Head(config, width, seed)
         self.built = True
 
     def call(self, features: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
@@ -85,11 +89,28 @@ class EmotionModel(keras.Model):
         return tf.cast(self.head(tf.concat(branches, axis=1), training=training), tf.float32)
 
     def get_config(self) -> dict[str, Any]:
-        return {"config": dataclasses.asdict(self.config), "seed": self.seed, "name": self.name}
+        return {
+            "config": dataclasses.asdict(self.config),
+            "seed": self.seed,
+            "dtype": self.dtype_policy.name,
+            "name": self.name,
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> EmotionModel:
-        return cls(ModelConfig(**config["config"]), config["seed"], name=config["name"])
+        own = {key: config[key] for key in ("seed", "dtype", "name")}
+        return cls(ModelConfig(**config["config"]), **own)
+
+
+@contextlib.contextmanager
+def _global_policy(policy: keras.DTypePolicy) -> Iterator[None]:
+    """Layers made inside take this policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _packed(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -23,19 +24,23 @@ def save(path: str, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) 
     Whoever is killed meanwhile leaves the file that was there before. Floats go through JSON's
     shortest exact form, so they come back to the bit.
     """
-    if _STATE in arrays:
-        raise CheckpointError(f"an array must not be named {_STATE!r}")
-    text = np.frombuffer(json.dumps(state).encode(), np.uint8)
     temporary = f"{path}.tmp"
     with open(temporary, "wb") as file:
-        np.savez(file, **{_STATE: text}, **arrays)
+        _write(file, arrays, state)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
 
 
-def load(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads what `save` wrote.
+def to_bytes(arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> bytes:
+    """What `save` writes."""
+    file = io.BytesIO()
+    _write(file, arrays, state)
+    return file.getvalue()
+
+
+def load(path: str | BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Reads what `save` wrote, or a file of what `to_bytes` gave.
 
     Raises:
       FileNotFoundError: if there is none.
@@ -52,6 +57,13 @@ def load(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             f"{path}: cannot be read ({error!r}). Remove it to train from the start."
         ) from error
     return arrays, state
+
+
+def _write(file: BinaryIO, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
+    if _STATE in arrays:
+        raise CheckpointError(f"an array must not be named {_STATE!r}")
+    text = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    np.savez(file, **{_STATE: text}, **arrays)
 
 
 def arrays_of(variables: list[Any], prefix: str) -> dict[str, np.ndarray]:

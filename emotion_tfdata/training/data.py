@@ -50,8 +50,21 @@ class Part:
 class Data:
     """A data set as one training sees it."""
 
-    def __init__(self, data_dir: str, settings: Settings, num_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: str,
+        settings: Settings,
+        num_threads: int | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ) -> None:
         """Reads the manifest and deals the folds.
+
+        Args:
+          data_dir: the data set.
+          settings: of the training.
+          num_threads: that read and augment; None for one a core.
+          shard: (index, count), which of so many workers reads; the streams have its rows of every
+            batch.
 
         Raises:
           ManifestError: if there is no data set.
@@ -61,6 +74,7 @@ class Data:
         self.settings = settings
         self.manifest = load_manifest(data_dir)
         self._num_threads = num_threads
+        self._shard = shard
         check_settings(self.manifest, data_dir, settings)
 
         fold, folds = settings.fold, self.manifest.num_folds
@@ -153,8 +167,10 @@ class Data:
             landmarks=settings.landmarks,
             num_classes=settings.num_classes,
             trim_silence_db=settings.trim_silence_db or None,
+            relative_level=settings.relative_level,
             with_ids=True,
             num_threads=self._num_threads,
+            shard=self._shard,
             **options,
         )
 

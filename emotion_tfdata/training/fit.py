@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +18,13 @@ from emotion_tfdata.labels import class_names
 from emotion_tfdata.training import checkpoint, metrics, run_dir
 from emotion_tfdata.training.data import Data, with_ids_apart
 from emotion_tfdata.training.learner import Learner, Predictions
+from emotion_tfdata.training.profiling import ProfiledSteps, Profiler
 from emotion_tfdata.training.progress import Progress, duration
 from emotion_tfdata.training.schedules import Schedule
 from emotion_tfdata.training.settings import Settings
+from emotion_tfdata.training.workers import StoppedError, Workers
 
-
-class StoppedError(Exception):
-    """Asked to stop; the state is saved and the same command goes on from there."""
+__all__ = ["Fit", "StoppedError", "TrainingError"]
 
 
 class TrainingError(RuntimeError):
@@ -49,6 +51,8 @@ class _Position:
 class Fit:
     """One training on one held-out fold, with its files in `model_dir`.
 
+    Of several workers the chief alone reads and writes the folder; the others begin with its state.
+
     What it keeps is a function of settings and data alone, but for seconds and rates: broken off at
     any batch and taken up from the last checkpoint, it ends with the same weights to the bit.
     """
@@ -62,6 +66,8 @@ class Fit:
         checkpoint_every_s: float = 60.0,
         should_stop: Callable[[], bool] = lambda: False,
         progress: Progress | None = None,
+        profile: ProfiledSteps | None = None,
+        workers: Workers | None = None,
     ) -> None:
         """Builds the model and, where `model_dir` has a checkpoint, takes its state up.
 
@@ -69,7 +75,8 @@ class Fit:
           CheckpointError: if the checkpoint cannot be read or is of another model.
         """
         self.settings = settings
-        self.learner = Learner(settings, data.class_weights())
+        self._workers = workers or Workers()
+        self.learner = Learner(settings, data.class_weights(), self._workers)
         self.history: list[dict[str, Any]] = []
         self._data = data
         self._model_dir = model_dir
@@ -77,6 +84,8 @@ class Fit:
         self._saved_s = time.monotonic()
         self._should_stop = should_stop
         self._progress = progress or Progress()
+        profile = profile if self._workers.is_chief else None
+        self._profiler = Profiler(profile, model_dir / run_dir.TENSORBOARD, self._progress.line)
         self._at = _Position()
         self._best: dict[str, np.ndarray] = {}
         self._schedule = Schedule(
@@ -102,8 +111,10 @@ class Fit:
           StoppedError: if asked to; everything done is saved.
           TrainingError: for a loss that is not finite; the message names the batch's clips.
         """
-        writer = tf.summary.create_file_writer(str(self._model_dir / run_dir.TENSORBOARD))
-        with writer.as_default():
+        writer = tf.summary.create_noop_writer()
+        if self._workers.is_chief:
+            writer = tf.summary.create_file_writer(str(self._model_dir / run_dir.TENSORBOARD))
+        with writer.as_default(), contextlib.closing(self._profiler):
             if not self._finished:
                 dataset, batches = self._data.training_batches(self._at.epoch, self._at.batch)
                 stream = with_ids_apart(dataset)
@@ -129,7 +140,7 @@ class Fit:
 
         def leave_if_asked() -> None:
             # Nothing to save: the checkpoint has the last weights, the model the best ones.
-            if self._should_stop():
+            if self._workers.any(self._should_stop()):
                 raise StoppedError("the report on the held-out clips")
 
         return self.learner.predict(self._data.batches_of(self._data.held_out), leave_if_asked)
@@ -143,26 +154,38 @@ class Fit:
         self.learner.learning_rate = self._schedule.rate_of(at.epoch)
         where = f"epoch {at.epoch + 1}/{settings.epochs}"
         while at.batch < batches:
-            started = time.monotonic()
-            features, labels, ids = next(stream)
-            waited = time.monotonic() - started
-            loss, cross_entropy, correct = self.learner.train(features, labels)
-            if not math.isfinite(loss):
+            with self._profiler.step():
+                started = time.monotonic()
+                features, labels, ids = next(stream)
+                waited = time.monotonic() - started
+                step = self.learner.train(features, labels)
+            if not (math.isfinite(step.loss) and step.finite):
+                whose = f" that worker {self._workers.index} had" if self._workers.count > 1 else ""
                 raise TrainingError(
-                    f"{where}, batch {at.batch + 1}: the loss is {loss}. Clips of this batch: "
-                    f"{', '.join(ids)}. Look at these clips, or lower --learning_rate or set "
-                    "--clip_norm."
+                    f"{where}, batch {at.batch + 1}: {self._what_is_not_finite(step.loss)}. Clips "
+                    f"of this batch{whose}: {', '.join(ids)}. Look at these clips, or lower "
+                    "--learning_rate or set --clip_norm."
                 )
             took = time.monotonic() - started
+            self._profiler.ended(waited, took)
             at.batch += 1
-            at.clips += len(ids)
-            at.loss += loss
-            at.cross_entropy += cross_entropy
-            at.correct += correct
+            at.clips += step.clips
+            at.loss += step.loss
+            at.cross_entropy += step.cross_entropy
+            at.correct += step.correct
             at.seconds += took
             at.input_wait_s += waited
-            self._progress.batch(where, at.batch, batches, at.loss / at.batch, len(ids), took)
+            self._progress.batch(where, at.batch, batches, at.loss / at.batch, step.clips, took)
             self._pause()
+
+    def _what_is_not_finite(self, loss: float) -> str:
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        names = self.learner.not_finite()
+        if not names:
+            return f"the gradient is not finite (the loss is {loss:g})"
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return f"not finite are the weights {', '.join(names[:3])}{more} (the loss is {loss:g})"
 
     def _end_epoch(self, to_select_on: tf.data.Dataset | None) -> None:
         at, schedule = self._at, self._schedule
@@ -202,35 +225,50 @@ class Fit:
         return recall - 1e-6 * math.tanh(seen.loss)
 
     def _pause(self) -> None:
-        """Saves when it is time to, and leaves when asked to. The state must be whole here."""
-        if self._should_stop():
+        """Saves when it is time to, and leaves when any worker is asked to.
+
+        The state must be whole here, and all workers must be at the same place.
+        """
+        if self._workers.any(self._should_stop()):
             self._save()
             raise StoppedError(f"epoch {self._at.epoch + 1}, batch {self._at.batch}")
         if time.monotonic() - self._saved_s >= self._every_s:
             self._save()
 
     def _save(self) -> None:
-        learner = self.learner
-        checkpoint.save(
-            str(self._model_dir / run_dir.CHECKPOINT),
-            checkpoint.arrays_of(learner.model.variables, "model")
-            | checkpoint.arrays_of(learner.optimizer.variables, "optimizer")
-            | self._best,
-            {
-                "position": dataclasses.asdict(self._at),
-                "schedule": self._schedule.state(),
-                "history": self.history,
-            },
-        )
+        if not self._workers.is_chief:
+            return
+        checkpoint.save(str(self._model_dir / run_dir.CHECKPOINT), *self._state())
         run_dir.write_json(self._model_dir / run_dir.HISTORY, self.history)
         self._saved_s = time.monotonic()
 
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        learner = self.learner
+        arrays = (
+            checkpoint.arrays_of(learner.model.variables, "model")
+            | checkpoint.arrays_of(learner.optimizer.variables, "optimizer")
+            | self._best
+        )
+        return arrays, {
+            "position": dataclasses.asdict(self._at),
+            "schedule": self._schedule.state(),
+            "history": self.history,
+        }
+
     def _restore(self) -> None:
         path = str(self._model_dir / run_dir.CHECKPOINT)
-        try:
-            arrays, state = checkpoint.load(path)
-        except FileNotFoundError:
-            return
+        if self._workers.is_chief:
+            with contextlib.suppress(FileNotFoundError):
+                self._take_up(path, *checkpoint.load(path))
+                self._progress.line(
+                    f"goes on from {path}: epoch {self._at.epoch + 1}, batch {self._at.batch}"
+                )
+        if self._workers.count > 1:
+            content = self._workers.share(lambda: checkpoint.to_bytes(*self._state()))
+            if not self._workers.is_chief:
+                self._take_up("the chief's state", *checkpoint.load(io.BytesIO(content)))
+
+    def _take_up(self, path: str, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
         learner = self.learner
         checkpoint.assign(learner.model.variables, arrays, "model", path)
         checkpoint.assign(learner.optimizer.variables, arrays, "optimizer", path)
@@ -238,9 +276,6 @@ class Fit:
         self._at = _Position(**state["position"])
         self._schedule.restore(state["schedule"])
         self.history = state["history"]
-        self._progress.line(
-            f"goes on from {path}: epoch {self._at.epoch + 1}, batch {self._at.batch}"
-        )
 
     def _tell(self, entry: dict[str, Any], better: bool) -> None:
         epoch, train = entry["epoch"], entry["train"]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from emotion_tfdata.models import build_model
+from emotion_tfdata.models import build_model, replicas
 from emotion_tfdata.training import metrics
 from emotion_tfdata.training.data import with_ids_apart
 from emotion_tfdata.training.settings import Settings
+from emotion_tfdata.training.workers import Workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +41,41 @@ class Predictions:
         return metrics.confusion_matrix(self.labels, predicted, self.probabilities.shape[1])
 
 
-class Learner:
-    """A model in training. The same settings make the same one, to the bit."""
+class Step(NamedTuple):
+    """What a step found in its batch, all workers' rows of it together, before it learned from it.
 
-    def __init__(self, settings: Settings, class_weights: np.ndarray) -> None:
+    Attributes:
+      loss: mean over the clips, weighted, with penalties.
+      cross_entropy: sum of the clips' plain cross-entropies.
+      correct: how many clips were classified right.
+      clips: how many there are.
+      finite: whether the gradient and the weights after the step are.
+    """
+
+    loss: float
+    cross_entropy: float
+    correct: int
+    clips: int
+    finite: bool
+
+
+class Learner:
+    """A model in training. The same settings make the same one, to the bit.
+
+    Of several workers each gives the rows of a batch that are its own; all have the same model
+    after every step.
+    """
+
+    def __init__(
+        self, settings: Settings, class_weights: np.ndarray, workers: Workers | None = None
+    ) -> None:
         keras.utils.clear_session()  # layer names, which checkpoints hold, count from 0 again
         keras.utils.set_random_seed(settings.seed)
-        self.model = build_model(settings.model, seed=settings.seed)
+        self.model = build_model(settings.model, seed=settings.seed, dtype=settings.precision)
         self.optimizer = keras.optimizers.Adam(settings.learning_rate)
         self.optimizer.build(self.model.trainable_variables)
         self._settings = settings
+        self._workers = workers or Workers()
         self._class_weights = tf.constant(class_weights)
         self._step: Callable[..., Any] | None = None
         self._logits: Callable[..., Any] | None = None
@@ -62,19 +89,18 @@ class Learner:
     def learning_rate(self, value: float) -> None:
         self.optimizer.learning_rate.assign(value)
 
-    def train(self, features: dict[str, tf.Tensor], labels: tf.Tensor) -> tuple[float, float, int]:
-        """Learns from a batch.
-
-        Returns:
-          Loss with penalties and class weights, sum of the clips' plain cross-entropies, and how
-          many clips were classified right, all before the step.
-        """
+    def train(self, features: dict[str, tf.Tensor], labels: tf.Tensor) -> Step:
+        """Learns from a batch."""
         if self._step is None:
             self._step = tf.function(
                 self._train_step, input_signature=[_signature(features), _signature(labels)]
             )
-        loss, cross_entropy, correct = self._step(features, labels)
-        return float(loss), float(cross_entropy), int(correct)
+        (loss, cross_entropy, correct, clips), finite = self._step(features, labels)
+        return Step(float(loss), float(cross_entropy), int(correct), int(clips), bool(finite))
+
+    def not_finite(self) -> list[str]:
+        """Paths of the model's variables that hold a NaN or an infinity."""
+        return [v.path for v in self.model.weights if not np.isfinite(np.array(v)).all()]
 
     def predict(
         self, dataset: tf.data.Dataset, stop: Callable[[], None] | None = None
@@ -82,12 +108,15 @@ class Learner:
         """Classifies every clip of a dataset that has ids.
 
         Args:
-          dataset: as `make_dataset` makes it with `with_ids=True`.
+          dataset: as `make_dataset` makes it with `with_ids=True`, this worker's rows of it.
           stop: called before every batch; may raise to break off.
+
+        Returns:
+          What all workers found, in the order of the whole dataset.
         """
         ids: list[str] = []
-        labels, logits = [], []
-        for features, batch_labels, batch_ids in with_ids_apart(dataset):
+        batches, labels, logits = [], [], []
+        for batch, (features, batch_labels, batch_ids) in enumerate(with_ids_apart(dataset)):
             if stop is not None:
                 stop()
             if self._logits is None:
@@ -96,41 +125,74 @@ class Learner:
                     input_signature=[_signature(features)],
                 )
             ids += batch_ids
+            batches.append(np.full(len(batch_ids), batch))
             labels.append(batch_labels.numpy())
             logits.append(self._logits(features).numpy())
-        all_labels = np.concatenate(labels).astype(np.int64)
-        all_logits = np.concatenate(logits).astype(np.float64)
+        own = [np.array(ids, np.str_), *map(np.concatenate, (batches, labels, logits))]
+        parts = [_unpacked(part) for part in self._workers.gather(_packed(own))]
+        all_ids, batch_of, all_labels, all_logits = map(np.concatenate, zip(*parts, strict=True))
+        order = np.argsort(batch_of, kind="stable")  # of a batch, worker 0 has the first rows
+        all_labels = all_labels[order].astype(np.int64)
+        all_logits = all_logits[order].astype(np.float64)
         all_logits -= all_logits.max(axis=1, keepdims=True)
         log_probabilities = all_logits - np.log(np.exp(all_logits).sum(axis=1, keepdims=True))
         loss = -log_probabilities[np.arange(len(all_labels)), all_labels].mean()
         return Predictions(
-            tuple(ids), all_labels, np.exp(log_probabilities).astype(np.float32), float(loss)
+            tuple(map(str, all_ids[order])),
+            all_labels,
+            np.exp(log_probabilities).astype(np.float32),
+            float(loss),
         )
 
     def _train_step(
         self, features: dict[str, tf.Tensor], labels: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        settings = self._settings
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
         variables = self.model.trainable_variables
+        gradients, figures = self._workers.run(self._gradients, features, labels)
+        if self._settings.clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, self._settings.clip_norm)
+        self.optimizer.apply(gradients, variables)
+        # The loss alone does not tell: a NaN in the first layers' weights is passed over by ReLU
+        # and max pooling, and stays.
+        norms = [tf.linalg.global_norm(of) for of in (gradients, self.model.weights)]
+        return figures, tf.reduce_all(tf.math.is_finite(norms))
+
+    def _gradients(
+        self, features: dict[str, tf.Tensor], labels: tf.Tensor
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Gradients and figures of the whole batch, from this worker's rows and the others'."""
+        own = tf.cast(tf.size(labels), tf.float32)
+        clips = replicas.total(own)
         with tf.GradientTape() as tape:
             logits = self.model.logits(features, training=True)
             log_probabilities = tf.nn.log_softmax(logits)
             cross_entropy = -tf.gather(log_probabilities, labels, batch_dims=1)
-            smoothing = settings.label_smoothing
+            smoothing = self._settings.label_smoothing
             smoothed = (1 - smoothing) * cross_entropy - smoothing * tf.reduce_mean(
                 log_probabilities, axis=1
             )
             weights = tf.gather(self._class_weights, labels)
-            loss = tf.reduce_mean(weights * smoothed)
+            loss = tf.reduce_sum(weights * smoothed) / clips
             if self.model.losses:
-                loss += tf.add_n(self.model.losses)
-        gradients = tape.gradient(loss, variables)
-        if settings.clip_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, settings.clip_norm)
-        self.optimizer.apply(gradients, variables)
+                loss += tf.add_n(self.model.losses) / replicas.count()  # once in the sum
+        gradients = tape.gradient(loss, self.model.trainable_variables)
         predicted = tf.argmax(logits, axis=1, output_type=labels.dtype)
-        correct = tf.reduce_sum(tf.cast(predicted == labels, tf.int32))
-        return loss, tf.reduce_sum(cross_entropy), correct
+        correct = tf.reduce_sum(tf.cast(predicted == labels, tf.float32))
+        *gradients, loss, cross_entropy, correct = replicas.totals(
+            [*gradients, loss, tf.reduce_sum(cross_entropy), correct]
+        )
+        return gradients, [loss, cross_entropy, correct, clips]
+
+
+def _packed(arrays: list[np.ndarray]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, *arrays)
+    return file.getvalue()
+
+
+def _unpacked(content: bytes) -> list[np.ndarray]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return [arrays[name] for name in arrays.files]
 
 
 def _signature(batch: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,10 @@ from emotion_tfdata.labels import class_names
 from emotion_tfdata.training import metrics, run_dir
 from emotion_tfdata.training.data import Data
 from emotion_tfdata.training.learner import Predictions
+from emotion_tfdata.training.report_text import markdown
 from emotion_tfdata.training.settings import Settings
+
+_ERRORS_LISTED = 20
 
 PROTOCOL_MEANING = {
     "actor": "actors held out: nobody in the held-out fold was trained on",
@@ -84,6 +88,7 @@ def fold_report(
             predictions.labels[of], predicted[of], settings.num_classes
         )
         by_corpus[str(corpus)] = figures(confusion)
+    actors = {r.example_id: f"{r.corpus}/{r.actor}" for r in data.held_out.records}
     return {
         "name": settings.name,
         "provenance": data.manifest.provenance,
@@ -95,7 +100,12 @@ def fold_report(
         "fold": settings.fold,
         "num_folds": data.manifest.num_folds,
         "held_out": figures(predictions.confusion)
-        | {"loss": predictions.loss, "by_corpus": by_corpus},
+        | {
+            "loss": predictions.loss,
+            "by_corpus": by_corpus,
+            "by_actor": by_actor(predictions, [actors[i] for i in predictions.example_ids]),
+            "errors": surest_errors(predictions),
+        },
         "clips": {
             "train": data.train.about(),
             "selection": data.selection.about() if data.selection else None,
@@ -105,6 +115,52 @@ def fold_report(
         "epochs": len(history),
         "seconds": sum(entry["seconds"] for entry in history),
         "settings": settings.as_dict(),
+        "history": list(history),
+    }
+
+
+def by_actor(predictions: Predictions, actors: Sequence[str]) -> dict[str, Any]:
+    """Clips, accuracy, recall and confusion matrix of each actor.
+
+    Args:
+      predictions: of `N` clips.
+      actors: `[N]`, whose clip each is.
+    """
+    predicted = predictions.probabilities.argmax(axis=1)
+    num_classes = predictions.probabilities.shape[1]
+    parts = {}
+    for actor in sorted(set(actors)):
+        of = np.array([one == actor for one in actors])
+        parts[actor] = _brief(
+            metrics.confusion_matrix(predictions.labels[of], predicted[of], num_classes)
+        )
+    return parts
+
+
+def surest_errors(predictions: Predictions, most: int = _ERRORS_LISTED) -> list[dict[str, Any]]:
+    """The clips given a wrong class with the highest probability, the surest first."""
+    names = class_names(predictions.probabilities.shape[1])
+    predicted = predictions.probabilities.argmax(axis=1)
+    surest = np.argsort(-predictions.probabilities.max(axis=1), kind="stable")
+    wrong = [int(i) for i in surest if predicted[i] != predictions.labels[i]]
+    return [
+        {
+            "example_id": predictions.example_ids[i],
+            "true": names[predictions.labels[i]],
+            "predicted": names[predicted[i]],
+            "probability": float(predictions.probabilities[i, predicted[i]]),
+            "probability_of_true": float(predictions.probabilities[i, predictions.labels[i]]),
+        }
+        for i in wrong[:most]
+    ]
+
+
+def _brief(confusion: np.ndarray) -> dict[str, Any]:
+    return {
+        "clips": int(confusion.sum()),
+        "accuracy": metrics.accuracy(confusion),
+        "uar": metrics.unweighted_average_recall(confusion),
+        "confusion": confusion.tolist(),
     }
 
 
@@ -130,6 +186,13 @@ def folds_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     held_out = [report["held_out"] for report in reports]
     corpora = sorted({corpus for part in held_out for corpus in part["by_corpus"]})
+    actors = sorted({actor for part in held_out for actor in part["by_actor"]})
+    errors = [
+        error | {"fold": report["fold"]}
+        for report in reports
+        for error in report["held_out"]["errors"]
+    ]
+    errors.sort(key=lambda error: -error["probability"])
     shared = ("name", "provenance", "data_dir", "protocol", "protocol_meaning", "select_on")
     return {
         **{key: first[key] for key in (*shared, "selection_meaning", "num_folds")},
@@ -141,116 +204,62 @@ def folds_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                     [p["by_corpus"][corpus] for p in held_out if corpus in p["by_corpus"]]
                 )
                 for corpus in corpora
-            }
+            },
+            # Under the random protocol an actor's clips are held out in several folds.
+            "by_actor": {
+                actor: _brief(
+                    np.sum(
+                        [
+                            part["by_actor"][actor]["confusion"]
+                            for part in held_out
+                            if actor in part["by_actor"]
+                        ],
+                        axis=0,
+                    )
+                )
+                for actor in actors
+            },
+            "errors": errors[:_ERRORS_LISTED],
         },
+        "by_fold": [
+            {
+                **{key: report[key] for key in ("fold", "best_epoch", "epochs", "seconds")},
+                **{key: report["held_out"][key] for key in ("clips", "uar", "accuracy")},
+                "actors": report["clips"]["held_out"]["actors"],
+            }
+            for report in reports
+        ],
+        "histories": {str(report["fold"]): report["history"] for report in reports},
         "seconds": sum(report["seconds"] for report in reports),
         "settings": {key: value for key, value in first["settings"].items() if key != "fold"},
     }
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """A report as text that is readable as it is."""
-    held_out = report["held_out"]
-    what = f" ({report['provenance']})" if report["provenance"] else ""
-    folds = report.get("folds")
-    word = " LEAKY" if report["protocol"] == "random" else ""
-    lines = [
-        f"# {report['name']}: {held_out['clips']} held-out clips{what}",
-        "",
-        f"- protocol: {report['protocol']}{word} ({report['protocol_meaning']})",
-    ]
-    if folds:
-        lines += [
-            f"- folds: {', '.join(map(str, folds))} of {report['num_folds']}, each held out once",
-            f"- accuracy: {_interval(held_out['accuracy_over_folds'])} over folds",
-            f"- unweighted average recall, UAR: {_interval(held_out['uar_over_folds'])} over folds",
-            f"- UAR by fold: {' '.join(f'{v:.3f}' for v in held_out['uar_over_folds']['by_fold'])}",
-        ]
-    else:
-        clips = report["clips"]
-        part, train, chosen = clips["held_out"], clips["train"], clips["selection"]
-        lines += [
-            f"- held out: fold {report['fold']} of {report['num_folds']}, {part['clips']} clips, "
-            f"{part['num_actors']} actors ({', '.join(part['actors'])})",
-            f"- trained on: {train['clips']} clips of {train['num_actors']} actors"
-            + (f"; selected on: {chosen['clips']} clips" if chosen else ""),
-            f"- accuracy: {held_out['accuracy']:.3f}",
-            f"- unweighted average recall, UAR: {held_out['uar']:.3f}",
-            f"- epoch {report['best_epoch']} of {report['epochs']} trained",
-        ]
-    lines += [f"- selection: {report['select_on']} ({report['selection_meaning']})", ""]
-    if report["provenance"]:
-        lines += [f"Figures are of {report['provenance']}; they say nothing about people.", ""]
-    if len(held_out["by_corpus"]) > 1:
-        lines += ["| corpus | clips | accuracy | UAR |", "|---|---|---|---|"]
-        lines += [
-            f"| {corpus} | {part['clips']} | {_figure(part['accuracy'])} | {_figure(part['uar'])} |"
-            for corpus, part in held_out["by_corpus"].items()
-        ]
-        lines.append("")
-    names = held_out["confusion_matrix"]["classes"]
-    lines += [
-        "| true class | clips | recall | precision | "
-        + " | ".join(f"as {n}" for n in names)
-        + " |",
-        "|---" * (4 + len(names)) + "|",
-    ]
-    for name, row in zip(names, held_out["confusion_matrix"]["clips"], strict=True):
-        of = held_out["by_class"][name]
-        lines.append(
-            f"| {name} | {of['clips']} | {_figure(of['recall'])} | {_figure(of['precision'])} | "
-            + " | ".join(map(str, row))
-            + " |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def draw_confusion(path: Path, report: Mapping[str, Any]) -> None:
-    """Draws a report's confusion matrix, rows in shares of their class, to a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    held_out = report["held_out"]
-    clips = np.array(held_out["confusion_matrix"]["clips"], float)
-    names = held_out["confusion_matrix"]["classes"]
-    totals = clips.sum(axis=1, keepdims=True)
-    shares = np.divide(clips, totals, out=np.zeros_like(clips), where=totals > 0)
-    size = 2.2 + 0.75 * len(names)
-    figure = Figure(figsize=(size + 0.8, size), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), share in np.ndenumerate(shares):
-        axes.text(
-            column,
-            row,
-            f"{share:.0%}\n{int(clips[row, column])}",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="white" if share > 0.55 else "black",
-        )
-    axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    pooled = "over all folds' clips: " if "folds" in report else ""
-    leaky = ", leaky random split" if report["protocol"] == "random" else ", actors held out"
-    what = f" ({report['provenance']})" if report["provenance"] else ""
-    axes.set_title(
-        f"{report['name']}: {held_out['clips']} held-out clips{what}\n"
-        f"{pooled}UAR {held_out['uar']:.3f}, accuracy {held_out['accuracy']:.3f}{leaky}",
-        fontsize=10,
-    )
-    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
-    figure.savefig(path)
-
-
 def write(model_dir: Path, report: Mapping[str, Any]) -> None:
-    """Writes a report's three forms into a folder, the JSON last."""
-    draw_confusion(model_dir / run_dir.CONFUSION_PNG, report)
+    """Writes a report's forms into a folder, the JSON last."""
+    # It warns of caches that it makes on first use; nobody who trains needs to know.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from emotion_tfdata.training import report_figures, report_html
+
+    report_figures.confusion_figure(report).savefig(model_dir / run_dir.CONFUSION_PNG)
+    run_dir.write_text(model_dir / run_dir.REPORT_HTML, report_html.page(report))
     run_dir.write_text(model_dir / run_dir.REPORT_TEXT, markdown(report))
     run_dir.write_json(model_dir / run_dir.REPORT_JSON, report)
+
+
+def write_events(model_dir: Path, report: Mapping[str, Any]) -> None:
+    """Writes a fold's held-out figures for TensorBoard, at the epoch that was kept."""
+    import tensorflow as tf
+
+    held_out, step = report["held_out"], report["best_epoch"]
+    writer = tf.summary.create_file_writer(str(model_dir / run_dir.TENSORBOARD))
+    with writer.as_default():
+        for name in ("loss", "accuracy", "uar"):
+            tf.summary.scalar(f"held_out/{name}", held_out[name], step)
+        for name, of in held_out["by_class"].items():
+            if not math.isnan(of["recall"]):
+                tf.summary.scalar(f"held_out_recall/{name}", of["recall"], step)
+    writer.close()
 
 
 def write_predictions(model_dir: Path, predictions: Predictions) -> None:
@@ -271,14 +280,3 @@ def write_predictions(model_dir: Path, predictions: Predictions) -> None:
             ]
         )
     run_dir.write_text(model_dir / run_dir.PREDICTIONS, text.getvalue())
-
-
-def _interval(over: Mapping[str, Any]) -> str:
-    half_width = over["half_width_95"]
-    if half_width is None or math.isnan(half_width):
-        return f"{over['mean']:.3f} (one fold: no interval)"
-    return f"{over['mean']:.3f} +- {half_width:.3f} (95 % interval, Student's t)"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}"

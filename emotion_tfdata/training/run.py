@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from emotion_tfdata.training.settings import Settings
 
 if TYPE_CHECKING:
     from emotion_tfdata.models import ModelConfig
+    from emotion_tfdata.training.profiling import ProfiledSteps
+    from emotion_tfdata.training.workers import Workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Options:
       overwrite: whether another training's files there are removed.
       checkpoint_every_s: most seconds between checkpoints.
       input_threads: threads that read and augment; None for one a core.
+      profile: the steps to profile, or None.
+      workers: who trains together, as `join` gives them; None for this process alone.
       should_stop: asked after every batch.
     """
 
@@ -36,6 +41,8 @@ class Options:
     overwrite: bool = False
     checkpoint_every_s: float = 60.0
     input_threads: int | None = None
+    profile: ProfiledSteps | None = None
+    workers: Workers | None = None
     should_stop: Callable[[], bool] = lambda: False
 
 
@@ -104,17 +111,21 @@ def train_fold(settings: Settings, options: Options, progress: Progress) -> dict
       StoppedError: if asked to stop; the same call goes on from there.
       TrainingError: for a loss that is not finite.
     """
+    from emotion_tfdata.training import export
     from emotion_tfdata.training import report as reports
     from emotion_tfdata.training.data import Data
     from emotion_tfdata.training.fit import Fit
+    from emotion_tfdata.training.workers import Workers
 
-    folder = options.model_dir
-    data = Data(options.data_dir, settings, options.input_threads)
-    with run_dir.locked(folder):
-        run_dir.claim(folder, _claim(settings, options.data_dir), options.overwrite)
-        if (folder / run_dir.REPORT_JSON).exists():
+    folder, workers = options.model_dir, options.workers or Workers()
+    data = Data(
+        options.data_dir, settings, options.input_threads, shard=(workers.index, workers.count)
+    )
+    with _kept(folder, _claim(settings, options.data_dir), options, workers):
+        finished = _shared(workers, lambda: _report_in(folder))
+        if finished is not None:
             progress.line(f"{folder} holds this training, finished; --overwrite trains it again")
-            return run_dir.read_json(folder / run_dir.REPORT_JSON)
+            return finished
         progress.line(_about(settings, data))
         fit = Fit(
             settings,
@@ -123,14 +134,22 @@ def train_fold(settings: Settings, options: Options, progress: Progress) -> dict
             checkpoint_every_s=options.checkpoint_every_s,
             should_stop=options.should_stop,
             progress=progress,
+            profile=options.profile,
+            workers=workers,
         )
         fit.run()
         predictions = fit.predict_held_out()
-        fit.learner.model.save(folder / run_dir.BEST_MODEL)
-        reports.write_predictions(folder, predictions)
-        report = reports.fold_report(settings, data, predictions, fit.history, fit.best_epoch)
-        reports.write(folder, report)
-        return run_dir.read_json(folder / run_dir.REPORT_JSON)
+
+        def write() -> Any:
+            export.save_keras(fit.learner.model, folder)
+            export.save_served(fit.learner.model, data, folder)
+            reports.write_predictions(folder, predictions)
+            report = reports.fold_report(settings, data, predictions, fit.history, fit.best_epoch)
+            reports.write_events(folder, report)
+            reports.write(folder, report)
+            return _report_in(folder)
+
+        return _shared(workers, write)
 
 
 def train_folds(
@@ -150,11 +169,11 @@ def train_folds(
       As `train_fold`.
     """
     from emotion_tfdata.training import report as reports
+    from emotion_tfdata.training.workers import Workers
 
-    folder = options.model_dir
+    folder, workers = options.model_dir, options.workers or Workers()
     shared = _claim(settings[0], options.data_dir) | {"fold": [one.fold for one in settings]}
-    with run_dir.locked(folder):
-        run_dir.claim(folder, shared, options.overwrite)
+    with _kept(folder, shared, options, workers):
         folds = []
         for one in settings:
             inside = dataclasses.replace(options, model_dir=folder / f"fold-{one.fold}")
@@ -163,9 +182,12 @@ def train_folds(
                 f"fold {one.fold}: held-out UAR {folds[-1]['held_out']['uar']:.3f}, "
                 f"accuracy {folds[-1]['held_out']['accuracy']:.3f}"
             )
-        report = reports.folds_report(folds)
-        reports.write(folder, report)
-        return run_dir.read_json(folder / run_dir.REPORT_JSON)
+
+        def write() -> Any:
+            reports.write(folder, reports.folds_report(folds))
+            return _report_in(folder)
+
+        return _shared(workers, write)
 
 
 def closing(report: Mapping[str, Any], model_dir: Path) -> str:
@@ -175,16 +197,46 @@ def closing(report: Mapping[str, Any], model_dir: Path) -> str:
     lines = [reports.markdown(report), f"everything is in {model_dir}:"]
     places = [
         (run_dir.REPORT_JSON, "all figures"),
+        (run_dir.REPORT_HTML, "all of it as a page"),
         (run_dir.REPORT_TEXT, "this text"),
         (run_dir.CONFUSION_PNG, "confusion matrix"),
         (run_dir.PREDICTIONS, "what the model said of each held-out clip"),
         (run_dir.BEST_MODEL, "the model, weights of the best epoch"),
+        (run_dir.SAVED_MODEL, "the same for raw features; python -m preprocess.predict uses it"),
         (run_dir.HISTORY, "figures by epoch"),
         (run_dir.TENSORBOARD, "tensorboard --logdir"),
-        ("fold-*", "each fold's training"),
+        ("fold-*", "each fold's training and model"),
     ]
     lines += [f"  {name:<22} {about}" for name, about in places if any(model_dir.glob(name))]
     return "\n".join(lines)
+
+
+def claims(settings: Sequence[Settings], data_dir: str) -> dict[str, Any]:
+    """What is to be trained, by fold: all that workers that train together must agree on."""
+    return {f"fold-{one.fold}": _claim(one, data_dir) for one in settings}
+
+
+@contextlib.contextmanager
+def _kept(
+    folder: Path, claim: Mapping[str, Any], options: Options, workers: Workers
+) -> Iterator[None]:
+    """Holds the folder for this training; the chief does, the others do not need it."""
+    if not workers.is_chief:
+        yield
+        return
+    with run_dir.locked(folder):
+        run_dir.claim(folder, claim, options.overwrite)
+        yield
+
+
+def _shared(workers: Workers, make: Callable[[], Any]) -> Any:
+    """What `make` gives at the chief, as JSON holds it; the others wait for it."""
+    return json.loads(workers.share(lambda: json.dumps(make()).encode()))
+
+
+def _report_in(folder: Path) -> Any:
+    path = folder / run_dir.REPORT_JSON
+    return run_dir.read_json(path) if path.exists() else None
 
 
 def _claim(settings: Settings, data_dir: str) -> dict[str, Any]:

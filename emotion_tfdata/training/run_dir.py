@@ -17,9 +17,12 @@ CHECKPOINT = "checkpoint.npz"
 HISTORY = "history.json"
 REPORT_JSON = "report.json"
 REPORT_TEXT = "report.md"
+REPORT_HTML = "report.html"
 CONFUSION_PNG = "confusion_matrix.png"
 PREDICTIONS = "predictions.csv"
 BEST_MODEL = "best.keras"
+SAVED_MODEL = "saved_model"
+FEATURES = "features.json"  # inside it
 TENSORBOARD = "tensorboard"
 _LOCK = ".lock"
 _OURS = (
@@ -29,9 +32,13 @@ _OURS = (
     HISTORY,
     REPORT_JSON,
     REPORT_TEXT,
+    REPORT_HTML,
     CONFUSION_PNG,
     PREDICTIONS,
     BEST_MODEL,
+    f".{BEST_MODEL}",
+    SAVED_MODEL,
+    f"{SAVED_MODEL}.tmp",
     TENSORBOARD,
 )
 

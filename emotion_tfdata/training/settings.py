@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from emotion_tfdata.splits import PROTOCOLS
+from emotion_tfdata.training.precision import PRECISIONS
 from emotion_tfdata.training.schedules import LR_SCHEDULES
 
 if TYPE_CHECKING:
@@ -17,9 +18,17 @@ CRITERIA = ("loss", "uar")
 CLASS_WEIGHTS = ("none", "balanced")
 
 
+def _default_augment() -> Augment:
+    from emotion_tfdata.augment import Augment  # TensorFlow with it
+
+    return Augment()
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """One training. Threads, paths and how often to save are not part of it.
+
+    The defaults are train.py's, which are those of the combined model, `tcn.flags`.
 
     Attributes:
       name: of the system, for reports.
@@ -30,6 +39,7 @@ class Settings:
       num_classes: 6 or 8.
       trim_silence_db: mask the audio before and after what comes within so many dB of the clip's
         loudest frame; 0 does not.
+      relative_level: whether audio counts from the mean of the clip's own energies.
       protocol: `actor` or `random`.
       fold: the fold held out, on which the report's figures are made.
       select_on: where the best epoch, the learning rate's steps and the stop are decided: `inner`,
@@ -46,31 +56,34 @@ class Settings:
       label_smoothing: share of the target spread over all classes.
       clip_norm: largest norm of the gradient; 0 does not clip.
       seed: of weights, dropout, order and augmentation.
+      precision: `float32`, or `mixed_bfloat16`: matrix products in bfloat16, the rest in float32.
     """
 
     name: str
     model: ModelConfig
-    augment: Augment | None
-    modalities: str
-    landmarks: str | tuple[int, ...]
-    num_classes: int
-    trim_silence_db: float
-    protocol: str
-    fold: int
-    select_on: str
-    select_by: str
-    batch_size: int
-    epochs: int
-    learning_rate: float
-    lr_schedule: str
-    lr_factor: float
-    lr_patience: int
-    min_learning_rate: float
-    early_stopping: int
-    class_weights: str
-    label_smoothing: float
-    clip_norm: float
-    seed: int
+    augment: Augment | None = dataclasses.field(default_factory=_default_augment)
+    modalities: str = "both"
+    landmarks: str | tuple[int, ...] = "expressive"
+    num_classes: int = 6
+    trim_silence_db: float = 0.0
+    relative_level: bool = False
+    protocol: str = "actor"
+    fold: int = 0
+    select_on: str = "inner"
+    select_by: str = "loss"
+    batch_size: int = 24
+    epochs: int = 60
+    learning_rate: float = 0.001
+    lr_schedule: str = "plateau"
+    lr_factor: float = 0.5
+    lr_patience: int = 5
+    min_learning_rate: float = 1e-5
+    early_stopping: int = 15
+    class_weights: str = "none"
+    label_smoothing: float = 0.0
+    clip_norm: float = 0.0
+    seed: int = 0
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         def check(holds: bool, name: str, allowed: str) -> None:
@@ -85,6 +98,7 @@ class Settings:
             ("lr_schedule", LR_SCHEDULES),
             ("class_weights", CLASS_WEIGHTS),
             ("num_classes", (6, 8)),
+            ("precision", PRECISIONS),
         ):
             check(getattr(self, name) in allowed, name, f"one of {', '.join(map(str, allowed))}")
         for name in ("batch_size", "epochs", "lr_patience"):

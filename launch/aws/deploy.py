@@ -75,10 +75,12 @@ def execute(aws: Aws, plan: Plan, project_dir: Path, say: Callable[[str], None])
     except BaseException:
         say(f"not started; if bucket {root.bucket} was made, this removes it: stop {name} --delete")
         raise
-    live = instances.find(aws, name)
-    if live:
-        say(f"{name} has its instance already: {live[0].id}")
-        _record(folder, run, live[0])
+    live = {one.worker: one for one in instances.find(aws, name)}
+    missing = [worker for worker in range(run.num_instances) if worker not in live]
+    if not missing:
+        every = "its instance" if run.num_instances == 1 else f"its {run.num_instances} instances"
+        say(f"{name} has {every} already: {', '.join(one.id for one in live.values())}")
+        _record(folder, run, list(live.values()))
         return run
     try:
         if plan.source:
@@ -91,14 +93,17 @@ def execute(aws: Aws, plan: Plan, project_dir: Path, say: Callable[[str], None])
         resources.ensure_role(aws, run, root)
         say(f"role {resources.role_name(aws, name)} may reach this run in {root}")
         group_id = resources.ensure_security_group(aws, run, plan.subnets[0].vpc_id)
-        say(f"security group {group_id}: in: {run.ssh_cidr or 'nothing'}, out: web")
-        user_data = userdata.render(project_dir, run, root, aws.region)
+        say(f"security group {group_id}: in: {resources.let_in(run)}, out: web")
         image = plan.image
         if run.image_id != image.id:  # a newer one came out since the call that this one continues
             image = machine.image(aws, run.os, plan.kind.architecture, run.image_id)
-        instance = instances.launch(aws, run, image, plan.subnets, group_id, user_data)
-        say(f"instance {instance.id} started")
-        _record(folder, run, instance)
+        for worker in missing:
+            user_data = userdata.render(project_dir, run, root, aws.region, worker)
+            live[worker] = instances.launch(
+                aws, run, image, plan.subnets, group_id, user_data, worker
+            )
+            say(f"instance {live[worker].id} started")
+        _record(folder, run, [live[worker] for worker in sorted(live)])
     except BaseException as error:
         _undo(aws, run, folder, error, say)
         raise
@@ -146,11 +151,12 @@ def _claim(aws: Aws, plan: Plan, folder: Folder) -> runs.Run:
     return wanted
 
 
-def _record(folder: Folder, run: runs.Run, instance: instances.Instance) -> None:
+def _record(folder: Folder, run: runs.Run, started: list[instances.Instance]) -> None:
     content: dict[str, Any] = {
         "attempt": run.attempt,
-        "instance_id": instance.id,
-        "spot_request_id": instance.spot_request_id,
+        "instances": [
+            {"instance_id": one.id, "spot_request_id": one.spot_request_id} for one in started
+        ],
     }
     folder.put(runs.LAUNCH, (json.dumps(content, indent=1) + "\n").encode())
 

@@ -37,6 +37,7 @@ class Instance:
       instance_type: its type.
       attempt: which of the run's it is.
       spot_request_id: empty for on-demand.
+      worker: which of the attempt's it is.
     """
 
     id: str
@@ -44,24 +45,32 @@ class Instance:
     instance_type: str
     attempt: int
     spot_request_id: str
+    worker: int
 
 
 def request(
-    run: runs.Run, image: Image, subnet: Subnet, group_id: str, profile: str, user_data: str
+    run: runs.Run,
+    image: Image,
+    subnet: Subnet,
+    group_id: str,
+    profile: str,
+    user_data: str,
+    worker: int,
 ) -> dict[str, Any]:
     """What RunInstances is asked for.
 
-    The same run, attempt and subnet give the same request, so that its client token keeps EC2 from
-    starting a second instance however often it is sent.
+    The same run, attempt, worker and subnet give the same request, so that its client token keeps
+    EC2 from starting a second instance however often it is sent.
     """
     tags = [
         {"Key": TAG, "Value": run.name},
         {"Key": "emotion_tfdata:attempt", "Value": str(run.attempt)},
+        {"Key": "emotion_tfdata:worker", "Value": str(worker)},
         {"Key": "Name", "Value": f"emotion_tfdata {run.name}"},
     ]
     tagged = ["instance", "volume", "network-interface"]
     arguments: dict[str, Any] = {
-        "ClientToken": client_token(run, subnet),
+        "ClientToken": client_token(run, subnet, worker),
         "MinCount": 1,
         "MaxCount": 1,
         "ImageId": image.id,
@@ -107,16 +116,22 @@ def request(
     return arguments
 
 
-def client_token(run: runs.Run, subnet: Subnet) -> str:
-    """The same for the same attempt in the same subnet."""
-    text = f"{run.name}\n{run.attempt}\n{run.started_at}\n{run.source}\n{subnet.id}"
+def client_token(run: runs.Run, subnet: Subnet, worker: int) -> str:
+    """The same for the same attempt's same worker in the same subnet."""
+    text = f"{run.name}\n{run.attempt}\n{run.started_at}\n{run.source}\n{subnet.id}\n{worker}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def launch(
-    aws: Aws, run: runs.Run, image: Image, subnets: list[Subnet], group_id: str, user_data: str
+    aws: Aws,
+    run: runs.Run,
+    image: Image,
+    subnets: list[Subnet],
+    group_id: str,
+    user_data: str,
+    worker: int,
 ) -> Instance:
-    """Starts the run's instance in the first subnet that has room for it.
+    """Starts one of the run's instances in the first subnet that has room for it.
 
     Raises:
       LaunchError: if none has.
@@ -125,7 +140,7 @@ def launch(
     profile = resources.role_name(aws, run.name)
     full = []
     for subnet in subnets:
-        arguments = request(run, image, subnet, group_id, profile, user_data)
+        arguments = request(run, image, subnet, group_id, profile, user_data, worker)
         try:
             answer = _run_instances(aws, arguments)
         except botocore.exceptions.ClientError as error:
@@ -133,7 +148,7 @@ def launch(
                 raise
             full.append(f"{subnet.zone}: {error.response['Error']['Code']}")
             continue
-        return _instance(answer["Instances"][0], run.attempt)
+        return _instance(answer["Instances"][0], run.attempt, worker)
     raise LaunchError(
         f"AWS has no room for {run.instance_type} now ({'; '.join(full)}). Try again later, "
         "another --instance_type, or without --spot."
@@ -156,7 +171,7 @@ def _run_instances(aws: Aws, arguments: dict[str, Any]) -> Any:
 
 
 def find(aws: Aws, name: str) -> list[Instance]:
-    """The run's instances that are not terminated."""
+    """The run's instances that are not terminated, by worker."""
     found = [
         entry
         for page in aws.ec2.get_paginator("describe_instances").paginate(
@@ -180,7 +195,7 @@ def find(aws: Aws, name: str) -> list[Instance]:
             ]
         )
         found += [e for page in pages for r in page["Reservations"] for e in r["Instances"]]
-    return [_instance(entry, 0) for entry in found]
+    return sorted((_instance(entry, 0, 0) for entry in found), key=lambda one: one.worker)
 
 
 def end(aws: Aws, name: str, *, wait: bool) -> list[str]:
@@ -220,7 +235,7 @@ def _spot_requests(aws: Aws, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def _instance(entry: dict[str, Any], attempt: int) -> Instance:
+def _instance(entry: dict[str, Any], attempt: int, worker: int) -> Instance:
     tags = {tag["Key"]: tag["Value"] for tag in entry.get("Tags", [])}
     return Instance(
         entry["InstanceId"],
@@ -228,4 +243,5 @@ def _instance(entry: dict[str, Any], attempt: int) -> Instance:
         entry["InstanceType"],
         int(tags.get("emotion_tfdata:attempt", attempt)),
         entry.get("SpotInstanceRequestId", ""),
+        int(tags.get("emotion_tfdata:worker", worker)),
     )

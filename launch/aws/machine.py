@@ -158,8 +158,8 @@ def subnets(aws: Aws, instance_type: str, subnet_id: str = "") -> list[Subnet]:
     )
 
 
-def check_quota(aws: Aws, wanted: Machine, spot: bool) -> str:
-    """Whether the account may start one more such instance.
+def check_quota(aws: Aws, wanted: Machine, spot: bool, count: int) -> str:
+    """Whether the account may start so many more such instances.
 
     Returns:
       What was found, for a person.
@@ -178,13 +178,17 @@ def check_quota(aws: Aws, wanted: Machine, spot: bool) -> str:
         return f"not checked ({error.response['Error']['Code']})"
     quota = int(answer["Quota"]["Value"])
     used = _running_vcpus(aws, spot)
-    if used + wanted.vcpus > quota:
+    more = count * wanted.vcpus
+    if used + more > quota:
+        has = (
+            f"{count} x {wanted.instance_type} have" if count > 1 else f"{wanted.instance_type} has"
+        )
         raise LaunchError(
-            f"{wanted.instance_type} has {wanted.vcpus} vCPUs; of the account's {quota} for {kind} "
+            f"{has} {more} vCPUs; of the account's {quota} for {kind} "
             f"instances in {aws.region}, {used} are in use. Ask for more (Service Quotas, EC2, "
             f"{_QUOTA[spot]}), or choose a smaller --instance_type."
         )
-    return f"{used} of {quota} {kind} vCPUs in use, {wanted.vcpus} more wanted"
+    return f"{used} of {quota} {kind} vCPUs in use, {more} more wanted"
 
 
 def _running_vcpus(aws: Aws, spot: bool) -> int:

@@ -28,15 +28,20 @@ class Seen:
       run: what was asked for.
       state: of `launch.run`, or `starting`, `waiting for a spot instance`, `lost`.
       status: what the instance last said of this attempt; empty before.
-      instance: the one it has; None if none.
+      live: the instances it has, by worker.
       cost_usd: of the run until now.
     """
 
     run: runs.Run
     state: str
     status: dict[str, Any]
-    instance: instances.Instance | None
+    live: tuple[instances.Instance, ...]
     cost_usd: float
+
+    @property
+    def instance(self) -> instances.Instance | None:
+        """The one that speaks for the run, worker 0; None if it has none."""
+        return next((one for one in self.live if one.worker == 0), None)
 
     @property
     def is_over(self) -> bool:
@@ -64,31 +69,32 @@ def look(aws: Aws, root: Folder, name: str) -> Seen:
         raise LaunchError(f"there is no run {name} in {root}; `list` shows what there is")
     folder = runs.folder(root, name)
     status = runs.read_json(folder, runs.STATUS)
-    live = instances.find(aws, name)
-    instance = live[0] if live else None
+    live = tuple(instances.find(aws, name))
+    instance = next((one for one in live if one.worker == 0), None)
     cost = float(status.get("cost_usd", 0.0))
     current = status.get("attempt") == run.attempt
     state = status["state"] if current else "starting"
     if state not in runs.ENDED:
         if instance is None:
             state = runs.STOPPED if folder.find(runs.STOP) else LOST
-        elif instance.state in ("stopping", "stopped"):
+        elif any(one.state in ("stopping", "stopped") for one in live):
             state = "waiting for a spot instance"
         elif current:
             cost += max(0.0, time.time() - status["updated_at"]) / 3600 * run.usd_per_hour
         else:
             cost += max(0.0, time.time() - run.started_at) / 3600 * run.usd_per_hour
-    return Seen(run, state, status if current else {}, instance, cost)
+    return Seen(run, state, status if current else {}, live, cost)
 
 
 def describe(seen: Seen) -> str:
     """A run in a few lines."""
     run, status = seen.run, seen.status
-    where = f"{seen.instance.id} {seen.instance.state}" if seen.instance else "no instance"
+    where = ", ".join(f"{one.id} {one.state}" for one in seen.live) or "no instance"
+    times = f"{run.num_instances} x " if run.num_instances > 1 else ""
     market = "spot" if run.spot else "on demand"
     lines = [
         f"{run.name}  {seen.state}",
-        f"  instance   {run.instance_type} {market}, attempt {run.attempt}, {where}",
+        f"  instance   {times}{run.instance_type} {market}, attempt {run.attempt}, {where}",
     ]
     if status.get("message"):
         lines.append(f"  because    {status['message']}")
@@ -115,7 +121,9 @@ def describe(seen: Seen) -> str:
             why = "past its time limit" if left_h < 0 else f"silent for {since:.0f} s"
             lines.append(f"  WARNING    {why}; end it: stop {run.name}")
     if seen.state == LOST:
-        lines.append(f"  its instance is gone without a last word; `resume {run.name}` goes on")
+        first = f"stop {run.name}, then " if seen.live else ""
+        which = "worker 0" if run.num_instances > 1 else "its instance"
+        lines.append(f"  {which} is gone without a last word; {first}`resume {run.name}` goes on")
     return "\n".join(lines)
 
 

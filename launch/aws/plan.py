@@ -39,6 +39,7 @@ def new(
     subnet_id: str,
     ssh_cidr: str,
     key_name: str,
+    num_instances: int = 1,
 ) -> Plan:
     """The plan of a new run.
 
@@ -50,14 +51,14 @@ def new(
       train_args: further arguments of train.py.
       data_dir: the data set, local or `s3://`.
       name: of the run; made from what it trains if empty, so that the same call means the same run.
-      instance_type, system, image_id, spot, max_hours, price, subnet_id, ssh_cidr, key_name: see
-        the flags.
+      instance_type, system, image_id, spot, max_hours, price, subnet_id, ssh_cidr, key_name,
+        num_instances: see the flags.
 
     Raises:
       LaunchError: if something is not as it must be; nothing is made.
     """
     packed = source.pack(project_dir)
-    arguments = _train_args(project_dir, packed, flagfile, train_args)
+    arguments = _train_args(project_dir, packed, flagfile, train_args, num_instances)
     if bool(ssh_cidr) != bool(key_name):
         raise LaunchError("--ssh_cidr and --key_name go together: an open port needs a key")
     if ssh_cidr:
@@ -68,6 +69,8 @@ def new(
     cost = prices.of(aws, instance_type, kind.vcpus, spot=spot, volume_gb=volume_gb, override=price)
     image = machine.image(aws, system, kind.architecture, image_id)
     asked = [packed.sha256, data.sha256, instance_type, system, spot, max_hours, arguments]
+    if num_instances > 1:
+        asked.append(num_instances)
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     stem = re.sub("[^a-z0-9]+", "-", Path(flagfile).stem.lower()).strip("-")[:20]
     run = runs.Run(
@@ -81,13 +84,14 @@ def new(
         spot=spot,
         volume_gb=volume_gb,
         max_hours=max_hours,
-        usd_per_hour=round(cost.usd_per_hour, 6),
+        usd_per_hour=round(num_instances * cost.usd_per_hour, 6),
         price_source=cost.source,
         subnet_id=subnet_id,
         ssh_cidr=ssh_cidr,
         key_name=key_name,
         attempt=1,
         started_at=int(time.time()),
+        num_instances=num_instances,
     )
     if not runs.valid_name(run.name):
         raise LaunchError(
@@ -95,8 +99,9 @@ def new(
         )
     subnets = machine.subnets(aws, instance_type, subnet_id)
     quota = "its instance runs already"
-    if not instances.find(aws, run.name):
-        quota = machine.check_quota(aws, kind, spot)
+    missing = num_instances - len(instances.find(aws, run.name))
+    if missing > 0:
+        quota = machine.check_quota(aws, kind, spot, missing)
     resources.is_bucket_there(aws, root.bucket)
     return Plan(run, kind, image, subnets, cost, quota, root, packed, data)
 
@@ -139,12 +144,13 @@ def again(
     changed = {
         **{"instance_type": instance_type, "spot": spot, "image_id": image.id},
         **{"max_hours": max_hours or before.max_hours, "attempt": before.attempt + 1},
-        **{"usd_per_hour": round(cost.usd_per_hour, 6), "price_source": cost.source},
+        "usd_per_hour": round(before.num_instances * cost.usd_per_hour, 6),
+        "price_source": cost.source,
         **{"started_at": int(time.time())},
     }
     run = runs.Run(**{**before.__dict__, **changed})
     subnets = machine.subnets(aws, instance_type, run.subnet_id)
-    quota = machine.check_quota(aws, kind, spot)
+    quota = machine.check_quota(aws, kind, spot, run.num_instances)
     return Plan(run, kind, image, subnets, cost, quota, root, None, None)
 
 
@@ -153,7 +159,8 @@ def show(plan: Plan, aws: Aws, say: Callable[[str], None]) -> None:
     run, root = plan.run, plan.root
     market = "spot: interrupted and gone on by itself" if run.spot else "on demand"
     graviton = " (Graviton: trains; mediapipe has no wheel, so it cannot preprocess)"
-    most = run.max_hours * plan.price.usd_per_hour
+    most = run.max_hours * run.usd_per_hour
+    each = f", each of {run.num_instances}" if run.num_instances > 1 else ""
     say(f"run        {run.name}, attempt {run.attempt}")
     say(f"trains     train.py {' '.join(run.train_args)}")
     if plan.data:
@@ -163,28 +170,42 @@ def show(plan: Plan, aws: Aws, say: Callable[[str], None]) -> None:
     else:
         say(f"on         {root}/{runs.data_key(run)}, from the last checkpoint")
     say(
-        f"instance   {run.instance_type}: {plan.kind.vcpus} vCPUs, {plan.kind.memory_gib:g} GiB, "
-        f"{plan.kind.architecture}{graviton if plan.kind.architecture == 'arm64' else ''}, {market}"
+        f"instance   {_times(run)}{run.instance_type}: {plan.kind.vcpus} vCPUs, "
+        f"{plan.kind.memory_gib:g} GiB, {plan.kind.architecture}"
+        f"{graviton if plan.kind.architecture == 'arm64' else ''}, {market}"
     )
     say(f"system     {machine.SYSTEMS[run.os]} ({run.image_id}), {run.volume_gb} GB encrypted")
     say(f"quota      {plan.quota}")
     say(
         f"price      ${plan.price.instance_usd:.3f} an hour ({plan.price.source}) + "
-        f"${plan.price.extras_usd:.3f} disk and address"
+        f"${plan.price.extras_usd:.3f} disk and address{each}"
     )
     say(f"time limit {run.max_hours:g} h: ${most:.2f} at most, before tax and S3 storage")
     say(f"makes      in account {aws.account}, {aws.region}, all of it tagged:")
     say(f"  files    {root}/runs/{run.name}, {root}/source, {root}/data")
     say(f"  role     {resources.role_name(aws, run.name)}: this run in {root}, nothing else")
-    say(f"  firewall in: {run.ssh_cidr or 'nothing'}; out: ports 80 and 443")
-    say("  instance one, which ends itself; metadata service version 2 only")
+    say(f"  firewall in: {resources.let_in(run)}; out: ports 80 and 443")
+    if run.num_instances == 1:
+        say("  instance one, which ends itself; metadata service version 2 only")
+    else:
+        say(
+            f"  instance {run.num_instances}, which end themselves; metadata service version 2 only"
+        )
     if run.spot:
-        say("  spot     one request, which ends with the run or the time limit")
+        say("  spot     a request for each, which ends with the run or the time limit")
     say(f"removal    python -m launch.ec2 stop {run.name} --delete")
 
 
+def _times(run: runs.Run) -> str:
+    return f"{run.num_instances} x " if run.num_instances > 1 else ""
+
+
 def _train_args(
-    project_dir: Path, packed: source.Source, flagfile: str, more: Sequence[str]
+    project_dir: Path,
+    packed: source.Source,
+    flagfile: str,
+    more: Sequence[str],
+    num_instances: int,
 ) -> tuple[str, ...]:
     """Arguments of train.py, checked by train.py itself before an instance costs anything."""
     path = (project_dir / flagfile).resolve()
@@ -201,6 +222,13 @@ def _train_args(
     for argument in more:
         if argument.lstrip("-").partition("=")[0] in ("data_dir", "model_dir", "flagfile"):
             raise LaunchError(f"{argument}: the instance has its own; leave it out after --")
+    written = [*path.read_text(encoding="utf-8").split(), *more]
+    sizes = [one.partition("=")[2] for one in written if re.match("--?batch_size=[0-9]+$", one)]
+    if sizes and int(sizes[-1]) % num_instances:
+        raise LaunchError(
+            f"--num_instances={num_instances}: a batch of {sizes[-1]} cannot be shared equally by "
+            "them; choose another --batch_size after --"
+        )
     arguments = (f"--flagfile={name}", *more)
     done = subprocess.run(
         [sys.executable, "train.py", *arguments, "--only_check_args"],

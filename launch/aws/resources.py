@@ -234,6 +234,8 @@ def find_security_groups(aws: Aws, name: str) -> list[dict[str, Any]]:
 def ensure_security_group(aws: Aws, run: runs.Run, vpc_id: str) -> str:
     """Makes the run's security group, or brings it up to date: nothing in, web out.
 
+    Several instances reach each other as well, on one port, as members of the same group.
+
     Returns:
       Its identifier.
     """
@@ -249,14 +251,18 @@ def ensure_security_group(aws: Aws, run: runs.Run, vpc_id: str) -> str:
                 {"ResourceType": "security-group", "Tags": [{"Key": TAG, "Value": run.name}]}
             ],
         )["GroupId"]
-    inward = []
+    inward: list[dict[str, Any]] = []
+    among: list[dict[str, Any]] = []
+    if run.num_instances > 1:
+        port = {"IpProtocol": "tcp", "FromPort": runs.WORKER_PORT, "ToPort": runs.WORKER_PORT}
+        among = [{**port, "UserIdGroupPairs": [{"GroupId": group_id}]}]
     if run.ssh_cidr:
         ports = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
         inward = [{**ports, "IpRanges": [{"CidrIp": run.ssh_cidr}]}]
     group = aws.ec2.describe_security_groups(GroupIds=[group_id])["SecurityGroups"][0]
     _set_rules(
         group["IpPermissions"],
-        inward,
+        inward + among,
         lambda rules: aws.ec2.revoke_security_group_ingress(GroupId=group_id, IpPermissions=rules),
         lambda rules: aws.ec2.authorize_security_group_ingress(
             GroupId=group_id, IpPermissions=rules
@@ -264,13 +270,19 @@ def ensure_security_group(aws: Aws, run: runs.Run, vpc_id: str) -> str:
     )
     _set_rules(
         group["IpPermissionsEgress"],
-        _WEB,
+        _WEB + among,
         lambda rules: aws.ec2.revoke_security_group_egress(GroupId=group_id, IpPermissions=rules),
         lambda rules: aws.ec2.authorize_security_group_egress(
             GroupId=group_id, IpPermissions=rules
         ),
     )
     return group_id
+
+
+def let_in(run: runs.Run) -> str:
+    """Who reaches the run's instances, for a person."""
+    among = f"each other on port {runs.WORKER_PORT}" if run.num_instances > 1 else ""
+    return ", ".join(part for part in (run.ssh_cidr, among) if part) or "nothing"
 
 
 def delete_security_groups(aws: Aws, name: str) -> list[str]:
@@ -285,7 +297,9 @@ def delete_security_groups(aws: Aws, name: str) -> list[str]:
 def _set_rules(found: list[Any], wanted: list[Any], revoke: Any, authorize: Any) -> None:
     def key(rule: dict[str, Any]) -> tuple[Any, ...]:
         ranges = sorted(entry["CidrIp"] for entry in rule.get("IpRanges", []))
-        return (rule["IpProtocol"], rule.get("FromPort"), rule.get("ToPort"), tuple(ranges))
+        groups = sorted(entry["GroupId"] for entry in rule.get("UserIdGroupPairs", []))
+        ports = (rule["IpProtocol"], rule.get("FromPort"), rule.get("ToPort"))
+        return (*ports, tuple(ranges), tuple(groups))
 
     there, needed = {key(rule) for rule in found}, {key(rule) for rule in wanted}
     if surplus := [rule for rule in found if key(rule) not in needed]:

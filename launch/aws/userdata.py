@@ -15,7 +15,7 @@ _MAX_BYTES = 16384
 _BOTO = ("boto3", "botocore", "jmespath", "python-dateutil", "s3transfer", "six", "urllib3")
 
 
-def render(project_dir: Path, run: runs.Run, root: Folder, region: str) -> str:
+def render(project_dir: Path, run: runs.Run, root: Folder, region: str, worker: int = 0) -> str:
     """The script for a run's attempt; it holds no secret, the instance's role lets it in.
 
     Args:
@@ -23,6 +23,7 @@ def render(project_dir: Path, run: runs.Run, root: Folder, region: str) -> str:
       run: the attempt.
       root: where everything of it is.
       region: the bucket's and the instance's.
+      worker: which of the run's instances it is for.
 
     Raises:
       LaunchError: if it is longer than EC2 takes.
@@ -31,6 +32,7 @@ def render(project_dir: Path, run: runs.Run, root: Folder, region: str) -> str:
     settings = {
         "RUN": run.name,
         "ATTEMPT": str(run.attempt),
+        "WORKER": str(worker),
         "BUCKET": root.bucket,
         "PREFIX": root.prefix,
         "REGION": region,

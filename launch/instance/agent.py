@@ -2,7 +2,9 @@
 
     python -m launch.instance.agent BUCKET RUN ROOT [PREFIX]
 
-Runs in the folder of the project's source. Standard library and boto3 alone.
+Runs in the folder of the project's source. Standard library and boto3 alone. Of several instances
+that train one model, WORKER in the environment says which this is; worker 0 keeps the run's status
+and files, and when it has ended, the others do.
 """
 
 from __future__ import annotations
@@ -13,14 +15,16 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import boto3
 import botocore.exceptions
 from botocore.config import Config
 
 from launch import run as runs
-from launch.instance import progress, watch
+from launch.instance import peers, progress, watch
 from launch.instance.metadata import Metadata
 from launch.instance.mirror import Mirror
 from launch.instance.status import Status
@@ -62,6 +66,7 @@ class Agent:
         if run is None:
             raise SystemExit(f"{runs.folder(top, name)}/{runs.RUN} is not there")
         self._run = run
+        self._worker = int(os.environ.get("WORKER", "0"))
         self._folder = runs.folder(top, name)
         quick = Folder(boto3.client("s3", config=_QUICK), bucket, self._folder.prefix)
         self._quick = quick
@@ -72,8 +77,8 @@ class Agent:
         self._watch = watch.Watch(
             run.deadline, metadata, self._is_stop_asked, min(10.0, runs.SYNC_EVERY_S)
         )
-        before = runs.read_json(self._folder, runs.STATUS) if self._is_there(runs.STATUS) else {}
-        self._status = Status(run, before, metadata.instance_id())
+        self._status = Status(run, self._read(runs.status_of(self._worker)), metadata.instance_id())
+        self._peers = peers.Peers(run, self._worker, quick, metadata)
         self._next_sync_s = 0.0
 
     def run(self) -> int:
@@ -94,7 +99,10 @@ class Agent:
             self._note("the instance was not taken away after all")
         if reason:
             ending = runs.STOPPED if reason == watch.ASKED else runs.OUT_OF_TIME
-            self._status.set(ending, message="saved; `resume` goes on from here")
+            why = self._why_asked() if reason == watch.ASKED else ""
+            self._status.set(ending, message=f"{why}saved; `resume` goes on from here")
+        elif self._worker and self._status.state == runs.FAILED:
+            self._stop_all()
         self._note(f"{self._status.state} {self._status.message}".strip())
         self._save(_SAVE_FOR_LONG_S)
         self._end_instance()
@@ -122,7 +130,7 @@ class Agent:
         reason = (
             self._phase(runs.INSTALLING, ["bash", "-c", make, "install", ".venv"])
             or self._phase(runs.FETCHING, [python, "-m", "launch.instance.fetch", *self._place])
-            or self._phase(runs.TRAINING, train)
+            or self._train(train)
         )
         if progress.is_finished(self._model):
             return ""  # also where it was done before it could be stopped
@@ -130,7 +138,35 @@ class Agent:
             raise PhaseError("train.py wrote no report; it", 1)
         return reason
 
-    def _phase(self, state: str, command: list[str]) -> str:
+    def _train(self, command: list[str]) -> str:
+        """Trains, with the other instances if there are any."""
+        if self._run.num_instances == 1:
+            return self._phase(runs.TRAINING, command)
+        self._status.set(runs.WAITING)
+        while not self._are_peers_there():
+            if reason := self._watch.reason():
+                return reason
+            self._sync_if_due()
+            time.sleep(_TICK_S)
+        together = {"TF_CONFIG": self._peers.tf_config()}
+        while True:
+            reason = self._phase(runs.TRAINING, command, together)
+            if reason or progress.is_finished(self._model):
+                return reason
+            # Another instance is taken away and had all of them save and stop. train.py waits until
+            # it is back. Where all is done, worker 0 says so, and that is a reason to stop.
+            self._note("train.py stopped with the others; it goes on when all are there again")
+
+    def _are_peers_there(self) -> bool:
+        try:
+            return self._peers.are_there()
+        except _TROUBLE as error:
+            self._note(f"the other instances were not found, looked again soon: {error}")
+            return False
+
+    def _phase(
+        self, state: str, command: list[str], environment: Mapping[str, str] | None = None
+    ) -> str:
         """Runs a command to its end, saving as it goes.
 
         Returns:
@@ -143,7 +179,11 @@ class Agent:
         self._note(f"{state}: {' '.join(command[-6:])}")
         with open(self._log, "ab") as log:
             child = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                env={**os.environ, **(environment or {})},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         try:
             while child.poll() is None:
@@ -183,10 +223,10 @@ class Agent:
         self._mirror.push()
         if self._log.is_file():
             content = self._log.read_bytes()
-            self._quick.send(self._run.log, content)
+            self._quick.send(self._run.log_of(self._worker), content)
             self._status.log_bytes = len(content)
         status = self._status.to_json(progress.progress(self._model), progress.last_line(self._log))
-        self._quick.send(runs.STATUS, status)
+        self._quick.send(runs.status_of(self._worker), status)
 
     def _save(self, for_s: float) -> None:
         """Brings everything up, trying for so long."""
@@ -211,9 +251,10 @@ class Agent:
 
     def _end_spot_request(self) -> None:
         """Or it would start another instance in this one's place."""
-        if not self._is_there(runs.LAUNCH):
+        started = self._read(runs.LAUNCH).get("instances", [])
+        if self._worker >= len(started):
             return
-        request = runs.read_json(self._folder, runs.LAUNCH).get("spot_request_id")
+        request = started[self._worker]["spot_request_id"]
         if request:
             boto3.client("ec2", config=RETRIES).cancel_spot_instance_requests(
                 SpotInstanceRequestIds=[request]
@@ -221,9 +262,33 @@ class Agent:
 
     def _is_stop_asked(self) -> bool:
         try:
-            return self._is_there(runs.STOP)
+            return self._is_there(runs.STOP) or (self._worker > 0 and self._has_chief_ended())
         except _TROUBLE:
             return False  # asked again soon
+
+    def _why_asked(self) -> str:
+        try:
+            why = self._quick.read(runs.STOP) if self._is_there(runs.STOP) else None
+        except _TROUBLE as error:
+            self._note(f"why all were asked to stop could not be read: {error}")
+            return ""
+        return f"{why.decode()}; " if why else ""
+
+    def _stop_all(self) -> None:
+        """Or the others would wait for this one."""
+        log = self._run.log_of(self._worker)
+        why = f"worker {self._worker}: {self._status.message}; {log} says why"
+        try:
+            self._quick.send(runs.STOP, why.encode())
+        except _TROUBLE as error:
+            self._note(f"the other instances could not be told: {error}")
+
+    def _has_chief_ended(self) -> bool:
+        status = self._read(runs.STATUS)
+        return status.get("attempt") == self._run.attempt and status["state"] in runs.ENDED
+
+    def _read(self, name: str) -> dict[str, Any]:
+        return runs.read_json(self._folder, name) if self._is_there(name) else {}
 
     def _is_there(self, name: str) -> bool:
         # The role may list its own folder and so see what is missing; asked for a missing object

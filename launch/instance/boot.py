@@ -3,7 +3,7 @@
     boot.py fetch SHA256 PATH     the packed source of that SHA-256 to PATH
     boot.py failed LOG            uploads the log and the status `failed`
 
-RUN, ATTEMPT, BUCKET and PREFIX are in the environment. Standard library and boto3 alone.
+RUN, ATTEMPT, WORKER, BUCKET and PREFIX are in the environment. Standard library and boto3 alone.
 """
 
 from __future__ import annotations
@@ -35,10 +35,14 @@ def main(command: str, *arguments: str) -> None:
     elif command == "failed":
         (log,) = arguments
         attempt, now = int(os.environ["ATTEMPT"]), int(time.time())
-        run = f"{start}runs/{os.environ['RUN']}"
-        client.put_object(
-            Bucket=bucket, Key=f"{run}/log/attempt-{attempt}.log", Body=Path(log).read_bytes()
-        )
+        run, worker = f"{start}runs/{os.environ['RUN']}", os.environ.get("WORKER", "0")
+        which = "" if worker == "0" else f"-worker-{worker}"
+        key = f"{run}/log/attempt-{attempt}{which}.log"
+        client.put_object(Bucket=bucket, Key=key, Body=Path(log).read_bytes())
+        if which:  # worker 0 has the run's status; this one can only ask all to stop
+            why = f"worker {worker}: the instance could not be set up; {key} says why"
+            client.put_object(Bucket=bucket, Key=f"{run}/stop", Body=why.encode())
+            return
         status = {"state": "failed", "attempt": attempt, "updated_at": now, "exit_status": 1}
         status["message"] = "the instance could not be set up; the log says why"
         client.put_object(Bucket=bucket, Key=f"{run}/status.json", Body=json.dumps(status))

@@ -1,6 +1,6 @@
-# Runs once as root when the instance first starts, after the lines that set RUN, ATTEMPT, BUCKET,
-# PREFIX, REGION, SOURCE_SHA256, DEADLINE, BOTO and BOOT_PY. Whatever happens here ends with a shutdown, and
-# a shutdown ends the instance.
+# Runs once as root when the instance first starts, after the lines that set RUN, ATTEMPT, WORKER,
+# BUCKET, PREFIX, REGION, SOURCE_SHA256, DEADLINE, BOTO and BOOT_PY. Whatever happens here ends with a
+# shutdown, and a shutdown ends the instance.
 # shellcheck shell=bash disable=SC2154
 set -euo pipefail
 
@@ -23,7 +23,7 @@ give_up() {
   shutdown -h now
 }
 trap give_up EXIT
-export RUN ATTEMPT BUCKET PREFIX # for boot.py
+export RUN ATTEMPT WORKER BUCKET PREFIX # for boot.py
 
 three_times() {
   local wait
@@ -101,7 +101,7 @@ OnFailure=emotion-tfdata-end.service
 
 [Service]
 WorkingDirectory=$root/source
-Environment=HOME=$HOME PYTHON=$python AWS_DEFAULT_REGION=$REGION PYTHONUNBUFFERED=1
+Environment=HOME=$HOME PYTHON=$python AWS_DEFAULT_REGION=$REGION PYTHONUNBUFFERED=1 WORKER=$WORKER
 ExecStart=$root/boot/bin/python -m launch.instance.agent $BUCKET $RUN $root $PREFIX
 StandardOutput=append:$log
 StandardError=append:$log
@@ -119,7 +119,7 @@ Description=Ends this instance after the training's watcher failed
 [Service]
 Type=oneshot
 Environment=HOME=$HOME AWS_DEFAULT_REGION=$REGION
-Environment=RUN=$RUN ATTEMPT=$ATTEMPT BUCKET=$BUCKET PREFIX=$PREFIX
+Environment=RUN=$RUN ATTEMPT=$ATTEMPT WORKER=$WORKER BUCKET=$BUCKET PREFIX=$PREFIX
 ExecStart=-$root/boot/bin/python $root/boot.py failed $log
 ExecStart=shutdown -h now
 EOF

@@ -5,6 +5,7 @@ python -m launch.instance.fetch BUCKET RUN ROOT [PREFIX]
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def main(bucket: str, name: str, root: str, prefix: str = "") -> None:
 
     # After a restart what is here is newer than what is in S3.
     model = Path(root, "model")
+    if os.environ.get("WORKER", "0") != "0":
+        return  # worker 0 gives the others its state
     if not any(model.glob("**/checkpoint.npz")):
         count = pull(runs.folder(top, name).folder("model"), model)
         if count:

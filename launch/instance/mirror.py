@@ -50,11 +50,16 @@ class Mirror:
         names = [
             path.relative_to(self._local).as_posix()
             for path in self._local.rglob("*")
-            if path.is_file() and not path.name.startswith(".") and path.suffix != ".tmp"
+            if path.is_file() and not _is_temporary(path.relative_to(self._local))
         ]
         return sorted(
             names, key=lambda name: (Path(name).name == _LAST, name.count("/") * -1, name)
         )
+
+
+def _is_temporary(path: Path) -> bool:
+    """Whether it is being written, or lies in a folder that is."""
+    return any(part.startswith(".") or part.endswith(".tmp") for part in path.parts)
 
 
 def pull(folder: Folder, local: Path) -> int:

@@ -18,19 +18,42 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from preprocess import media
+from emotion_tfdata import schema
+from preprocess import media, tracking
+from preprocess.audio import AudioSettings
+from preprocess.corpora import Clip
+from preprocess.example import make_example
 from preprocess.pool import Lost, Pool
 
 TIMEOUT_S = 30.0
 MEMORY_BYTES = 2048 * 10**6
+_CELLS = (
+    b"",
+    b" nan",
+    b" -inf",
+    b" 1e308",
+    b" -1e308",
+    b" 1e-320",
+    b" 0",
+    b'"',
+    b"\n",
+    b"\0",
+    b"x",
+)
 _ATOMS = (b"moov", b"mdat", b"trak", b"mdia", b"minf", b"stbl", b"stts", b"stsz", b"stco", b"avcC")
 
 
-def damage(content: bytes, rng: random.Random) -> tuple[str, bytes]:
-    """One kind of damage, by name."""
+def damage(content: bytes, rng: random.Random, table: bool = False) -> tuple[str, bytes]:
+    """One kind of damage, by name; a table (csv) has cells, other files have atoms."""
     data = bytearray(content)
-    kind = rng.choice(["flip", "flip head", "truncate", "swap", "atoms", "zero", "insert"])
-    if kind.startswith("flip"):
+    kinds = ["flip", "flip head", "truncate", "swap", "zero", "insert"]
+    kind = rng.choice([*kinds, "cell", "cell"] if table else [*kinds, "atoms"])
+    if kind == "cell":
+        cells = content.split(b",")
+        for _ in range(rng.choice([1, 5, 50])):
+            cells[rng.randrange(len(cells))] = rng.choice(_CELLS)
+        data = bytearray(b",".join(cells))
+    elif kind.startswith("flip"):
         end = min(len(data), 600) if kind == "flip head" else len(data)
         for _ in range(rng.choice([1, 5, 50])):
             data[rng.randrange(end)] ^= 1 << rng.randrange(8)
@@ -63,9 +86,12 @@ def damage(content: bytes, rng: random.Random) -> tuple[str, bytes]:
 
 
 def read(path: Path) -> list[str]:
-    """Reads both streams of a file; names of what came of it. Runs in a worker."""
+    """Reads a file as a build would; names of what came of it. Runs in a worker."""
     outcomes = []
-    for name, function in (("sound", media.read_sound), ("picture", _read_pictures)):
+    functions = [("sound", media.read_sound), ("picture", _read_pictures)]
+    if path.suffix == ".csv":
+        functions = [("tracking", _read_tracking)]
+    for name, function in functions:
         try:
             function(path)
             outcomes.append(f"{name}: read")
@@ -81,8 +107,36 @@ def _read_pictures(path: Path) -> None:
         pass
 
 
+def _read_tracking(path: Path) -> None:
+    clip = Clip("ravdess", path.stem, "01", "happy", "normal", "01", path, None)
+    schema.stored_arrays(make_example(clip, AudioSettings(), num_landmarks=tracking.NUM_POINTS))
+
+
+def write_tracking(path: Path) -> Path:
+    """Writes a tracking record in OpenFace's format: a second of a face that turns."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    face_mm = rng.uniform(-60, 60, (68, 3))
+    for index, x in ((36, -45), (39, -15), (42, 15), (45, 45)):
+        face_mm[index] = (x, -30, -20)
+    names = ["frame", "face_id", "timestamp", "confidence", "success"]
+    names += [f"gaze_{i}" for i in range(367)]
+    names += [f"{axis}_{i}" for axis in "xyXYZ" for i in range(68)]
+    rows = [", ".join(names)]
+    for frame in range(30):
+        angle = 0.3 * np.sin(frame / 5)
+        turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, 1]])
+        space = face_mm @ turn.T + [20, -10, 600]
+        flat = 1400 * space[:, :2] / space[:, 2:] + [640, 360]
+        values = [frame + 1, 0, frame / 29.97, 0.98, 1, *[0] * 367, *flat.T.flat, *space.T.flat]
+        rows.append(", ".join(f"{value:.4f}" for value in values))
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
 def draw(folder: Path) -> list[Path]:
-    """Draws a clip of each corpus and takes a wav from one."""
+    """Draws a clip of each corpus, takes a wav from one, and adds a tracking record."""
     import numpy as np
     from scipy.io import wavfile
 
@@ -95,7 +149,7 @@ def draw(folder: Path) -> list[Path]:
     paths = [folder / spec.path for spec in specs.values()]
     sound = media.read_sound(paths[0])
     wavfile.write(folder / "a.wav", sound.rate_hz, (sound.samples * 32767).astype(np.int16))
-    return [*paths, folder / "a.wav"]
+    return [*paths, folder / "a.wav", write_tracking(folder / "a.csv")]
 
 
 def main() -> None:
@@ -114,7 +168,7 @@ def main() -> None:
         kinds = {}
         for case in range(arguments.cases):
             source = sources[case % len(sources)]
-            kind, content = damage(source.read_bytes(), rng)
+            kind, content = damage(source.read_bytes(), rng, table=source.suffix == ".csv")
             path = folder / f"case-{case}{source.suffix}"
             path.write_bytes(content)
             kinds[path] = kind

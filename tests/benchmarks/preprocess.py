@@ -1,35 +1,41 @@
 """Clips a second of a build, beside the sum of its parts and a plain sequential script.
 
-    python tests/benchmarks/preprocess.py [--corpus_dir=D] [--repeats=3] [--copies=4]
+    python tests/benchmarks/preprocess.py [--rounds=3] [--copies=6] [--results=FILE]
 
-D holds `crema_d` and `ravdess`, as drawn by `preprocess.sample_corpus` or real. The parts are timed
-one after the other on one core; builds with one and two workers, from start to end and, by the
-difference to a build of a quarter of the clips, without what every build takes to start and to end
-once. The ratios are of the latter. What the whole of both corpora takes follows from the parts.
+The clips are the real ones that are at hand and a drawn one, each several times over. The parts are
+timed one after the other on one core; builds with one and two workers from the command's start to
+its end and, by the difference to a build of each clip once, without what every build takes to start
+and to end. What the whole of both corpora takes follows from the parts and the clips' seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_name] = "1"  # before anything reads it
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+PROJECT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(PROJECT))
 
 import numpy as np  # noqa: E402
 
 from emotion_tfdata import schema  # noqa: E402
+from emotion_tfdata.manifest import Manifest  # noqa: E402
 from preprocess import align, audio, checksums, landmarks, media  # noqa: E402
 from preprocess.corpora import Clip  # noqa: E402
 from preprocess.facts import measure  # noqa: E402
@@ -37,9 +43,70 @@ from preprocess.plan import BuildSettings, plan_build  # noqa: E402
 from preprocess.workspace import Workspace  # noqa: E402
 from preprocess.writer import ShardPlan, write_shard  # noqa: E402
 
-WHOLE_CLIPS = 8690
+# Corpus -> clips of the six emotions and their seconds, both by the official wavs.
+WHOLE = {"ravdess": (1248, 4659.4), "crema_d": (7442, 18924.1)}
+DRAWN = "ITS"  # sentence in the drawn clips' names here
+SENTENCES = ("DFA", "IEO", "IOM", "ITH", DRAWN)
 
 
+class Meter:
+    """Processor time beside the clock's, since other processes may want the machine too.
+
+    Attributes:
+      cpu_s: what -> seconds of this process and its children.
+      others: most cores that all other processes took at a time.
+    """
+
+    def __init__(self) -> None:
+        self.cpu_s: dict[str, float] = {}
+        self.others = 0.0
+
+    def __call__(self, what: str, measure: Callable[[], Any]) -> Any:
+        """What `measure` returns."""
+        began_s, own_s, all_s = self._now()
+        result = measure()
+        ended_s, own_end_s, all_end_s = self._now()
+        self.cpu_s[what] = self.cpu_s.get(what, 0.0) + own_end_s - own_s
+        others_s = all_end_s - all_s - self.cpu_s[what]
+        self.others = max(self.others, others_s / (ended_s - began_s))
+        return result
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        usage = [
+            resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        ]
+        own_s = sum(each.ru_utime + each.ru_stime for each in usage)
+        ticks = sum(map(int, Path("/proc/stat").read_text().split(maxsplit=4)[1:4]))
+        return time.perf_counter(), own_s, ticks / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Keeps this process, all its libraries' threads among it, on one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def no_chatter() -> Iterator[None]:
+    """Keeps native libraries' words off the terminal."""
+    before = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
+@no_chatter()
+@one_core()
 def parts(clips: Iterable[Clip], work_dir: Path) -> dict[str, float]:
     """Seconds of each part over all clips, on one core, nothing beside it."""
     settings = audio.AudioSettings()
@@ -52,7 +119,7 @@ def parts(clips: Iterable[Clip], work_dir: Path) -> dict[str, float]:
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began_s
 
     workspace = Workspace(work_dir)
-    stored = {}
+    names = []
     for clip in clips:
         assert clip.sound is not None
         assert clip.picture is not None
@@ -63,6 +130,7 @@ def parts(clips: Iterable[Clip], work_dir: Path) -> dict[str, float]:
             pictures = list(media.read_pictures(clip.picture))
         with timed("FaceMesh"):
             track = landmarks.track_face((picture.time_s, picture.rgb) for picture in pictures)
+            del pictures
         with timed("features"):
             samples = audio.resample(sound.samples, sound.rate_hz)
             ends = sound.start_s, sound.start_s + len(sound.samples) / sound.rate_hz
@@ -76,19 +144,17 @@ def parts(clips: Iterable[Clip], work_dir: Path) -> dict[str, float]:
             facts = measure(example)
         with timed("write"):
             workspace.store_example(example, facts)
-        stored[clip.example_id] = clip
-    plan = ShardPlan("fold-0-of-5.tfrecord-00000-of-00001", 0, tuple(stored))
+        names.append(clip.example_id)
+    shard = "fold-0-of-5.tfrecord-00000-of-00001"
+    plan = ShardPlan(shard, 0, tuple(names), (0,) * len(names))
     with timed("write"):
-        write_shard(
-            work_dir,
-            plan,
-            lambda name: workspace.load_example(stored[name]),
-            dict.fromkeys(stored, 0),
-            ("audio", "landmarks"),
+        workspace.store_shard(
+            write_shard(work_dir, plan, workspace.load_example, ("audio", "landmarks"))
         )
     return seconds
 
 
+@no_chatter()
 def plain_script(clips: Iterable[Clip], path: Path) -> float:
     """Seconds of what one writes in an afternoon: cv2, FaceMesh, librosa and one TFRecordWriter."""
     import cv2
@@ -134,88 +200,164 @@ def plain_script(clips: Iterable[Clip], path: Path) -> float:
 
 
 def build_seconds(roots: dict[str, Path], out_dir: Path, num_workers: int) -> float:
-    """Seconds of a whole build in a process of its own, as a user starts it."""
+    """Seconds of a whole build as a user starts it, the process's own start included."""
     shutil.rmtree(out_dir, ignore_errors=True)
-    code = (
-        "import sys, time; from pathlib import Path; from preprocess.build import build;"
-        "from preprocess.plan import BuildSettings\n"
-        "if __name__ == '__main__':\n"
-        f"  report = build({{k: Path(v) for k, v in { ({k: str(v) for k, v in roots.items()})!r}"
-        f".items()}}, Path({str(out_dir)!r}), BuildSettings(), num_workers={num_workers})\n"
-        "  print(report.seconds)\n"
-    )
-    script = out_dir.with_suffix(".py")
-    script.write_text(code)
-    project = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, str(script)],
+    flags = [f"--{corpus}_dir={root}" for corpus, root in roots.items()]
+    flags += [f"--out_dir={out_dir}", f"--num_workers={num_workers}"]
+    began_s = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "preprocess.build_tfrecords", *flags],
+        cwd=PROJECT,
         capture_output=True,
-        text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(project)},
     )
-    return float(done.stdout.splitlines()[-1])
+    return time.perf_counter() - began_s
+
+
+def gather(corpora_dir: Path, drawn_dir: Path, folder: Path, copies: int) -> dict[str, Path]:
+    """Copies of the real clips and, for every seven of them, a drawn one, under names of their own.
+
+    Returns:
+      Corpus -> folder.
+    """
+    flv = sorted(corpora_dir.glob("crema_d/VideoFlash/*.flv"))
+    mp4 = sorted(corpora_dir.glob("ravdess/Video*/*/01-*.mp4"))
+    drawn = sorted(drawn_dir.glob("crema_d/VideoFlash/*.flv"))[:copies]
+    roots = {"ravdess": folder / "ravdess", "crema_d": folder / "crema_d"}
+    for root in roots.values():
+        root.mkdir(parents=True)
+    for copy in range(copies):
+        for index, path in enumerate([*flv, drawn[copy % len(drawn)]]):
+            shutil.copy(path, roots["crema_d"] / f"{1001 + copy}_{SENTENCES[index]}_ANG_XX.flv")
+        for index, path in enumerate(mp4):
+            name = f"01-01-{3 + index:02d}-01-01-01-{copy + 1:02d}.mp4"
+            shutil.copy(path, roots["ravdess"] / name)
+    return roots
+
+
+def origin(example_id: str) -> str:
+    """`ravdess`, `crema_d` or `drawn`."""
+    return "drawn" if DRAWN in example_id else example_id.split("/")[0]
+
+
+def measure_round(
+    folder: Path, corpora_dir: Path, drawn_dir: Path, copies: int
+) -> dict[str, float]:
+    """One round: each contestant once, on the same clips. Seconds."""
+    roots = gather(corpora_dir, drawn_dir, folder / "many", copies)
+    few = gather(corpora_dir, drawn_dir, folder / "few", 1)
+    clips = plan_build(roots, BuildSettings()).clips
+    first = [clip for clip in clips if clip.corpus == "crema_d"][:1]
+    parts(first, folder / "first")  # what loads libraries comes before what is timed
+    seconds = {"clips": float(len(clips))}
+    meter = Meter()
+    for corpus in (*roots, "drawn"):
+        of_corpus = [clip for clip in clips if origin(clip.example_id) == corpus]
+        measure = functools.partial(parts, of_corpus, folder / f"parts-{corpus}")
+        for name, value in meter("sum of the parts", measure).items():
+            seconds[name] = seconds.get(name, 0.0) + value
+            seconds["sum of the parts"] = seconds.get("sum of the parts", 0.0) + value
+            seconds[f"{corpus} sum"] = seconds.get(f"{corpus} sum", 0.0) + value
+    for workers in (2, 1):
+        out_dir = folder / f"out{workers}"
+        build = f"build, {workers} workers"
+        many_s = meter(build, functools.partial(build_seconds, roots, out_dir, workers))
+        manifest = Manifest.load(str(out_dir))
+        few_s = meter("few", functools.partial(build_seconds, few, out_dir, workers))
+        few_cpu_s = meter.cpu_s.pop("few")
+        more_cpu_s = (meter.cpu_s[build] - few_cpu_s) * copies / (copies - 1)
+        meter.cpu_s[f"{build}, a clip more"] = more_cpu_s
+        more_s = (many_s - few_s) * copies / (copies - 1)
+        seconds[build] = many_s
+        seconds[f"{build}, a clip more"] = more_s
+        seconds[f"{build}, its start and end"] = many_s - more_s
+    seconds["plain script"] = meter("plain script", lambda: plain_script(clips, folder / "plain"))
+    seconds["others"] = meter.others
+    seconds |= {f"cpu {name}": value for name, value in meter.cpu_s.items()}
+    for corpus in roots:
+        records = [record for _, record in manifest.records if origin(record.example_id) == corpus]
+        seconds[f"{corpus} clip_s"] = sum(record.audio_frames for record in records) / 100
+        seconds[f"{corpus} bytes"] = float(sum(record.length + 16 for record in records))
+    return seconds
+
+
+def report(rounds: list[dict[str, float]]) -> None:
+    """Prints medians over the rounds, and what follows for the whole of both corpora."""
+    median = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+    clips = median["clips"]
+    others = max(each["others"] for each in rounds)
+    print(
+        f"{clips:.0f} clips, medians of {len(rounds)} rounds, while other processes took up to "
+        f"{others:.2f} cores"
+    )
+    for name in [
+        name
+        for name in median
+        if not name.startswith(("ravdess", "crema_d", "drawn", "clips", "others", "cpu"))
+    ]:
+        values = " ".join(f"{each[name]:.2f}" for each in rounds)
+        rate = f"{1000 * median[name] / clips:8.1f} ms a clip {clips / median[name]:7.2f} clips/s"
+        if name.endswith("start and end"):
+            rate = f"{'':37s}"
+        print(f"{name:36s} {rate}   ({values} s)")
+    for kind in ("", ", a clip more"):
+        one, two = (f"build, {workers} workers{kind}" for workers in (1, 2))
+        share = [each["sum of the parts"] / 2 / each[two] for each in rounds]
+        ratio = [each[one] / each[two] for each in rounds]
+        plain = [each["plain script"] / each[two] for each in rounds]
+        print(
+            f"two workers{kind or ', whole'}: {statistics.median(share):.3f} of cores / sum, "
+            f"{statistics.median(ratio):.3f} times one worker, "
+            f"{statistics.median(plain):.3f} times the plain script"
+        )
+    for name in [name for name in median if name.startswith("cpu")]:
+        values = " ".join(f"{each[name]:.2f}" for each in rounds)
+        print(f"{name:36s} {1000 * median[name] / clips:8.1f} ms a clip {'':15s}   ({values} s)")
+    share = median["cpu sum of the parts"] / median["cpu build, 2 workers, a clip more"]
+    print(f"processor time of the parts over that of the build, two workers: {share:.3f}")
+    work_s = sum(
+        total_s * median[f"{corpus} sum"] / median[f"{corpus} clip_s"]
+        for corpus, (_, total_s) in WHOLE.items()
+    )
+    size_gb = sum(
+        total_s * median[f"{corpus} bytes"] / median[f"{corpus} clip_s"] / 1e9
+        for corpus, (_, total_s) in WHOLE.items()
+    )
+    count = sum(clips for clips, _ in WHOLE.values())
+    share = median["sum of the parts"] / 2 / median["build, 2 workers, a clip more"]
+    fixed_s = median["build, 2 workers, its start and end"]
+    print(
+        f"both corpora, computed: {count} clips, {work_s / 3600:.2f} h of one core, "
+        f"{size_gb:.2f} GB"
+    )
+    for cores in (2, 96):
+        total_s = work_s / cores / share + fixed_s
+        print(f"  {cores} cores: {total_s / 60:.1f} min, {count / total_s:.1f} clips/s")
 
 
 def main() -> None:
     """Measures and prints."""
     flags = argparse.ArgumentParser(description=__doc__)
-    flags.add_argument("--corpus_dir", type=Path, default=Path("data/sample/corpus"))
-    flags.add_argument("--repeats", type=int, default=3)
-    flags.add_argument("--limit", type=int, default=24, help="clips of each corpus")
+    shared = PROJECT.parent / "shared" / "corpora"
+    flags.add_argument("--corpora_dir", type=Path, default=shared, help="real clips")
+    flags.add_argument("--drawn_dir", type=Path, default=PROJECT / "data/sample/corpus")
+    flags.add_argument("--rounds", type=int, default=3)
+    flags.add_argument("--copies", type=int, default=6, help="of each clip")
+    flags.add_argument("--results", type=Path, help="json that earlier rounds are in, and these")
     arguments = flags.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        # Copies of the clips, so that a build sees a corpus of this many and no more.
-        settings = BuildSettings(limit=arguments.limit)
-        found = {name: arguments.corpus_dir / name for name in ("ravdess", "crema_d")}
-        roots = {}
-        for clip in plan_build(found, settings).clips:
-            roots[clip.corpus] = folder / "corpus" / clip.corpus
-            for path in clip.files:
-                target = roots[clip.corpus] / path.relative_to(found[clip.corpus])
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, target)
-        clips = plan_build(roots, BuildSettings()).clips
-        some = folder / "some"
-        few = {}
-        for clip in clips[::4]:
-            few[clip.corpus] = some / clip.corpus
-            for path in clip.files:
-                few[clip.corpus].mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, few[clip.corpus] / path.name)
-        # What loads libraries comes before what is timed.
-        parts(clips[:1], folder / "first")
-        checksums.official_files("crema_d")
-        print(f"{len(clips)} clips of {arguments.corpus_dir}, medians of {arguments.repeats}")
-        rows: dict[str, list[float]] = {}
-        for repeat in range(arguments.repeats):
-            found_s = parts(clips, folder / f"parts{repeat}")
-            for name, seconds in found_s.items():
-                rows.setdefault(name, []).append(seconds)
-            rows.setdefault("sum", []).append(sum(found_s.values()))
-            rows.setdefault("plain script", []).append(plain_script(clips, folder / "plain"))
-            share_of_more = 1 - len(clips[::4]) / len(clips)
-            for workers in (1, 2):
-                out_dir = folder / f"out{workers}"
-                whole_s = build_seconds(roots, out_dir, workers)
-                rows.setdefault(f"build, {workers} workers", []).append(whole_s)
-                more_s = (whole_s - build_seconds(few, out_dir, workers)) / share_of_more
-                rows.setdefault(f"without its start, {workers}", []).append(more_s)
-            one_s, two_s = (rows[f"without its start, {workers}"][-1] for workers in (1, 2))
-            rows.setdefault("two over one", []).append(one_s / two_s)
-            rows.setdefault("of cores / sum", []).append(rows["sum"][-1] / 2 / two_s)
-    medians = {name: statistics.median(values) for name, values in rows.items()}
-    for name, median in medians.items():
-        values = " ".join(f"{value:.2f}" for value in rows[name])
-        if name in ("two over one", "of cores / sum"):
-            print(f"{name:22s} {median:8.2f}      ({values})")
-        else:
-            per_clip = median / len(clips)
-            print(f"{name:22s} {1000 * per_clip:8.1f} ms a clip, {1 / per_clip:6.2f} clips/s")
-    for cores in (2, 96):
-        hours = WHOLE_CLIPS * medians["sum"] / len(clips) / cores / 0.9 / 3600
-        print(f"{WHOLE_CLIPS} clips like these on {cores} cores at 90 %: {hours:.2f} h")
+    rounds: list[dict[str, float]] = []
+    if arguments.results and arguments.results.exists():
+        rounds = json.loads(arguments.results.read_text())
+    for _ in range(arguments.rounds):
+        with tempfile.TemporaryDirectory() as scratch:
+            rounds.append(
+                measure_round(
+                    Path(scratch), arguments.corpora_dir, arguments.drawn_dir, arguments.copies
+                )
+            )
+        if arguments.results:
+            arguments.results.write_text(json.dumps(rounds, indent=1))
+    report(rounds)
 
 
 if __name__ == "__main__":

@@ -190,6 +190,19 @@ model, epochs = pathlib.Path(flags["model_dir"]), int(flags.get("epochs", 3))
 assert (pathlib.Path(flags["data_dir"]) / "manifest.json").is_file()
 stop = []
 signal.signal(signal.SIGTERM, lambda *a: stop.append(1))
+together = os.environ.get("TF_CONFIG")
+print("TF_CONFIG", together, flush=True)
+if together and json.loads(together)["task"]["index"]:
+    # Another worker than the chief writes nothing, and ends when the chief does.
+    if "fail_at" in flags:
+        sys.exit("train.py: worker 1: the loss is nan")
+    print("a worker's training", flush=True)
+    time.sleep(float(flags.get("worker_s", 0.05)))
+    sys.exit(0)
+if together and not (model / "checkpoint.npz").exists() and "others_stop" in flags:
+    (model / "checkpoint.npz").write_text("1")
+    print("stopped by another", flush=True)
+    sys.exit(0)
 
 def write(name, text):
     (model / (name + ".tmp")).write_text(text)

@@ -118,6 +118,10 @@ def test_it_uploads_while_it_trains(instance):
     def meanwhile():
         model = instance.folder.folder("model")
         wait_until(lambda: model.find("checkpoint.npz"), "a checkpoint")
+        # The status is sent after the files.
+        wait_until(
+            lambda: instance.status["state"] != runs.FETCHING, "the status that goes with it"
+        )
         seen.append((instance.status["state"], model.find("report.json")))
 
     instance.run(meanwhile)
@@ -333,7 +337,8 @@ def test_metadata_that_is_not_there_is_an_error_of_the_system(monkeypatch):
 
 def test_the_report_is_uploaded_last_and_only_changes_are_sent(cloud, tmp_path):
     cloud.client("s3").create_bucket(Bucket=cloud.root.bucket)
-    for name in ("report.json", "best.keras", "fold-0/report.json", "a.tmp", ".lock"):
+    names = ("report.json", "best.keras", "fold-0/report.json", "a.tmp", ".lock", "b.tmp/c")
+    for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     kept = mirror.Mirror(tmp_path, cloud.root)

@@ -225,7 +225,7 @@ class TestRefusals:
         (["--instance_type=x1.32xlarge"], "--price=USD_PER_HOUR"),
         (["--flagfile=nothing.flags"], "does not exist"),
         (["--flagfile=secret.env"], "git does not track it"),
-        (["--num_instances=2"], "train.py trains on one machine"),
+        (["--num_instances=5", "--", "--batch_size=24"], "24 cannot be shared equally"),
         (["--name=No_Good"], "give up to 32"),
         (["--nonsense"], "Unknown command line flag"),
         (["more"], "unexpected argument 'more'"),

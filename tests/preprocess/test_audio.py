@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import librosa
 import numpy as np
 import pytest
@@ -118,3 +120,26 @@ def test_a_band_that_no_frequency_falls_into_is_refused():
     AudioSettings().check_filters()
     with pytest.raises(ValueError, match="of 128 mel bands hold no frequency of a 160-sample"):
         AudioSettings(num_mels=128, n_fft=160).check_filters()
+
+
+@given(
+    num_mels=st.integers(1, 200),
+    n_fft=st.integers(160, 2048),
+    fmin_hz=st.floats(0, 3000),
+    fmax_hz=st.floats(3001, 8000),
+)
+@settings(max_examples=100, deadline=None)
+def test_empty_bands_are_those_of_librosa_s_filters(num_mels, n_fft, fmin_hz, fmax_hz):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of the same matter
+        bank = mel(
+            sr=16000, n_fft=n_fft, n_mels=num_mels, fmin=fmin_hz, fmax=fmax_hz, dtype=np.float64
+        )
+    empty = np.flatnonzero(bank.max(axis=1) == 0)
+    chosen = AudioSettings(num_mels=num_mels, n_fft=n_fft, fmin_hz=fmin_hz, fmax_hz=fmax_hz)
+    if empty.size:
+        words = f"^{empty.size} of {num_mels} .*the first is band {empty[0]}"
+        with pytest.raises(ValueError, match=words):
+            chosen.check_filters()
+    else:
+        chosen.check_filters()

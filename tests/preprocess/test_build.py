@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +16,14 @@ from scipy.io import wavfile
 
 from emotion_tfdata import schema
 from emotion_tfdata.manifest import Manifest
-from preprocess import build as build_module
-from preprocess.build import build, process_clip
+from preprocess import writer
+from preprocess.build import build
 from preprocess.landmarks import NUM_LANDMARKS
 from preprocess.plan import BuildError, BuildSettings, plan_build
+from preprocess.pool import Pool
+from preprocess.work import Stop, Work
 from preprocess.workspace import Workspace
+from preprocess.writer import ShardPlan
 
 GOOD = ("01-01-03-01-01-01-01.mp4", "01-01-05-01-01-01-02.mp4")
 JOINED = "02-01-06-01-01-01-02"
@@ -65,14 +67,34 @@ def built(corpora, tmp_path_factory):
 
 def process(roots, out_dir, settings, skip=0):
     """Processes clips in this process, the last first; what is left to do, `build` does."""
+    plan, work = planned(roots, out_dir, settings)
+    description = {"settings": settings.as_dict(), "inputs": plan.inputs()}
+    with work.workspace.claim(description, overwrite=False):
+        for clip in plan.clips[skip:][::-1]:
+            assert not isinstance(work(clip), Stop)
+
+
+def planned(roots, out_dir, settings):
     plan = plan_build(roots, settings)
     workspace = Workspace(out_dir)
-    description = {"settings": settings.as_dict(), "inputs": plan.inputs()}
-    with workspace.claim(description, overwrite=False):
-        for clip in plan.clips[skip:][::-1]:
-            process_clip(
-                clip, roots=roots, settings=settings, workspace=workspace, checked=plan.checked
-            )
+    return plan, Work(roots, settings, settings.as_dict(), workspace, plan.checked)
+
+
+class Here:
+    """Does all work in this process."""
+
+    def __init__(self, function, num_workers, **_):
+        self._function = function
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def run(self, tasks, timeout_s=None):
+        for task in tasks:
+            yield task, self._function(task)
 
 
 def shards(out_dir):
@@ -162,29 +184,31 @@ def test_folds_without_an_actor_are_warned_of(built):
     assert any("no clip in actor fold" in warning for warning in built[1].warnings)
 
 
-def test_workers_and_interruptions_do_not_change_a_byte(built, corpora, tmp_path, monkeypatch):
+def test_workers_and_interruptions_do_not_change_a_byte(built, corpora, tmp_path):
     settings = BuildSettings()
     process(corpora, tmp_path, settings, skip=1)
-    whole = build_module.writer.write_shard
-    calls = []
+    sealed = []
 
-    def interrupted(*arguments):
-        calls.append(arguments[1].name)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return whole(*arguments)
+    class Interrupted(Pool):
+        """Is interrupted when a shard stands and another does not."""
 
-    monkeypatch.setattr(build_module.writer, "write_shard", interrupted)
+        def run(self, tasks, timeout_s=None):
+            for task, result in super().run(tasks, timeout_s):
+                yield task, result
+                if isinstance(task, ShardPlan):
+                    sealed.append(task.name)
+                    raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        build(corpora, tmp_path, settings, num_workers=1)
+        build(corpora, tmp_path, settings, num_workers=1, make_pool=Interrupted)
     assert not (tmp_path / "manifest.json").exists()
-    first_written = (tmp_path / calls[0]).stat().st_mtime_ns
+    first_written = (tmp_path / sealed[0]).stat().st_mtime_ns
 
     report = build(corpora, tmp_path, settings, num_workers=1)
 
     assert report.clips_read == 0
     assert not report.was_finished
-    assert (tmp_path / calls[0]).stat().st_mtime_ns == first_written
+    assert (tmp_path / sealed[0]).stat().st_mtime_ns == first_written
     assert shards(tmp_path) == shards(built[0])
     for name in ("manifest.json", "left_out.csv", "report.json", "report.html"):
         assert (tmp_path / name).read_bytes() == (built[0] / name).read_bytes()
@@ -213,27 +237,54 @@ def test_other_settings_or_inputs_do_not_mix_with_a_data_set(built, corpora, tmp
 
 def test_a_full_disk_stops_the_build_and_it_goes_on_later(corpora, tmp_path, monkeypatch):
     roots = {"crema_d": corpora["crema_d"]}
-    plan = plan_build(roots, BuildSettings())
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Workspace, "store_example", full)
-    stopped: Any = process_clip(
-        plan.clips[0],
-        roots=roots,
-        settings=BuildSettings(),
-        workspace=Workspace(tmp_path),
-        checked=(),
+    for owner, name in ((Workspace, "store_example"), (writer, "write_shard")):
+        monkeypatch.setattr(owner, name, full)
+        with pytest.raises(BuildError, match=r"No space left on device.*the same command goes on"):
+            build(roots, tmp_path, BuildSettings(), num_workers=1, make_pool=Here)
+        monkeypatch.undo()
+    # The clip was kept when its shard could not be.
+    report = build(roots, tmp_path, BuildSettings(), num_workers=1, make_pool=Here)
+    assert (report.clips_read, report.clips_written) == (0, 1)
+
+
+def test_a_shard_that_another_worker_wrote_first_is_taken(corpora, tmp_path):
+    roots = {"crema_d": corpora["crema_d"]}
+
+    class Twice(Here):
+        """Seals each shard a second time, when its clips' own files are gone."""
+
+        def run(self, tasks, timeout_s=None):
+            for task, result in super().run(tasks, timeout_s):
+                again = self._function(task) if isinstance(task, ShardPlan) else result
+                yield task, again
+
+    report = build(roots, tmp_path, BuildSettings(), num_workers=1, make_pool=Twice)
+    assert report.clips_written == 1
+
+
+def test_a_worker_where_something_else_is_installed_or_to_be_seen_stops_the_build(
+    corpora, tmp_path
+):
+    plan, work = planned({"crema_d": corpora["crema_d"]}, tmp_path, BuildSettings())
+    (clip,) = plan.clips
+    stopped = work(clip)
+    assert isinstance(stopped, Stop)
+    assert f"the build's {tmp_path}/.work is not there. --out_dir must be on storage" in str(
+        stopped
     )
-    assert "No space left on device" in stopped.reason
-    monkeypatch.undo()
-    process(roots, tmp_path, BuildSettings())
-    monkeypatch.setattr(build_module.writer, "write_shard", full)
-    with pytest.raises(BuildError, match=r"No space left on device.*the same command goes on"):
-        build(roots, tmp_path, BuildSettings(), num_workers=1)
-    monkeypatch.undo()
-    assert build(roots, tmp_path, BuildSettings(), num_workers=1).clips_written == 1
+    with work.workspace.claim({}, overwrite=False):
+        elsewhere = dataclasses.replace(work, roots={"crema_d": tmp_path / "no"})
+        assert "no is not there. --crema_d_dir must be there on all nodes" in str(elsewhere(clip))
+        versions = {**work.wanted["versions"], "av": "9.2.0"}
+        other = dataclasses.replace(work, wanted={**work.wanted, "versions": versions})
+        assert re.search(r"it has av \d+\S*, not 9\.2\.0 as where the build", str(other(clip)))
+        gone = dataclasses.replace(clip, sound=tmp_path / "no.flv", picture=tmp_path / "no.flv")
+        assert "no.flv is gone, or not seen from here" in str(work(gone))
+        assert isinstance(work(clip), int)
 
 
 def test_where_no_clip_survives_there_is_no_data_set(corpora, tmp_path):
@@ -313,16 +364,20 @@ def test_workers_do_without_tensorflow(corpora, tmp_path, project_dir):
     code = (
         "import json, sys\n"
         "from pathlib import Path\n"
-        "from preprocess.build import process_clip\n"
+        "from preprocess.work import Work\n"
         "from preprocess.plan import BuildSettings, plan_build\n"
         "from preprocess.workspace import Workspace\n"
         f"roots = {{'crema_d': Path({str(corpora['crema_d'])!r})}}\n"
         "plan = plan_build(roots, BuildSettings())\n"
-        "done = process_clip(plan.clips[0], roots=roots, settings=BuildSettings(),\n"
-        f"    workspace=Workspace(Path({str(tmp_path)!r})), checked=plan.checked)\n"
-        "print(json.dumps([done, 'tensorflow' in sys.modules, 'jax' in sys.modules]))\n"
+        "settings = BuildSettings()\n"
+        f"workspace = Workspace(Path({str(tmp_path)!r}))\n"
+        "work = Work(roots, settings, settings.as_dict(), workspace, plan.checked)\n"
+        "with workspace.claim({}, overwrite=False):\n"
+        "    done = work(plan.clips[0])\n"
+        "loaded = [name in sys.modules for name in ('tensorflow', 'jax')]\n"
+        "print(json.dumps([isinstance(done, int), *loaded]))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=project_dir
     )
-    assert json.loads(done.stdout) == [None, False, False]
+    assert json.loads(done.stdout) == [True, False, False]

@@ -42,7 +42,7 @@ def test_progress_tells_rate_time_left_and_what_is_left_out(monkeypatch):
     now_s = iter([0.0, 10.0, 25.0, 30.0])
     monkeypatch.setattr(summary.time, "monotonic", lambda: next(now_s))
     stream = Stream(terminal=False)
-    progress = summary.Progress(3, stream)
+    progress = summary.Progress(3, "clips", stream)
     progress.add()
     progress.add(LEFT_OUT[0])
     progress.add(LEFT_OUT[-1])
@@ -57,7 +57,7 @@ def test_progress_on_a_terminal_stays_on_one_line(monkeypatch):
     now_s = iter([0.0, 7200.0, 7200.1, 7300.0])
     monkeypatch.setattr(summary.time, "monotonic", lambda: next(now_s))
     stream = Stream(terminal=True)
-    progress = summary.Progress(3, stream)
+    progress = summary.Progress(3, "clips", stream)
     for _ in range(3):
         progress.add()
     assert stream.getvalue() == (

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from emotion_tfdata import make_dataset
+from emotion_tfdata import make_dataset, schema
 from emotion_tfdata.manifest import Manifest
 from preprocess import landmarks as lm
 from preprocess.build import build
-from preprocess.corpora import CorpusError, ravdess
+from preprocess.corpora import Clip, CorpusError, ravdess
+from preprocess.example import make_example
 from preprocess.media import Limits, MediaError
 from preprocess.plan import BuildError, BuildSettings, plan_build
 from preprocess.tracking import read_track
@@ -111,6 +114,10 @@ def _broken(path, what):
         text = text.replace("0.0667", "0.0001")
     elif what == "empty":
         text = text.splitlines()[0] + "\n"
+    elif what == "quote":
+        text = text.replace("0.9800", '"0.9800', 1)
+    elif what == "long row":
+        text += "1, " * 20_000
     elif what == "bytes":
         good.write_bytes(b"\xff\xfe\x00" * 100)
         return good
@@ -126,12 +133,39 @@ def _broken(path, what):
         ("word", "a row is damaged .*yes"),
         ("time", "times in its tracking record do not rise"),
         ("empty", "its tracking record has no row"),
+        ("quote", "a row is damaged"),
+        ("long row", "a row is longer than 712 columns"),
         ("bytes", "a row is damaged"),
     ],
 )
 def test_a_damaged_record_is_a_typed_error(tmp_path, what, message):
     with pytest.raises(MediaError, match=message):
         read_track(_broken(tmp_path / "a.csv", what))
+
+
+def test_damaged_cells_and_bytes_raise_nothing_but_typed_errors(tmp_path):
+    rng = random.Random(0)
+    original = write_csv(tmp_path / "a.csv", face(12), np.arange(12) / 30).read_bytes()
+    cells = [b"", b" nan", b" -inf", b" 1e308", b" -1e308", b" 1e-320", b'"', b"\n", b"\0", b"x"]
+    outcomes = {"read": 0, "refused": 0}
+    for case in range(40):
+        content = original.split(b",")
+        for _ in range(rng.choice([1, 8])):
+            content[rng.randrange(712, len(content))] = rng.choice(
+                cells[1:6] if case % 2 else cells
+            )
+        damaged = bytearray(b",".join(content))
+        if case % 4 == 0:
+            damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        path = tmp_path / "damaged.csv"
+        path.write_bytes(damaged)
+        clip = Clip("ravdess", "a", "01", "happy", "normal", "01", path, None)
+        try:
+            schema.stored_arrays(make_example(clip, SETTINGS.audio, num_landmarks=68))
+            outcomes["read"] += 1
+        except MediaError:
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 5, outcomes
 
 
 def test_limits_are_kept(tmp_path):

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
 
 from emotion_tfdata import schema
-from preprocess.corpora import Clip, LeftOut
+from preprocess.corpora import LeftOut
+from preprocess.facts import ClipFacts
 from preprocess.workspace import Workspace, WorkspaceError
 from preprocess.writer import ShardPlan, write_shard
 
-CLIP = Clip("ravdess", "01-01", "01", "happy", "normal", "01", None, None)
+ID = "ravdess/01-01"
 SETTINGS = {"settings": {"num_classes": 6, "audio": {"num_mels": 80}}, "inputs": {"a": [["a", 1]]}}
 
 
-def example(clip=CLIP, seed=0):
+def example(seed=0):
     rng = np.random.default_rng(seed)
     valid = np.array([True, False, True])
     return schema.Example(
-        example_id=clip.example_id,
-        corpus=clip.corpus,
-        actor=clip.actor,
-        emotion=clip.emotion,
-        intensity=clip.intensity,
-        sentence=clip.sentence,
+        example_id=ID,
+        corpus="ravdess",
+        actor="01",
+        emotion="happy",
+        intensity="normal",
+        sentence="01",
         audio=rng.normal(-50, 10, (10, 4)).astype(np.float32),
         landmarks=(rng.normal(0, 1, (3, 5, 3)) * valid[:, None, None]).astype(np.float32),
         landmarks_valid=valid,
@@ -43,25 +45,27 @@ def names(folder):
 
 
 def test_a_clip_is_kept_to_the_bytes_of_its_record(workspace):
-    workspace.store_example(example())
-    assert workspace.outcome(CLIP.example_id) is True
-    assert schema.encode(workspace.load_example(CLIP)) == schema.encode(example())
-    arrays = sum(array.nbytes for array in schema.stored_arrays(example()).values())
-    assert workspace.array_bytes(CLIP.example_id) >= arrays
+    facts = ClipFacts(-20.5, 0.01, ("a.wav",))
+    size = workspace.store_example(example(), facts)
+    assert workspace.outcomes() == {ID: size}
+    loaded, measured = workspace.load_example(ID)
+    assert schema.encode(loaded) == schema.encode(example())
+    assert measured == facts
+    assert size >= sum(array.nbytes for array in schema.stored_arrays(example()).values())
 
 
 def test_a_reason_is_kept(workspace):
     left_out = LeftOut("ravdess/01-01.mp4", "no face", "no face in any of its 3 pictures")
-    assert workspace.outcome(CLIP.example_id) is False
-    workspace.store_left_out(CLIP.example_id, left_out)
-    assert workspace.outcome(CLIP.example_id) == left_out
+    assert workspace.outcomes() == {}
+    workspace.store_left_out(ID, left_out)
+    assert workspace.outcomes() == {ID: left_out}
 
 
 def test_what_cannot_be_stored_leaves_no_file(workspace):
     broken = dataclasses.replace(example(), audio=np.full((10, 4), np.nan, np.float32))
     with pytest.raises(schema.SchemaError, match="not finite"):
         workspace.store_example(broken)
-    assert workspace.outcome(CLIP.example_id) is False
+    assert workspace.outcomes() == {}
 
 
 def test_a_clip_s_file_that_was_damaged_is_named(workspace):
@@ -69,21 +73,16 @@ def test_a_clip_s_file_that_was_damaged_is_named(workspace):
     (path,) = workspace.work_dir.rglob("*.npz")
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(WorkspaceError, match=r"01-01\.npz is damaged .*delete it"):
-        workspace.load_example(CLIP)
+        workspace.load_example(ID)
 
 
 def test_a_finished_shard_is_kept_and_its_clips_are_dropped(workspace):
     workspace.store_example(example())
-    plan = ShardPlan("fold-0-of-5.tfrecord-00000-of-00001", 0, (CLIP.example_id,))
-    written = write_shard(
-        workspace.out_dir,
-        plan,
-        lambda _: workspace.load_example(CLIP),
-        {CLIP.example_id: 3},
-        ("audio", "landmarks"),
-    )
-    assert workspace.load_shard(plan.name) is None
+    plan = ShardPlan("fold-0-of-5.tfrecord-00000-of-00001", 0, (ID,), (3,))
+    written = write_shard(workspace.out_dir, plan, workspace.load_example, ("audio", "landmarks"))
+    assert workspace.standing_shards() == set()
     workspace.store_shard(written)
+    assert workspace.standing_shards() == {plan.name}
     assert not list(workspace.work_dir.rglob("*.npz"))
     loaded = workspace.load_shard(plan.name)
     assert loaded.shard == written.shard
@@ -100,7 +99,7 @@ def test_a_finished_shard_is_kept_and_its_clips_are_dropped(workspace):
 
 def test_the_plan_of_the_shards_is_kept(workspace):
     assert workspace.load_shards_plan() is None
-    plans = [ShardPlan("a", 0, ("x", "y")), ShardPlan("b", 1, ("z",))]
+    plans = [ShardPlan("a", 0, ("x", "y"), (0, 2)), ShardPlan("b", 1, ("z",), (1,))]
     left_out = [LeftOut("p", "k", "r")]
     workspace.store_shards_plan(plans, left_out)
     assert workspace.load_shards_plan() == (plans, left_out)
@@ -110,14 +109,16 @@ def test_the_same_build_may_go_on(workspace):
     with workspace.claim(SETTINGS, overwrite=False) as manifest:
         assert manifest is None
         workspace.store_example(example())
-        (workspace.out_dir / ".fold-0-of-5.tfrecord-00000-of-00001.99.tmp").write_bytes(b"half")
+        (workspace.out_dir / ".fold-0-of-5.tfrecord-00000-of-00001.99-0a1b2c3d.tmp").write_bytes(
+            b"half"
+        )
     assert names(workspace.out_dir) == [
-        ".fold-0-of-5.tfrecord-00000-of-00001.99.tmp",
+        ".fold-0-of-5.tfrecord-00000-of-00001.99-0a1b2c3d.tmp",
         ".work",
         "build.json",
     ]
     with workspace.claim(SETTINGS, overwrite=False):
-        assert workspace.outcome(CLIP.example_id) is True
+        assert ID in workspace.outcomes()
     assert names(workspace.out_dir) == [".work", "build.json"]
 
 
@@ -144,9 +145,9 @@ def test_another_build_is_refused_by_what_differs(workspace, other, difference):
         workspace.claim(other, overwrite=False),
     ):
         pass
-    assert workspace.outcome(CLIP.example_id) is True
+    assert ID in workspace.outcomes()
     with workspace.claim(other, overwrite=True):
-        assert workspace.outcome(CLIP.example_id) is False
+        assert workspace.outcomes() == {}
 
 
 def test_overwriting_removes_what_builds_leave_and_nothing_else(workspace):
@@ -166,6 +167,16 @@ def test_a_data_set_of_unknown_making_is_refused(workspace):
         workspace.claim(SETTINGS, overwrite=False),
     ):
         pass
+
+
+def test_only_who_sees_the_held_folder_may_work_in_it(workspace, tmp_path):
+    with workspace.claim(SETTINGS, overwrite=False):
+        assert workspace.is_held()
+        seen_from_elsewhere = pickle.loads(pickle.dumps(workspace))
+        assert seen_from_elsewhere.is_held()
+        # The same path on a machine that has its own folder there, even of an earlier build.
+        other = Workspace(workspace.out_dir)
+        assert not other.is_held()
 
 
 def test_two_builds_do_not_share_a_folder(workspace):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from emotion_tfdata import schema
 from emotion_tfdata.schema import Example
 from preprocess import writer
+from preprocess.facts import ClipFacts
 from preprocess.writer import ShardPlan, plan_shards, write_shard
 
 
@@ -40,9 +41,16 @@ RANDOM_FOLDS = {name: index % 3 for index, name in enumerate(EXAMPLES)}
 NAME = "fold-1-of-5.tfrecord-00000-of-00001"
 
 
-def write(tmp_path, ids=tuple(EXAMPLES), modalities=("audio", "landmarks")):
-    plan = ShardPlan(NAME, 1, tuple(ids))
-    return write_shard(tmp_path, plan, EXAMPLES.__getitem__, RANDOM_FOLDS, modalities)
+FACTS = {name: ClipFacts(-float(index)) for index, name in enumerate(EXAMPLES)}
+
+
+def load(example_id):
+    return EXAMPLES[example_id], FACTS[example_id]
+
+
+def write(tmp_path, ids=tuple(EXAMPLES), name=NAME, fold=1):
+    plan = ShardPlan(name, fold, tuple(ids), tuple(RANDOM_FOLDS[each] for each in ids))
+    return write_shard(tmp_path, plan, load, ("audio", "landmarks"))
 
 
 @given(
@@ -51,11 +59,12 @@ def write(tmp_path, ids=tuple(EXAMPLES), modalities=("audio", "landmarks")):
 )
 @settings(max_examples=50, deadline=None)
 def test_every_clip_stands_once_in_a_shard_of_its_fold(sizes, max_bytes):
-    clips = [(f"c/{index:03d}", fold, size) for index, (fold, size) in enumerate(sizes)]
+    clips = [(f"c/{index:03d}", fold, index % 5, size) for index, (fold, size) in enumerate(sizes)]
     plans = plan_shards(clips, 5, max_bytes)
     assert plans == plan_shards(clips[::-1], 5, max_bytes)
-    folds = {example_id: fold for example_id, fold, _ in clips}
-    size_of = {example_id: size for example_id, _, size in clips}
+    folds = {example_id: fold for example_id, fold, _, _ in clips}
+    size_of = {example_id: size for example_id, _, _, size in clips}
+    random_folds = {example_id: fold for example_id, _, fold, _ in clips}
     placed = [(example_id, plan.fold) for plan in plans for example_id in plan.example_ids]
     assert sorted(placed) == sorted(folds.items())
     for fold in range(5):
@@ -64,13 +73,14 @@ def test_every_clip_stands_once_in_a_shard_of_its_fold(sizes, max_bytes):
         assert names == [f"fold-{fold}-of-5.tfrecord-{i:05d}-of-{count:05d}" for i in range(count)]
     for plan in plans:
         assert list(plan.example_ids) == sorted(plan.example_ids)
+        assert list(plan.random_folds) == [random_folds[name] for name in plan.example_ids]
         assert sum(size_of[example_id] for example_id in plan.example_ids) <= max_bytes
 
 
 def test_shards_may_keep_random_folds_apart_as_well():
-    clips = [(f"c/{index:02d}", index % 2, 10) for index in range(12)]
-    random_folds = {example_id: index % 3 for index, (example_id, _, _) in enumerate(clips)}
-    plans = plan_shards(clips, 3, 10**6, random_folds)
+    clips = [(f"c/{index:02d}", index % 2, index % 3, 10) for index in range(12)]
+    random_folds = {example_id: random_fold for example_id, _, random_fold, _ in clips}
+    plans = plan_shards(clips, 3, 10**6, by_random_fold=True)
     assert [plan.name for plan in plans][:2] == [
         "fold-0-of-3-random-0-of-3.tfrecord-00000-of-00001",
         "fold-0-of-3-random-1-of-3.tfrecord-00000-of-00001",
@@ -84,7 +94,7 @@ def test_shards_may_keep_random_folds_apart_as_well():
 
 
 def test_a_clip_larger_than_a_shard_has_one_of_its_own():
-    plans = plan_shards([("a", 0, 10), ("b", 0, 10**6), ("c", 0, 10)], 5, 10**4)
+    plans = plan_shards([("a", 0, 0, 10), ("b", 0, 1, 10**6), ("c", 0, 2, 10)], 5, 10**4)
     assert [plan.example_ids for plan in plans] == [("a",), ("b",), ("c",)]
 
 
@@ -123,10 +133,7 @@ def test_statistics_are_those_of_the_stored_rows(tmp_path):
     ids = list(EXAMPLES)
     shards: list[writer.WrittenShard] = []
     for fold, part in ((0, ids[:5]), (1, ids[5:8]), (1, ids[8:])):
-        plan = ShardPlan(f"shard-{len(shards)}", fold, tuple(part))
-        shards.append(
-            write_shard(tmp_path, plan, EXAMPLES.__getitem__, RANDOM_FOLDS, ("audio", "landmarks"))
-        )
+        shards.append(write(tmp_path, part, f"shard-{len(shards)}", fold))
     statistics = writer.statistics(shards, 3, ("audio", "landmarks"))
     members = {
         "actor": {0: ids[:5], 1: ids[5:], 2: []},
@@ -150,27 +157,34 @@ def test_statistics_are_those_of_the_stored_rows(tmp_path):
                     np.testing.assert_allclose(moments.deviation, every.std(axis=0), atol=1e-9)
 
 
-def test_a_file_is_read_back_record_by_record(tmp_path):
-    write(tmp_path)
-    digests = [hashlib.sha256(schema.encode(each)).digest() for each in EXAMPLES.values()]
-    writer._read_back(tmp_path / NAME, digests)
-    with pytest.raises(OSError, match="record 1 does not read back as it was written"):
-        writer._read_back(tmp_path / NAME, [digests[0], digests[0], *digests[2:]])
-    with pytest.raises(OSError, match="record 11 does not read back"):
-        writer._read_back(tmp_path / NAME, digests[:-1])
-    with pytest.raises(OSError, match="12 records read back of 13 written"):
-        writer._read_back(tmp_path / NAME, [*digests, digests[0]])
+def test_a_shard_that_does_not_read_back_as_written_is_not_kept(tmp_path, monkeypatch):
+    whole = writer.sha256_of
+
+    def of_a_bad_disk(path):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+        return whole(path)
+
+    monkeypatch.setattr(writer, "sha256_of", of_a_bad_disk)
+    with pytest.raises(OSError, match="does not read back as it was written"):
+        write(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_measured_of_a_clip_goes_with_its_shard(tmp_path):
+    assert write(tmp_path).facts == FACTS
 
 
 def test_an_interrupted_shard_leaves_nothing(tmp_path):
-    def load(example_id):
+    def interrupted(example_id):
         if example_id == "ravdess/005":
             raise KeyboardInterrupt
-        return EXAMPLES[example_id]
+        return load(example_id)
 
-    plan = ShardPlan(NAME, 1, tuple(EXAMPLES))
+    plan = ShardPlan(NAME, 1, tuple(EXAMPLES), tuple(RANDOM_FOLDS.values()))
     with pytest.raises(KeyboardInterrupt):
-        write_shard(tmp_path, plan, load, RANDOM_FOLDS, ("audio",))
+        write_shard(tmp_path, plan, interrupted, ("audio",))
     assert not list(tmp_path.iterdir())
 
 

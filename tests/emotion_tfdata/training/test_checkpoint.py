@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import keras
@@ -25,6 +26,12 @@ def test_arrays_and_state_come_back_to_the_bit(tmp_path):
     for name, array in arrays.items():
         assert loaded[name].dtype == array.dtype
         assert loaded[name].tobytes() == array.tobytes()
+
+    sent, sent_state = checkpoint.load(io.BytesIO(checkpoint.to_bytes(arrays, state)))
+    assert sent_state == state
+    assert {name: array.tobytes() for name, array in sent.items()} == {
+        name: array.tobytes() for name, array in arrays.items()
+    }
 
 
 def test_a_save_that_breaks_off_leaves_the_one_before(tmp_path, monkeypatch):

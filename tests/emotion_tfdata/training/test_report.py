@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from html.parser import HTMLParser
+from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import stats
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from emotion_tfdata import testing
 from emotion_tfdata.models import ModelConfig
 from emotion_tfdata.training import report as reports
+from emotion_tfdata.training import report_figures, report_html, run_dir
 from emotion_tfdata.training.data import Data
 from emotion_tfdata.training.learner import Predictions
 
@@ -29,6 +34,17 @@ def predictions_of(data: Data, seed: int = 0) -> Predictions:
     probabilities[right, labels[right]] += 2
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     return Predictions(tuple(r.example_id for r in records), labels, probabilities, 1.5)
+
+
+def epoch_entry(epoch: int, loss: float) -> dict[str, Any]:
+    """A line of a training's history."""
+    return {
+        "epoch": epoch,
+        "learning_rate": 0.001,
+        "train": {"loss": loss + 1, "cross_entropy": loss, "accuracy": 0.5},
+        "selection": {"loss": loss, "accuracy": 0.4, "uar": 0.3, "recall": {}},
+        "seconds": 1.75,
+    }
 
 
 @pytest.fixture
@@ -54,7 +70,7 @@ def fold_report(settings):
         chosen = settings(**changes)
         data = Data(data_dir, chosen)
         seen = predictions_of(data, chosen.fold)
-        history = [{"seconds": 1.5}, {"seconds": 2.0}]
+        history = [epoch_entry(1, 1.5), epoch_entry(2, 1.2)]
         return reports.fold_report(chosen, data, seen, history, best_epoch=1), seen
 
     return make
@@ -136,7 +152,7 @@ def test_the_picture_is_dark_where_the_matrix_is_full(fold_report, fake_data_dir
     brightness = []
     for shift in (0, 1):  # everything right; everything taken for the next class
         report["held_out"] |= reports.figures(np.roll(np.diag([4] * 6), shift, axis=1))
-        reports.draw_confusion(tmp_path / "c.png", report)
+        report_figures.confusion_figure(report).savefig(tmp_path / "c.png")
         brightness.append(matplotlib.image.imread(tmp_path / "c.png")[..., 0])
     changed = np.argwhere(np.abs(brightness[0] - brightness[1]) > 0.5)
     assert len(changed) > 1000
@@ -148,3 +164,122 @@ def test_the_picture_is_dark_where_the_matrix_is_full(fold_report, fake_data_dir
 def test_model_sizes_stand_in_the_settings(fold_report, fake_data_dir):
     report, _ = fold_report(fake_data_dir, model=ModelConfig(l2=0.25))
     assert report["settings"]["model"]["l2"] == 0.25
+
+
+class _Page(HTMLParser):
+    """What a page shows, and what it would load from elsewhere."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.images: list[str] = []
+        self.loads: list[str] = []
+        self._in_style = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self._in_style = tag == "style"
+        for name, value in attrs:
+            if name in ("src", "href"):
+                (self.images if value.startswith("data:image/png;base64,") else self.loads).append(
+                    value
+                )
+
+    def handle_data(self, data):
+        if not self._in_style:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+def test_the_page_shows_everything_and_loads_nothing(fold_report, two_corpora_dir, tmp_path):
+    report, seen = fold_report(two_corpora_dir, learning_rate=0.0123)
+    reports.write(tmp_path, report)
+    page = _Page((tmp_path / run_dir.REPORT_HTML).read_text())
+    assert page.loads == []
+    assert len(page.images) == 2  # confusion matrix and curves
+    for words in (
+        "12 held-out clips (made-up data)",
+        "Figures are of made-up data; they say nothing about people.",
+        f"{report['held_out']['uar']:.3f} unweighted average recall",
+        "nobody in the held-out fold was trained on",
+        "crema_d/01",
+        "learning_rate 0.0123 0.001",
+    ):
+        assert words in re.sub(r"\s+", " ", page.text)
+    predicted = seen.probabilities.argmax(axis=1)
+    wrong = [
+        i for i, right in zip(seen.example_ids, predicted == seen.labels, strict=True) if not right
+    ]
+    assert {e["example_id"] for e in report["held_out"]["errors"]} == set(wrong)
+    for example_id in wrong:
+        assert example_id in page.text
+
+
+def test_the_surest_error_comes_first(fold_report, fake_data_dir):
+    _, seen = fold_report(fake_data_dir)
+    errors = reports.surest_errors(seen, most=2)
+    predicted = seen.probabilities.argmax(axis=1)
+    shares = np.where(predicted == seen.labels, 0, seen.probabilities.max(axis=1))
+    assert errors[0]["example_id"] == seen.example_ids[shares.argmax()]
+    assert [e["probability"] for e in errors] == pytest.approx(np.sort(shares)[::-1][:2])
+    assert all(e["probability_of_true"] < e["probability"] for e in errors)
+
+
+def test_actors_add_up_to_the_whole_within_a_fold_and_over_folds(fold_report, fake_data_dir):
+    folds = [fold_report(fake_data_dir, fold=fold, protocol="random")[0] for fold in range(5)]
+    for report in (*folds, reports.folds_report(folds)):
+        whole = np.array(report["held_out"]["confusion_matrix"]["clips"])
+        parts = [part["confusion"] for part in report["held_out"]["by_actor"].values()]
+        np.testing.assert_array_equal(np.sum(parts, axis=0), whole)
+    by_actor = reports.folds_report(folds)["held_out"]["by_actor"]
+    assert {actor: part["clips"] for actor, part in by_actor.items()} == {
+        f"ravdess/{actor:02d}": 6 for actor in range(1, 6)
+    }
+
+
+def test_the_page_over_folds_has_each_fold_and_the_interval(fold_report, fake_data_dir, tmp_path):
+    folds = [fold_report(fake_data_dir, fold=fold)[0] for fold in range(5)]
+    reports.write(tmp_path, reports.folds_report(folds))
+    page = _Page((tmp_path / run_dir.REPORT_HTML).read_text())
+    assert len(page.images) == 3
+    recalls = [fold["held_out"]["uar"] for fold in folds]
+    low, high = stats.t.interval(0.95, 4, np.mean(recalls), stats.sem(recalls))
+    assert f"{np.mean(recalls):.3f} +- {(high - low) / 2:.3f} (95 % interval" in page.text
+    for fold, recall in enumerate(recalls):
+        assert re.search(rf"\b{fold} 6 {recall:.3f}", page.text)
+
+
+def test_the_page_of_a_random_split_says_leaky(fold_report, fake_data_dir):
+    leaky = report_html.page(fold_report(fake_data_dir, protocol="random")[0])
+    assert '<p class="note">Leaky. Clips dealt at random' in leaky
+    honest = report_html.page(fold_report(fake_data_dir)[0])
+    assert "leaky" not in honest.lower()
+
+
+def test_only_settings_that_differ_are_listed(settings, fold_report, fake_data_dir):
+    report, _ = fold_report(fake_data_dir, augment=None, batch_size=24)
+    changed = {name: here for name, here, _ in report_html.changed_settings(report["settings"])}
+    assert changed["augment"] == "off"
+    assert changed["epochs"] == 2
+    assert changed["model.tcn_filters"] == 4
+    assert not changed.keys() & {"batch_size", "seed", "model.num_landmarks", "name", "modalities"}
+
+
+def test_held_out_figures_are_there_for_tensorboard(fold_report, fake_data_dir, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    report, _ = fold_report(fake_data_dir)
+    reports.write_events(tmp_path, report)
+    events = EventAccumulator(str(tmp_path / run_dir.TENSORBOARD))
+    events.Reload()
+    found = {
+        tag: tf.make_ndarray(events.Tensors(tag)[0].tensor_proto).item()
+        for tag in events.Tags()["tensors"]
+    }
+    assert found["held_out/uar"] == pytest.approx(report["held_out"]["uar"])
+    recall = report["held_out"]["by_class"]["sad"]["recall"]
+    assert found["held_out_recall/sad"] == pytest.approx(recall)
+    assert events.Tensors("held_out/uar")[0].step == 1

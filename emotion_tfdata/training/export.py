@@ -1,0 +1,198 @@
+"""The trained model for use without this library: raw features in, probabilities out.
+
+A SavedModel, loaded by `tf.saved_model.load` alone. What the pipeline does to a clip before the
+model sees it (choice of landmarks, scaling by the training folds, silence) is inside it; how a clip
+becomes features is beside it, in `features.json`, so that prediction needs no data set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+import emotion_tfdata
+from emotion_tfdata import table as table_lib
+from emotion_tfdata.labels import class_names
+from emotion_tfdata.level import clip_level
+from emotion_tfdata.models import EmotionModel
+from emotion_tfdata.schema import ARRAY_FEATURES
+from emotion_tfdata.silence import sounding
+from emotion_tfdata.timebase import AUDIO_RATE_HZ, LANDMARKS_RATE_HZ
+from emotion_tfdata.training import run_dir
+from emotion_tfdata.training.data import Data
+from emotion_tfdata.transform import View, make_view
+
+# Raised whenever a reader of `features.json` would have to know.
+_FORMAT_VERSION = 1
+_FEATURES = {
+    "audio": "log-mel energies in dB of full scale; frame i is centred on i / rate_hz seconds",
+    "landmarks": (
+        "face landmarks in the face's own frame, in distances between the eyes; frame i is at "
+        "i / rate_hz seconds of the audio's clock"
+    ),
+}
+
+
+def serving_function(
+    model: EmotionModel, views: Mapping[str, View], trim_silence_db: float
+) -> tuple[Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]], dict[str, tf.TensorSpec]]:
+    """The pipeline's last steps and the model as one function, and what it takes.
+
+    Args:
+      model: the model.
+      views: modality -> how the pipeline serves it, for each that the model needs.
+      trim_silence_db: as `make_dataset` takes it; 0 masks nothing.
+
+    Returns:
+      The function: from `audio` float32 `[B, Ta, M]`, dB, `audio_mask` bool `[B, Ta]`, a frame of
+      the clip, `landmarks` float32 `[B, Tv, L, 3]`, all that the data set stores, and
+      `landmarks_mask` bool `[B, Tv]`, a frame of the clip with a face in it (those of the model's
+      modalities), to `logits` and `probabilities`, float32 `[B, C]`, and `class_names`, string
+      `[C]`. And its inputs' names, shapes and dtypes.
+    """
+    names = class_names(model.config.num_classes)
+    scales = {modality: _scale(view) for modality, view in views.items()}
+
+    def serve(features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        served = {}
+        for modality, scale in scales.items():
+            x, mask = features[modality], features[f"{modality}_mask"]
+            if modality == "audio" and trim_silence_db:
+                mask = sounding(x, mask, trim_silence_db)
+            if views[modality].relative:
+                x = x - clip_level(x, mask)[:, None, None]
+            served[modality], served[f"{modality}_mask"] = scale(x), mask
+        logits = model.logits(served, training=False)
+        probabilities = tf.nn.softmax(logits)
+        return {
+            "logits": logits,
+            "probabilities": probabilities,
+            "class_names": tf.constant(names),
+        }
+
+    signature = {}
+    for modality, view in views.items():
+        shape, mask = [None, None, *view.stored[modality]], f"{modality}_mask"
+        signature[modality] = tf.TensorSpec(shape, tf.float32, modality)
+        signature[mask] = tf.TensorSpec([None, None], tf.bool, mask)
+    return serve, signature
+
+
+def _scale(view: View) -> Callable[[tf.Tensor], tf.Tensor]:
+    """From the data contract's units to the model's, as the pipeline scales stored integers."""
+    # A step is a power of two, so dividing by it rounds nothing: the product of a stored value
+    # and its gain is the same number here as there.
+    step = np.float32(ARRAY_FEATURES[view.modality].step or 1.0)
+    gain = (view.scaling.gain / step).reshape(view.served_shape)
+    offset = view.scaling.offset.reshape(view.served_shape)
+    chosen = view.indices if view.served_shape != view.stored[view.modality] else ()
+
+    def scale(x: tf.Tensor) -> tf.Tensor:
+        return (tf.gather(x, chosen, axis=2) if chosen else x) * gain + offset
+
+    return scale
+
+
+def save_keras(model: EmotionModel, model_dir: Path) -> None:
+    """Writes the model as `.keras` into a training's folder, whole or not at all."""
+    target = model_dir / run_dir.BEST_MODEL
+    temporary = target.with_name(f".{target.name}")  # Keras wants the name to end as it does
+    model.save(temporary)
+    os.replace(temporary, target)
+
+
+def save_served(model: EmotionModel, data: Data, model_dir: Path) -> None:
+    """Writes the SavedModel and its `features.json` into a training's folder, whole or not at all.
+
+    Args:
+      model: with the weights to keep.
+      data: what it was trained on: says how features are scaled.
+      model_dir: the folder; an earlier export there is replaced.
+    """
+    settings = data.settings
+    modalities = ("audio", "landmarks") if settings.modalities == "both" else (settings.modalities,)
+    views = {modality: view_of(data, modality) for modality in modalities}
+    serve, signature = serving_function(model, views, settings.trim_silence_db)
+    module = tf.Module(name="emotion_model")
+    # Keras variables hold TensorFlow's, which is what a SavedModel keeps.
+    module.weights = [weight.value for weight in model.weights]
+    module.__call__ = tf.function(serve, input_signature=[signature], autograph=False)
+    target = model_dir / run_dir.SAVED_MODEL
+    temporary = target.with_name(f"{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with _quiet():
+        tf.saved_model.save(
+            module,
+            str(temporary),
+            signatures={"serving_default": module.__call__.get_concrete_function()},
+        )
+    run_dir.write_json(temporary / run_dir.FEATURES, features_of(data, views))
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(temporary, target)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TensorFlow's words on what it writes where from those who use absl's flags."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def view_of(data: Data, modality: str) -> View:
+    """How the pipeline serves a modality in this training."""
+    settings, manifest = data.settings, data.manifest
+    folds = table_lib.split_folds(manifest, "train", settings.fold, data.validation_fold)
+    return make_view(
+        manifest,
+        modality,
+        settings.protocol,
+        folds,
+        settings.landmarks,
+        normalize=True,
+        relative_level=settings.relative_level,
+    )
+
+
+def features_of(data: Data, views: Mapping[str, View]) -> dict[str, Any]:
+    """What `features.json` says: how a clip becomes what the SavedModel takes."""
+    settings, manifest = data.settings, data.manifest
+    rates_hz = {"audio": AUDIO_RATE_HZ, "landmarks": LANDMARKS_RATE_HZ}
+    return {
+        "format": "emotion_tfdata features",
+        "version": _FORMAT_VERSION,
+        "emotion_tfdata": emotion_tfdata.__version__,
+        "name": settings.name,
+        "provenance": manifest.provenance,
+        "class_names": list(class_names(settings.num_classes)),
+        "inputs": {
+            name: {
+                "frame_shape": list(view.stored[name]),
+                "rate_hz": rates_hz[name],
+                "is": _FEATURES[name],
+                "mask": "a frame of the clip" + (", with a face in it" * (name == "landmarks")),
+            }
+            for name, view in views.items()
+        },
+        "inside": {
+            "trim_silence_db": settings.trim_silence_db,
+            "relative_level": settings.relative_level,
+            "landmarks": list(views["landmarks"].indices) if "landmarks" in views else [],
+            "scaled_by": f"{settings.protocol} folds {', '.join(map(str, data.train.folds))}",
+        },
+        "data_modalities": list(manifest.modalities),
+        "build": dict(manifest.settings),
+    }

@@ -1,0 +1,123 @@
+"""A training's report in pictures: confusion matrix, curves, folds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+_LEARNING = "training, with dropout"
+_TRAIN, _SELECTION, _THIRD = "#8a94a3", "#0b6cb8", "#b02a5b"
+
+
+def confusion_figure(report: Mapping[str, Any]) -> Figure:
+    """Draws a report's confusion matrix, rows in shares of their class."""
+    held_out = report["held_out"]
+    clips = np.array(held_out["confusion_matrix"]["clips"], float)
+    names = held_out["confusion_matrix"]["classes"]
+    totals = clips.sum(axis=1, keepdims=True)
+    shares = np.divide(clips, totals, out=np.zeros_like(clips), where=totals > 0)
+    size = 2.2 + 0.75 * len(names)
+    figure = Figure(figsize=(size + 0.8, size), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), share in np.ndenumerate(shares):
+        axes.text(
+            column,
+            row,
+            f"{share:.0%}\n{int(clips[row, column])}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if share > 0.55 else "black",
+        )
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    pooled = "over all folds' clips: " if "folds" in report else ""
+    leaky = ", leaky random split" if report["protocol"] == "random" else ", actors held out"
+    what = f" ({report['provenance']})" if report["provenance"] else ""
+    axes.set_title(
+        f"{report['name']}: {held_out['clips']} held-out clips{what}\n"
+        f"{pooled}UAR {held_out['uar']:.3f}, accuracy {held_out['accuracy']:.3f}{leaky}",
+        fontsize=10,
+    )
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    return figure
+
+
+def curves_figure(report: Mapping[str, Any]) -> Figure:
+    """Loss, accuracy and learning rate by epoch; over folds a line each."""
+    histories = report.get("histories") or {"": report["history"]}
+    figure = Figure(figsize=(11, 3), layout="constrained")
+    loss, share, rate = figure.subplots(1, 3)
+    several = len(histories) > 1
+    for number, history in enumerate(histories.values()):
+        epochs = [entry["epoch"] for entry in history]
+        chosen = [entry.get("selection") for entry in history]
+        shown = {"alpha": 0.75} if several else {}
+        first = number == 0
+        train = [entry["train"] for entry in history]
+        _line(loss, epochs, [t["cross_entropy"] for t in train], _TRAIN, _LEARNING * first, shown)
+        _line(share, epochs, [t["accuracy"] for t in train], _TRAIN, _LEARNING * first, shown)
+        _line(rate, epochs, [e["learning_rate"] for e in history], _SELECTION, "", shown)
+        if all(chosen):
+            label = "selection" * first
+            _line(loss, epochs, [c["loss"] for c in chosen], _SELECTION, label, shown)
+            _line(share, epochs, [c["accuracy"] for c in chosen], _SELECTION, label, shown)
+            uar = [c["uar"] for c in chosen]
+            _line(share, epochs, uar, _THIRD, "selection, UAR" * first, shown)
+        best = report.get("best_epoch")
+        if best and not several:
+            for axes in (loss, share, rate):
+                axes.axvline(best, color="#1d2530", linestyle=":", linewidth=1)
+    for axes, name in ((loss, "cross-entropy"), (share, "accuracy"), (rate, "learning rate")):
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("epoch" if several else "epoch (dotted: the one that is kept)", fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+        axes.grid(axis="y", color="#dfe4ea", linewidth=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    loss.set_ylim(bottom=0)
+    share.set_ylim(0, 1.02)
+    rate.set_ylim(bottom=0)
+    for axes in (loss, share):
+        axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def folds_figure(report: Mapping[str, Any]) -> Figure:
+    """UAR and accuracy of each fold, their mean and its interval."""
+    figure = Figure(figsize=(7, 1.9), layout="constrained")
+    axes = figure.add_subplot()
+    for row, (name, key) in enumerate((("accuracy", "accuracy"), ("UAR", "uar"))):
+        over = report["held_out"][f"{key}_over_folds"]
+        half = over["half_width_95"]
+        known = half is not None and not math.isnan(half)
+        axes.errorbar(
+            over["mean"], row, xerr=half if known else None, fmt="D", color=_SELECTION, capsize=5
+        )
+        axes.scatter(over["by_fold"], [row + 0.22] * len(over["by_fold"]), s=18, color=_TRAIN)
+        axes.text(-0.01, row, name, ha="right", va="center", transform=axes.get_yaxis_transform())
+    axes.axvline(1 / len(report["held_out"]["by_class"]), color=_THIRD, linestyle=":", linewidth=1)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.5, 1.6)
+    axes.set_yticks([])
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_xlabel("grey: each fold; blue: mean and 95 % interval; dotted: chance", fontsize=9)
+    axes.tick_params(labelsize=8)
+    return figure
+
+
+def _line(
+    axes: Any, x: Sequence[int], y: Sequence[float], color: str, label: str, how: Mapping[str, Any]
+) -> None:
+    marker = "o" if len(x) < 3 else ""
+    axes.plot(x, y, color=color, label=label or None, marker=marker, linewidth=1.4, **how)

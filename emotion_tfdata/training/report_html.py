@@ -1,0 +1,213 @@
+"""A training's report as one page with its pictures inside: open it anywhere."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from emotion_tfdata.models import ModelConfig
+from emotion_tfdata.training.report_figures import confusion_figure, curves_figure, folds_figure
+from emotion_tfdata.training.report_text import digits, interval_words
+from emotion_tfdata.training.settings import Settings
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1d2530; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
+td, th { padding: .18rem .8rem .18rem 0; text-align: right; border-bottom: 1px solid #dfe4ea; }
+td:first-child, th:first-child, .text td, .text th { text-align: left; }
+img { max-width: 100%; } .note { color: #7a3b00; font-weight: 600; }
+.figure { font-size: 1.25rem; margin: .2rem 0; } .figure small { color: #5b6675; }
+.side { display: flex; gap: 3rem; flex-wrap: wrap; }
+.few { max-height: 24rem; overflow: auto; }
+"""
+# Of the model's settings, those that the data set decides.
+_FROM_DATA = {
+    *("name", "fold", "num_classes", "modalities"),
+    *(f"model.{name}" for name in ("num_classes", "modalities", "num_audio_features")),
+    "model.num_landmarks",
+}
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The page, as text.
+
+    Args:
+      report: of a fold or over folds, as `report` makes it.
+    """
+    held_out, folds = report["held_out"], report.get("folds")
+    title = f"{report['name']}: {held_out['clips']} held-out clips"
+    if report["provenance"]:
+        title += f" ({report['provenance']})"
+    parts = [f"<h1>{html.escape(title)}</h1>", *_notes(report)]
+    for name, key in (("unweighted average recall (UAR)", "uar"), ("accuracy", "accuracy")):
+        over = held_out.get(f"{key}_over_folds")
+        value = interval_words(over) if over else f"{held_out[key]:.3f}"
+        parts.append(f'<p class="figure"><b>{value}</b> <small>{name}</small></p>')
+    parts += ["<h2>What was measured, on whom</h2>", _words(report)]
+    if folds:
+        parts += ["<h2>By fold</h2>", _image(folds_figure(report)), _folds_table(report)]
+    parts += [
+        '<div class="side"><div><h2>Confusion matrix</h2>',
+        _image(confusion_figure(report), dpi=90),
+        "</div><div><h2>By class</h2>",
+        _figures_table("class", held_out["by_class"], ("clips", "recall", "precision")),
+        "</div></div>",
+        "<h2>Training</h2>",
+        _image(curves_figure(report)),
+        "<h2>By corpus and actor</h2>",
+        '<div class="side">',
+        _figures_table("corpus", held_out["by_corpus"], ("clips", "accuracy", "uar")),
+        _figures_table("actor", held_out["by_actor"], ("clips", "accuracy", "uar")),
+        "</div>",
+        "<h2>The errors it was surest of</h2>",
+        _errors_table(held_out["errors"]),
+        "<h2>Settings that are not the default</h2>",
+        _settings_table(report["settings"]),
+    ]
+    body = "\n".join(parts)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<body>\n{body}\n</body></html>\n"
+    )
+
+
+def changed_settings(settings: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(name, value, default) of what is not train.py's default, the data's own sizes left out."""
+    default = Settings(name="", model=ModelConfig()).as_dict()
+    here = dict(settings)
+    if here["augment"] is None:
+        here["augment"], default["augment"] = "off", "on"
+    ours, usual = _flat(here), _flat(default)
+    return [
+        (name, ours[name], usual.get(name))
+        for name in ours
+        if name not in _FROM_DATA and ours[name] != usual.get(name)
+    ]
+
+
+def _notes(report: Mapping[str, Any]) -> Iterable[str]:
+    if report["provenance"]:
+        words = f"Figures are of {report['provenance']}; they say nothing about people."
+        yield f'<p class="note">{html.escape(words)}</p>'
+    if report["protocol"] == "random":
+        words = f"Leaky. {report['protocol_meaning'].removeprefix('leaky: ').capitalize()}."
+        yield f'<p class="note">{html.escape(words)}</p>'
+    if report["select_on"] == "held_out":
+        words = report["selection_meaning"]
+        yield f'<p class="note">{html.escape(words[0].upper() + words[1:])}.</p>'
+
+
+def _words(report: Mapping[str, Any]) -> str:
+    rows = [("protocol", f"{report['protocol']}: {report['protocol_meaning']}")]
+    if "folds" in report:
+        folds = ", ".join(map(str, report["folds"]))
+        rows.append(("held out", f"folds {folds} of {report['num_folds']}, one after the other"))
+    else:
+        clips = report["clips"]
+        part, train, chosen = clips["held_out"], clips["train"], clips["selection"]
+        rows += [
+            (
+                "held out",
+                f"fold {report['fold']} of {report['num_folds']}: {part['clips']} clips, "
+                f"{part['num_actors']} actors ({', '.join(part['actors'])})",
+            ),
+            ("trained on", f"{train['clips']} clips of {train['num_actors']} actors"),
+        ]
+        if chosen:
+            words = f"{chosen['clips']} clips of {chosen['num_actors']} actors"
+            rows.append(("selected on", words))
+        rows.append(("epoch kept", f"{report['best_epoch']} of {report['epochs']} trained"))
+    rows += [
+        ("selection", f"{report['select_on']}: {report['selection_meaning']}"),
+        ("modalities", report["settings"]["modalities"]),
+        ("data set", report["data_dir"]),
+        ("time", f"{report['seconds'] / 60:.1f} minutes of training"),
+    ]
+    return _table((), rows, "text")
+
+
+def _folds_table(report: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            *(
+                part["fold"],
+                part["clips"],
+                digits(part["uar"]),
+                digits(part["accuracy"]),
+            ),
+            *(f"{part['best_epoch']} of {part['epochs']}", ", ".join(part["actors"])),
+        )
+        for part in report["by_fold"]
+    ]
+    return _table(("fold", "clips", "UAR", "accuracy", "epoch kept", "whose clips"), rows)
+
+
+def _figures_table(
+    name: str, parts: Mapping[str, Mapping[str, Any]], columns: Sequence[str]
+) -> str:
+    rows = [
+        (key, *(part[c] if c == "clips" else digits(part[c]) for c in columns))
+        for key, part in parts.items()
+    ]
+    return _table((name, *(c.upper() if c == "uar" else c for c in columns)), rows)
+
+
+def _errors_table(errors: Sequence[Mapping[str, Any]]) -> str:
+    fold = ("fold",) if any("fold" in error for error in errors) else ()
+    columns = ("example_id", "true", "predicted", "probability", "probability_of_true", *fold)
+    rows = [[f"{e[c]:.3f}" if isinstance(e[c], float) else e[c] for c in columns] for e in errors]
+    return _table([column.replace("_", " ") for column in columns], rows)
+
+
+def _settings_table(settings: Mapping[str, Any]) -> str:
+    rows = [
+        (name, _plain(value), _plain(usual)) for name, value, usual in changed_settings(settings)
+    ]
+    return _table(("setting", "here", "default"), rows, "text")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        text = ", ".join(map(str, value))
+        return text if len(text) < 100 else f"{len(value)} values: {text[:80]} ..."
+    return str(value)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]], kind: str = "") -> str:
+    if not rows:
+        return "<p>none</p>"
+    lines = [_row("th", heads)] if heads else []
+    lines += [_row("td", row) for row in rows]
+    return f'<div class="few"><table class="{kind}">{"".join(lines)}</table></div>'
+
+
+def _row(cell: str, values: Iterable[Any]) -> str:
+    return "<tr>" + "".join(f"<{cell}>{html.escape(str(v))}</{cell}>" for v in values) + "</tr>"
+
+
+def _image(figure: Figure, dpi: int = 110) -> str:
+    FigureCanvasAgg(figure)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
+    return (
+        f'<img alt="" src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
+    )

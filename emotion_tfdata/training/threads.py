@@ -1,0 +1,91 @@
+"""How many threads suit a machine."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+# A step's largest matrix product takes 7 ms on one core, most take less than 1 ms, and the
+# recurrence, a third of the step, is a chain of products of 30 us that more threads only slow down.
+_MOST_INTRA_OP = 16
+# What can go on side by side: two directions of two branches.
+_MOST_INTER_OP = 4
+# Reading and augmenting takes a sixteenth of a step's processor time. Each thread holds a batch.
+_MOST_INPUT = 4
+
+
+class Threads(NamedTuple):
+    """Sizes of TensorFlow's thread pools and of the input's.
+
+    Attributes:
+      intra_op: threads within an operation.
+      inter_op: operations at a time.
+      input: threads that read and augment.
+    """
+
+    intra_op: int
+    inter_op: int
+    input: int
+
+
+def usable_cores(cpu_max: Path = _CPU_MAX) -> int:
+    """Cores that this process may use: of its affinity mask and its container's share.
+
+    Args:
+      cpu_max: where Linux (control groups, version 2) has the share.
+    """
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        cores = os.cpu_count() or 1
+    try:
+        quota, period = cpu_max.read_text(encoding="ascii").split()
+        share = math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no control groups, or no limit, which is written "max"
+        return cores
+    return max(1, min(cores, share))
+
+
+def suited_to(cores: int) -> Threads:
+    """The numbers for so many cores.
+
+    More threads than these would wait for each other: cores beyond 16 are better used by another
+    training at the same time, of another fold or seed.
+    """
+    return Threads(
+        intra_op=min(cores, _MOST_INTRA_OP),
+        inter_op=min(cores, _MOST_INTER_OP),
+        input=min(cores, _MOST_INPUT),
+    )
+
+
+def choose(intra_op: int, inter_op: int, input_threads: int) -> Threads:
+    """Sets TensorFlow's pools; 0 stands for what suits the machine.
+
+    Returns:
+      What was chosen.
+
+    Raises:
+      RuntimeError: for a number other than 0 when TensorFlow has made its pools already.
+    """
+    import tensorflow as tf
+
+    suited = suited_to(usable_cores())
+    for number, fitting, set_number in (
+        (intra_op, suited.intra_op, tf.config.threading.set_intra_op_parallelism_threads),
+        (inter_op, suited.inter_op, tf.config.threading.set_inter_op_parallelism_threads),
+    ):
+        if number:
+            set_number(number)
+        else:
+            # Whoever runs several trainings in a process keeps the first one's pools.
+            with contextlib.suppress(RuntimeError):
+                set_number(fitting)
+    return Threads(
+        intra_op or suited.intra_op, inter_op or suited.inter_op, input_threads or suited.input
+    )

@@ -1,0 +1,237 @@
+"""What an ablation's page says, whatever it is written in: headings, paragraphs, lists, tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from launch.ablation.intervals import FOLDS
+from launch.ablation.plan import BASELINE
+from launch.ablation.summary import METRICS
+
+_DOCUMENT = (
+    "(1) The validation accuracy that the source document reports, on its own data under its "
+    "random 80/20 split. Other clips: it stands here to be looked at, not to be compared with."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Heading:
+    """A heading, the page's own at level 1."""
+
+    text: str
+    level: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Paragraph:
+    """A paragraph; a warning is to be seen."""
+
+    text: str
+    warning: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """A list."""
+
+    texts: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table, its first column names."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """The differences to the baseline under one protocol, for a page that can show it."""
+
+    protocol: str
+
+
+Block = Heading | Paragraph | Items | Table | Plot
+
+
+def blocks(summary: Mapping[str, Any]) -> list[Block]:
+    """The page of a summary."""
+    real = summary["provenance"]
+    asked = len(summary["trainings"])
+    done = sum(one["state"] == "finished" for one in summary["trainings"])
+    content: list[Block] = [Heading("Ablation" + (f" on {real}" if real else ""), 1)]
+    if real:
+        content.append(
+            Paragraph(f"All figures are of {real}; they say nothing about people.", warning=True)
+        )
+    content.append(
+        Paragraph(
+            f"{done} of {asked} trainings are done: {len(summary['systems'])} systems, "
+            f"{_some(len(summary['seeds']), 'seed')}, data {summary['data_dir']}."
+        )
+    )
+    missing = [one for one in summary["trainings"] if one["state"] != "finished"]
+    if missing:
+        content += [
+            Paragraph(
+                f"{len(missing)} trainings are missing. Rows that lack some say how many they "
+                "have; they are means over what is there, so trust differences, which are made of "
+                "the pairs that are there, over means.",
+                warning=True,
+            ),
+            Items([f"{one['folder']}: {one['state']}" for one in missing]),
+        ]
+    for protocol, result in summary["protocols"].items():
+        content += _protocol(summary, protocol, result)
+    content += _method(summary)
+    return content
+
+
+def _protocol(summary: Mapping[str, Any], protocol: str, result: Mapping[str, Any]) -> list[Block]:
+    leaky = protocol == "random"
+    word = "leaky" if leaky else "actors held out"
+    content: list[Block] = [
+        Heading(f"Protocol {protocol}: {word}"),
+        Paragraph(_meaning(summary, protocol), warning=leaky),
+        Paragraph(_clips(summary, result)),
+    ]
+    for part, systems in result["parts"].items():
+        if part == "all":
+            content += [_table(summary, result, systems, whole=True), Paragraph(_DOCUMENT)]
+            if any(figures.get("uar_minus_baseline") for figures in systems.values()):
+                content.append(Plot(protocol))
+        else:
+            content += [Heading(f"{part} alone, {protocol}{' (leaky)' if leaky else ''}", 3)]
+            content.append(_table(summary, result, systems, whole=False))
+    return content
+
+
+def _meaning(summary: Mapping[str, Any], protocol: str) -> str:
+    if protocol == "actor":
+        return "Nobody in the held-out fold was trained on: the figures are of new actors."
+    folds = summary["num_folds"]
+    percent = round(100 / folds)
+    return (
+        f"LEAKY: clips are dealt at random within each class to {folds} folds and one is held out "
+        f"({100 - percent}/{percent}), so the same actors are trained on and tested on, with the "
+        "same sentences. The figures say how well people are told who have been heard already, not "
+        "new ones."
+    )
+
+
+def _clips(summary: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    folds, clips = result["folds"], result["clips"]
+    text = f"Held out: {_numbers('fold', folds)} of {summary['num_folds']}"
+    text += ", one after the other." if len(folds) > 1 else " alone."
+    if clips["held_out"]:
+        chosen = clips["selection"]
+        text += f" A training has {_span(clips['train'])} clips to train on"
+        text += f", {_span(chosen)} to choose the epoch on" if chosen[1] else ""
+        text += f", and {_span(clips['held_out'])} of {_span(result['actors'])} actors to test on."
+    return text
+
+
+def _table(
+    summary: Mapping[str, Any],
+    result: Mapping[str, Any],
+    systems: Mapping[str, Mapping[str, Any]],
+    *,
+    whole: bool,
+) -> Table:
+    header = ["system", *METRICS.values()]
+    compared = BASELINE in systems and len(systems) > 1
+    if compared:
+        header += [f"{name} - baseline's" for name in METRICS.values()]
+    if whole:
+        header += ["epochs", "seconds", "document (1)"]
+    rows = []
+    for system, figures in systems.items():
+        there, each = figures["trainings"], result["trainings_each"]
+        row = [system if there == each else f"{system} ({there} of {each} trainings)"]
+        row += [_figure(figures[metric]) for metric in METRICS]
+        if compared:
+            row += [_difference(figures, metric) for metric in METRICS]
+        if whole:
+            row += [
+                f"{figures[key]:.0f}" if key in figures else "-" for key in ("epochs", "seconds")
+            ]
+            row.append(summary["systems"][system]["document_accuracy"])
+        rows.append(row)
+    return Table(header, rows)
+
+
+def _method(summary: Mapping[str, Any]) -> list[Block]:
+    folds = max(len(result["folds"]) for result in summary["protocols"].values())
+    seeds = len(summary["seeds"])
+    if folds > 1:
+        interval = (
+            "Mean +- half of the 95 % interval: seeds are averaged within each fold, and the "
+            f"interval is Student's t over the folds ({folds - 1} degrees of freedom where all are "
+            "there). Trainings of one fold share their test clips, so seeds are not counted as "
+            "further values; folds share training clips, so the interval is somewhat too narrow."
+        )
+    elif seeds > 1:
+        interval = (
+            "Mean +- half of the 95 % interval: one fold is held out, so the interval is Student's "
+            f"t over seeds ({seeds - 1} degrees of freedom where all are there), all tested on the "
+            "same clips. It says how far a training's luck goes, and nothing about other clips or "
+            "other actors; --folds=all does."
+        )
+    else:
+        interval = "One fold and one seed: no interval."
+    texts = [
+        "UAR: unweighted average recall, the mean of the classes' recalls.",
+        interval,
+        "Differences to the baseline are paired: same fold, same seed. Each interval stands for "
+        "itself; among several, one may miss 0 by chance."
+        if BASELINE in summary["systems"]
+        else "The baseline is not among the systems, so there are no differences to it.",
+        "Seconds: mean of a training's epochs, start and report not counted; " + summary["how"],
+        *(f"Choice of the epoch: {text}." for text in summary["selection"]),
+    ]
+    if summary["train_flags"]:
+        texts.append(f"For every system: {' '.join(summary['train_flags'])}")
+    systems = [
+        f"{name}: {' '.join(about['otherwise_than_baseline']) or 'the flagfile as it is'}"
+        for name, about in summary["systems"].items()
+    ]
+    return [
+        *(Heading("How"), Items(texts)),
+        *(Heading("What a system's flagfile has otherwise than the baseline's"), Items(systems)),
+    ]
+
+
+def _figure(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    if found["half_width"] is None:
+        return f"{found['mean']:.3f} (one {'fold' if found['units'] == FOLDS else 'seed'})"
+    return f"{found['mean']:.3f} +- {found['half_width']:.3f}"
+
+
+def _difference(figures: Mapping[str, Any], metric: str) -> str:
+    found = figures.get(f"{metric}_minus_baseline")
+    if not found:
+        return "-"
+    text = f"{found['mean']:+.3f}"
+    if found["half_width"] is not None:
+        text += f" +- {found['half_width']:.3f}"
+    if found["trainings"] != figures["trainings"]:
+        text += f" ({_some(found['trainings'], 'pair')})"
+    return text
+
+
+def _span(counts: Sequence[int]) -> str:
+    low, high = counts
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _numbers(name: str, numbers: Sequence[int]) -> str:
+    return f"{name}{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"
+
+
+def _some(count: int, name: str) -> str:
+    return f"{count} {name}{'' if count == 1 else 's'}"

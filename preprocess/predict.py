@@ -1,0 +1,173 @@
+"""What a trained model says of raw clips.
+
+  python -m preprocess.predict --model_dir=M CLIP.mp4 ... [--json=OUT]
+
+Clips go through the same decoding and the same features as the data set that the model was trained
+on; the data set itself is not needed. Clips that cannot be used are named and the others served;
+the status is 1 then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags
+
+from preprocess.predictor import (
+    Failure,
+    Features,
+    PredictError,
+    Prediction,
+    load_features,
+    predict_clips,
+)
+
+
+class Table:
+    """Predictions as lines of text.
+
+    Args:
+      paths: of all clips that may come.
+      class_names: the columns.
+    """
+
+    def __init__(self, paths: Sequence[Path], class_names: Sequence[str]) -> None:
+        self._names = class_names
+        self._width = max(len("clip"), *(len(str(path)) for path in paths))
+        self._class_width = max(len(name) for name in class_names)
+
+    def head(self) -> str:
+        """The columns' names."""
+        columns = "  ".join(name.rjust(max(5, len(name))) for name in self._names)
+        return f"{'clip':<{self._width}}  {'emotion':<{self._class_width}}  {columns}"
+
+    def line(self, path: Path, prediction: Prediction) -> str:
+        """One clip's line."""
+        columns = "  ".join(
+            f"{prediction.probabilities[name]:.3f}".rjust(max(5, len(name))) for name in self._names
+        )
+        return f"{path!s:<{self._width}}  {prediction.emotion:<{self._class_width}}  {columns}"
+
+
+def as_json(
+    model_dir: Path, features: Features, results: Sequence[tuple[Path, Prediction | Failure]]
+) -> str:
+    """All results as JSON text: `clips` and `failed`, in the order given."""
+    clips, failed = [], []
+    for path, result in results:
+        if isinstance(result, Failure):
+            failed.append({"path": str(path), **dataclasses.asdict(result)})
+        else:
+            entry = {"path": str(path), "emotion": result.emotion, **dataclasses.asdict(result)}
+            clips.append(entry)
+    content = {
+        "model_dir": str(model_dir),
+        "name": features.name,
+        "trained_on": features.provenance or "recordings",
+        "class_names": list(features.class_names),
+        "clips": clips,
+        "failed": failed,
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def define_flags() -> None:
+    """Defines this command's flags; who only imports the module must not get them."""
+    flags.DEFINE_string("model_dir", None, "Folder of a finished training, of one fold.")
+    flags.DEFINE_string("json", None, "File that gets everything as JSON; -: standard output.")
+    flags.DEFINE_integer(
+        "num_workers",
+        None,
+        "Processes that read clips; as many as cores if not given.",
+        lower_bound=1,
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Predicts as the flags say; returns the exit status: 1 if any clip was not served."""
+    chosen, paths = flags.FLAGS, [Path(name) for name in argv[1:]]
+    if not chosen.model_dir or not paths:
+        _fail("give a trained model and clips: --model_dir=M CLIP.mp4 ...")
+    model_dir = Path(chosen.model_dir)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # A pipe that asks for JSON gets nothing else.
+    screen = sys.stderr if chosen.json == "-" else sys.stdout
+    results: list[tuple[Path, Prediction | Failure]] = []
+    try:
+        features = load_features(model_dir)
+        for note in _notes(features):
+            print(note, file=sys.stderr)
+        table = Table(paths, features.class_names)
+        print(table.head(), file=screen)
+        workers = chosen.num_workers or len(os.sched_getaffinity(0))
+        for path, result in predict_clips(model_dir, paths, features, num_workers=workers):
+            results.append((path, result))
+            if isinstance(result, Failure):
+                print(f"{path}: not served: {result.reason}", file=sys.stderr, flush=True)
+            else:
+                print(table.line(path, result), file=screen, flush=True)
+        if chosen.json:
+            _write(chosen.json, as_json(model_dir, features, results))
+    except PredictError as error:
+        _fail(str(error))
+    failed = sum(isinstance(result, Failure) for _, result in results)
+    if failed:
+        print(f"{failed} of {len(results)} clips were not served", file=sys.stderr)
+    return int(failed > 0)
+
+
+def _notes(features: Features) -> Iterator[str]:
+    """What a reader of the figures should know first."""
+    if features.provenance:
+        yield f"note: {features.name} was trained on {features.provenance}; it knows no people"
+    differing = [
+        f"{name} {version} (here {_version(name)})"
+        for name, version in features.versions.items()
+        if _version(name) != version
+    ]
+    if differing:
+        yield (
+            f"note: the training's features were made with {', '.join(differing)}; those made "
+            "here may differ a little"
+        )
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def _write(target: str, text: str) -> None:
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(target).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise PredictError(f"--json={target} cannot be written: {error.strerror}") from error
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(str(error).replace("\n", " "))
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=_parse_flags)

@@ -1,0 +1,321 @@
+"""A trained model and raw clips: decoded, made into features as its data set was, classified."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import json
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from emotion_tfdata import schema
+from preprocess.audio import AudioSettings
+from preprocess.corpora import Clip
+from preprocess.example import make_example
+from preprocess.media import MediaError
+from preprocess.plan import RECIPE
+from preprocess.pool import Lost, Pool, WorkerError
+
+# A training's folder, as `train.py` writes it.
+_SAVED_MODEL, _FEATURES, _SETTINGS = "saved_model", "features.json", "settings.json"
+_FORMAT_VERSION = 1
+_WITH_PICTURE = {".mp4", ".flv"}
+_CLIP_TIMEOUT_S = 300.0
+_WORKER_MEMORY_BYTES = 2048 * 10**6
+
+_Task = tuple[int, Path]
+
+
+class PredictError(ValueError):
+    """What keeps anything from being predicted, in one line for its user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """How clips become what a model takes.
+
+    Attributes:
+      name: of the system.
+      provenance: of what it was trained on, e.g. `drawn clips`; empty for real recordings.
+      modalities: that the model needs.
+      data_modalities: that its data set was built with.
+      class_names: in order of the outputs.
+      audio: how the sound's features are made.
+      versions: of the packages that made the data set's.
+    """
+
+    name: str
+    provenance: str
+    modalities: tuple[str, ...]
+    data_modalities: tuple[str, ...]
+    class_names: tuple[str, ...]
+    audio: AudioSettings
+    versions: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the model says of one clip.
+
+    Attributes:
+      probabilities: class name -> probability.
+      logits: class name -> logit.
+      audio_frames, landmarks_frames, faces_frames: rows that it was given; of the landmarks' rows
+        those with a face.
+    """
+
+    probabilities: Mapping[str, float]
+    logits: Mapping[str, float]
+    audio_frames: int
+    landmarks_frames: int
+    faces_frames: int
+
+    @property
+    def emotion(self) -> str:
+        """The most probable class."""
+        return max(self.probabilities, key=lambda name: self.probabilities[name])
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A clip that could not be used.
+
+    Attributes:
+      kind: one or two words.
+      reason: for a person.
+    """
+
+    kind: str
+    reason: str
+
+
+def load_features(model_dir: Path) -> Features:
+    """Reads how a trained model's clips are to be processed.
+
+    Args:
+      model_dir: a finished training's folder.
+
+    Raises:
+      PredictError: if it holds no model, or one whose clips cannot be processed here.
+    """
+    path = model_dir / _SAVED_MODEL / _FEATURES
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        build = content["build"]
+        if content["version"] != _FORMAT_VERSION:
+            raise PredictError(f"{path} is of another release ({content['emotion_tfdata']})")
+        features = Features(
+            name=content["name"],
+            provenance=content["provenance"],
+            modalities=tuple(content["inputs"]),
+            data_modalities=tuple(content["data_modalities"]),
+            class_names=tuple(content["class_names"]),
+            audio=AudioSettings(**build.get("audio", {})),
+            versions=build.get("versions", {}),
+        )
+    except FileNotFoundError as error:
+        raise PredictError(_why_no_model(model_dir)) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, PredictError):
+            raise
+        raise PredictError(f"{path}: cannot be read ({error!r})") from error
+    if "recipe" not in build:
+        raise PredictError(f"{model_dir}: its data set was not made from clips, but made up")
+    if build["recipe"] != RECIPE:
+        raise PredictError(
+            f"{model_dir}: its data set was built by recipe {build['recipe']}, this release makes "
+            f"features by recipe {RECIPE}. Use the release it was built with "
+            f"({content['emotion_tfdata']}), or build and train again"
+        )
+    if "landmarks" in features.modalities and build.get("landmarks", "facemesh") != "facemesh":
+        raise PredictError(
+            f"{model_dir}: its landmarks are those of RAVDESS's tracking record (OpenFace), which "
+            "are not found in raw clips. Train on a data set built from the videos"
+        )
+    return features
+
+
+def _why_no_model(model_dir: Path) -> str:
+    if not model_dir.is_dir():
+        return f"--model_dir={model_dir}: no such folder"
+    folds = sorted(
+        path.parent.parent for path in model_dir.glob(f"fold-*/{_SAVED_MODEL}/{_FEATURES}")
+    )
+    if folds:
+        names = ", ".join(fold.name for fold in folds)
+        return (
+            f"{model_dir} holds one model a fold ({names}): choose one, e.g. "
+            f"--model_dir={folds[0]}. Each was trained without its fold's clips"
+        )
+    if (model_dir / _SETTINGS).exists():
+        return (
+            f"{model_dir} holds a training that is not finished, so no model yet; the train.py "
+            "command that began it goes on with it"
+        )
+    return f"{model_dir} holds no model (no {_SAVED_MODEL}/{_FEATURES}); train.py makes one"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unfit:
+    """A worker's word that no clip can be read here."""
+
+    reason: str
+
+
+def read_clip(path: Path, features: Features) -> schema.Example | Failure | _Unfit:
+    """Makes one file's example as the build would have made it. Runs in a worker.
+
+    A file with picture and sound is placed on the clock of both, as in the data set, even where the
+    model uses one of them; where only what the model does not use is missing, the rest will do.
+    """
+    wanted = set(features.modalities)
+    tried = wanted
+    if path.suffix.lower() in _WITH_PICTURE:
+        tried = wanted | set(features.data_modalities)
+    try:
+        try:
+            return _example(path, features, tried)
+        except MediaError:
+            if tried == wanted:
+                raise
+            return _example(path, features, wanted)
+    except MediaError as error:
+        return Failure(error.kind, _reason(error, features))
+    except OSError as error:
+        return Failure("unreadable", f"cannot be read ({error.strerror})")
+    except ImportError as error:  # no clip is to blame
+        return _Unfit(
+            f"{error}. Install the extra [preprocess]; what is missing of the system comes with: "
+            "apt-get install libgl1 libglib2.0-0"
+        )
+    except Exception as error:  # whatever a file provokes costs that file alone, and is told
+        traceback.print_exc()
+        return Failure("failed", f"{type(error).__name__}: {error}")
+
+
+def _example(path: Path, features: Features, modalities: set[str]) -> schema.Example:
+    clip = Clip(
+        corpus="clip",
+        name=path.stem,
+        actor="unknown",
+        emotion="unknown",
+        intensity="unknown",
+        sentence="unknown",
+        picture=path if "landmarks" in modalities else None,
+        sound=path if "audio" in modalities else None,
+    )
+    example = make_example(clip, features.audio)
+    schema.stored_arrays(example)  # what cannot be stored fails here, by name
+    return example
+
+
+def _reason(error: MediaError, features: Features) -> str:
+    missing = {"no sound": "audio", "no picture": "landmarks"}.get(error.kind)
+    if missing and len(features.modalities) > 1:
+        return f"{error}; this model needs both"
+    return str(error)
+
+
+class Predictor:
+    """A loaded model.
+
+    Args:
+      model_dir: a finished training's folder.
+      features: as `load_features` gave them.
+
+    Raises:
+      PredictError: if the model cannot be loaded.
+    """
+
+    def __init__(self, model_dir: Path, features: Features) -> None:
+        import tensorflow as tf
+
+        try:
+            self._model = tf.saved_model.load(str(model_dir / _SAVED_MODEL))
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            raise PredictError(f"{model_dir / _SAVED_MODEL}: cannot be read ({error})") from error
+        self._features = features
+
+    def predict(self, example: schema.Example) -> Prediction:
+        """Classifies one clip, in the 16 bits a value that the data set has too."""
+        import tensorflow as tf
+
+        example = schema.decode(schema.encode(example))
+        inputs = {
+            "audio": example.audio,
+            "audio_mask": [True] * len(example.audio),
+            "landmarks": example.landmarks,
+            "landmarks_mask": example.landmarks_valid,
+        }
+        masks = [f"{modality}_mask" for modality in self._features.modalities]
+        given = {
+            name: tf.constant(inputs[name], tf.bool if name in masks else tf.float32)[None]
+            for name in (*self._features.modalities, *masks)
+        }
+        outputs = self._model(given)
+        names = [name.decode() for name in outputs["class_names"].numpy()]
+        logits, shares = (outputs[key].numpy()[0].tolist() for key in ("logits", "probabilities"))
+        return Prediction(
+            probabilities=dict(zip(names, shares, strict=True)),
+            logits=dict(zip(names, logits, strict=True)),
+            audio_frames=len(example.audio),
+            landmarks_frames=len(example.landmarks),
+            faces_frames=int(example.landmarks_valid.sum()),
+        )
+
+
+def predict_clips(
+    model_dir: Path, paths: Sequence[Path], features: Features, *, num_workers: int
+) -> Iterator[tuple[Path, Prediction | Failure]]:
+    """Classifies clips; yields them in the order given, each as soon as it can be.
+
+    A clip that crashes or hangs its worker costs itself alone.
+
+    Args:
+      model_dir: a finished training's folder.
+      paths: mp4, flv, wav or mp3.
+      features: as `load_features` gave them.
+      num_workers: processes that decode and track faces.
+
+    Raises:
+      PredictError: if the model cannot be loaded, or no clip can be read whichever it is.
+    """
+    with contextlib.ExitStack() as stack:
+        log_dir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        pool: Pool[_Task, schema.Example | Failure | _Unfit] = stack.enter_context(
+            Pool(
+                functools.partial(_read_task, features=features),
+                min(num_workers, len(paths)),
+                log_dir=log_dir,
+                timeout_s=_CLIP_TIMEOUT_S,
+                memory_bytes=_WORKER_MEMORY_BYTES,
+            )
+        )
+        # TensorFlow takes as long to load as a first clip to be read.
+        loader = stack.enter_context(concurrent.futures.ThreadPoolExecutor(max_workers=1))
+        loading = loader.submit(Predictor, model_dir, features)
+        done: dict[int, Prediction | Failure] = {}
+        following = 0
+        try:
+            for (number, _), result in pool.run(list(enumerate(paths))):
+                if isinstance(result, Lost):
+                    result = Failure("failed", result.reason)
+                if isinstance(result, _Unfit):
+                    raise PredictError(result.reason)
+                if isinstance(result, schema.Example):
+                    done[number] = loading.result().predict(result)
+                else:
+                    done[number] = result
+                while following in done:
+                    yield paths[following], done.pop(following)
+                    following += 1
+        except WorkerError as error:
+            raise PredictError(str(error)) from error
+
+
+def _read_task(task: _Task, features: Features) -> schema.Example | Failure | _Unfit:
+    return read_clip(task[1], features)

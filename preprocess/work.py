@@ -1,0 +1,161 @@
+"""What a build's workers do: clips to examples, and examples to shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from emotion_tfdata import schema
+from preprocess import checksums, media, writer
+from preprocess.corpora import NO_PICTURE, NO_SOUND, Clip, LeftOut, place
+from preprocess.example import make_example
+from preprocess.facts import measure
+from preprocess.plan import BuildSettings
+from preprocess.workspace import Workspace, WorkspaceError
+from preprocess.writer import ShardPlan
+
+GOES_ON = "the same command goes on from here"
+ALTERED = "not the file that its corpus published (its SHA-256 is another)"
+# Tokens of the builds that this process was found fit for.
+_checked: set[str] = set()
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """A worker's word that the build cannot go on, whichever the clip.
+
+    Attributes:
+      reason: why, and what to do.
+    """
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What workers know of a build, called with one task at a time.
+
+    Attributes:
+      roots: corpus -> folder.
+      settings: of the build.
+      wanted: the settings with the versions that the parent has.
+      workspace: of the build.
+      checked: corpora whose files are compared with the published ones.
+    """
+
+    roots: Mapping[str, Path]
+    settings: BuildSettings
+    wanted: Mapping[str, Any]
+    workspace: Workspace
+    checked: frozenset[str]
+
+    def __call__(self, task: Clip | ShardPlan) -> int | LeftOut | Stop:
+        """Does a task and keeps what comes of it in the work folder.
+
+        Returns:
+          Bytes written; or why the clip is left out, or why nothing can be kept.
+        """
+        if self.workspace.token not in _checked:
+            reason = self._not_as_in_parent()
+            if reason:
+                return Stop(f"{socket.gethostname()}: {reason}; then {GOES_ON}")
+            _checked.add(self.workspace.token)
+        return self._process(task) if isinstance(task, Clip) else self._seal(task)
+
+    def _not_as_in_parent(self) -> str:
+        """Why work of this process would not be the parent's, or nothing.
+
+        Where workers are on other machines, these may have other folders or other versions.
+        """
+        if not self.workspace.is_held():
+            return (
+                f"the build's {self.workspace.work_dir} is not there. --out_dir must be on storage "
+                "that all nodes share, under the same path"
+            )
+        for corpus, root in self.roots.items():
+            if not root.is_dir():
+                return (
+                    f"{root} is not there. --{corpus}_dir must be there on all nodes, under the "
+                    "same path: put it on storage that they share, or copy it to each"
+                )
+        found, wanted = (
+            {"recipe": settings["recipe"], **settings["versions"]}
+            for settings in (self.settings.as_dict(), self.wanted)
+        )
+        others = [
+            f"{name} {found[name]}, not {wanted[name]}"
+            for name in wanted
+            if found[name] != wanted[name]
+        ]
+        if others:
+            return (
+                f"it has {', '.join(others)} as where the build was started, and might give other "
+                "bytes. Install the same: pip install -c launch/constraints.txt"
+            )
+        return ""
+
+    def _process(self, clip: Clip) -> int | LeftOut | Stop:
+        """Makes one clip's example."""
+        where = place(clip.corpus, self.roots[clip.corpus], clip.files[0])
+        left_out = None
+        try:
+            checked = clip.corpus in self.checked
+            altered = checksums.altered(clip.corpus, clip.files) if checked else ()
+            if altered and self.settings.checksums == "require":
+                raise media.MediaError("checksum", f"{', '.join(altered)}: {ALTERED}")
+            example = make_example(
+                clip, self.settings.audio, num_landmarks=self.settings.num_landmarks
+            )
+            schema.stored_arrays(example)  # an example that cannot be stored fails here, by name
+        except media.MediaError as error:
+            reason = str(error)
+            if self.settings.modalities == "both":
+                hints = dict([NO_PICTURE, NO_SOUND])
+                reason = hints.get(error.kind, reason)
+            left_out = LeftOut(where, error.kind, reason)
+        except FileNotFoundError as error:  # it was there when the build was planned
+            return Stop(f"{socket.gethostname()}: {error.filename} is gone, or not seen from here")
+        except OSError as error:
+            left_out = LeftOut(where, "unreadable", f"cannot be read ({error.strerror})")
+        except ImportError as error:  # no clip is to blame
+            return Stop(
+                f"{error}. Install the extra [preprocess]; what is missing of the system comes "
+                f"with: apt-get install libgl1 libglib2.0-0; then {GOES_ON}"
+            )
+        except Exception as error:  # whatever a file provokes costs that file alone, and is listed
+            traceback.print_exc()
+            return LeftOut(where, "failed", f"{type(error).__name__}: {error}")
+        try:
+            if left_out:
+                self.workspace.store_left_out(clip.example_id, left_out)
+                return left_out
+            return self.workspace.store_example(example, measure(example, altered))
+        except OSError as error:
+            return self._cannot_write(error)
+
+    def _seal(self, plan: ShardPlan) -> int | Stop:
+        """Writes one shard."""
+        workspace = self.workspace
+        try:
+            written = writer.write_shard(
+                workspace.out_dir, plan, workspace.load_example, self.settings.built
+            )
+            workspace.store_shard(written)
+        except OSError as error:
+            return self._cannot_write(error)
+        except (WorkspaceError, schema.SchemaError) as error:
+            # A worker on a machine that was given up may have been faster.
+            if plan.name not in workspace.standing_shards():
+                return Stop(str(error))
+            written = workspace.load_shard(plan.name)
+        return written.shard.bytes
+
+    def _cannot_write(self, error: OSError) -> Stop:
+        return Stop(
+            f"cannot write in {self.workspace.out_dir} ({error.strerror or error}). "
+            f"Make room or mend it; then {GOES_ON}"
+        )

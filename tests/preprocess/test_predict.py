@@ -1,0 +1,249 @@
+"""Raw clips get what the model says of the same clips in its data set."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emotion_tfdata.models import ModelConfig, build_model
+from emotion_tfdata.training import export
+from emotion_tfdata.training.data import Data
+from emotion_tfdata.training.settings import Settings
+from preprocess import predict, predictor
+from preprocess.build import build
+from preprocess.corpora import sample
+from preprocess.corpora.sample_render import draw_clip
+from preprocess.plan import BuildSettings
+from preprocess.predictor import Failure, PredictError, Prediction
+
+_CODES = {"neutral": 1, "happy": 3, "sad": 4, "angry": 5, "fearful": 6, "disgust": 7}
+_SMALL = {
+    "audio_filters": (4, 4),
+    "audio_lstm_units": (4, 4),
+    "tcn_filters": 4,
+    "tcn_dilations": (1,),
+    "joined_units": (8, 8),
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, encode):
+    """Six emotions of two drawn actors, as RAVDESS's files."""
+    root = tmp_path_factory.mktemp("corpus") / "ravdess"
+    specs = sample.plan_clips(
+        sample.SampleSettings(
+            num_actors=2, clips_per_actor=6, min_duration_s=1.0, max_duration_s=1.1
+        )
+    )
+    for spec in specs:
+        if spec.corpus == "ravdess":
+            name = f"01-01-{_CODES[spec.emotion]:02d}-01-01-01-{int(spec.actor):02d}.mp4"
+            encode(root / name, clip=draw_clip(spec))
+    (root / sample.MARKER_NAME).write_text(json.dumps({"what": sample.DESCRIPTION}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def data_dir(corpus, tmp_path_factory):
+    out_dir = tmp_path_factory.mktemp("data")
+    build({"ravdess": corpus}, out_dir, BuildSettings(num_folds=2), num_workers=2)
+    return str(out_dir)
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+    """Models of either modality and of both, with weights as they are made, and their data."""
+
+    def make(modalities):
+        config = ModelConfig(modalities=modalities, num_landmarks=119, **_SMALL)
+        settings = Settings(
+            name="small",
+            model=config,
+            modalities=modalities,
+            select_on="none",
+            lr_schedule="constant",
+        )
+        model, data = build_model(config), Data(data_dir, settings, num_threads=1)
+        folder = tmp_path_factory.mktemp(modalities)
+        export.save_served(model, data, folder)
+        return model, data, folder
+
+    return {modalities: make(modalities) for modalities in ("both", "audio")}
+
+
+def from_shards(model, data):
+    """Example id -> probabilities, from the held-out fold's records."""
+    found = {}
+    for features, _ in data.batches_of(data.held_out):
+        ids = features.pop("example_id").numpy()
+        found |= {i.decode(): p for i, p in zip(ids, model(features).numpy(), strict=True)}
+    return found
+
+
+def clip_of(corpus, example_id) -> Path:
+    return corpus / f"{example_id.split('/')[1]}.mp4"
+
+
+def assert_as_in_its_record(result, shares):
+    assert isinstance(result, Prediction), result
+    np.testing.assert_allclose(list(result.probabilities.values()), shares, atol=1e-5)
+    assert result.emotion == list(result.probabilities)[shares.argmax()]
+    assert result.faces_frames > 10
+
+
+def test_a_clip_gets_what_its_record_gets(trained, corpus):
+    model, data, folder = trained["both"]
+    expected = from_shards(model, data)
+    assert len(expected) == 6
+    paths = {clip_of(corpus, example_id): example_id for example_id in list(expected)[:2]}
+    features = predictor.load_features(folder)
+    results = list(predictor.predict_clips(folder, list(paths), features, num_workers=1))
+    assert [path for path, _ in results] == list(paths)
+    for path, result in results:
+        assert_as_in_its_record(result, expected[paths[path]])
+    # They differ from clip to clip by more than they are held to.
+    assert np.std([list(r.probabilities.values()) for _, r in results], axis=0).max() > 1e-4
+
+
+def run(*arguments, **options):
+    command = [sys.executable, "-m", "preprocess.predict", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def test_bad_clips_are_named_and_the_others_served(
+    trained, corpus, encode, blank_pictures, tmp_path, project_dir
+):
+    good = sorted(corpus.glob("*.mp4"))[0]
+    encode(tmp_path / "nobody.mp4", picture=blank_pictures)
+    encode(tmp_path / "mute.mp4", sound=False)
+    (tmp_path / "cut.mp4").write_bytes(good.read_bytes()[:5000])
+    (tmp_path / "notes.txt").write_text("no clip")
+    shutil.copy(good, tmp_path / "good.mp4")
+    names = ["nobody.mp4", "mute.mp4", "good.mp4", "cut.mp4", "notes.txt", "none.mp4"]
+    done = run(
+        *(f"--model_dir={trained['both'][2]}", "--json=-", "--num_workers=1", *names),
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(project_dir), "PATH": ""},
+    )
+    assert done.returncode == 1, done.stderr
+    content = json.loads(done.stdout)
+    assert content["trained_on"] == "drawn clips"
+    (clip,) = content["clips"]
+    assert clip["path"] == "good.mp4"
+    assert sum(clip["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert max(clip["probabilities"], key=clip["probabilities"].get) == clip["emotion"]
+    reasons = {entry["path"]: entry["reason"] for entry in content["failed"]}
+    assert list(reasons) == ["nobody.mp4", "mute.mp4", "cut.mp4", "notes.txt", "none.mp4"]
+    for name, words in (
+        ("nobody.mp4", "no face in any of its 25 pictures"),
+        ("mute.mp4", "video without sound; this model needs both"),
+        ("cut.mp4", "not a whole mp4 file"),
+        ("notes.txt", "files named '.txt' are not read"),
+        ("none.mp4", "No such file"),
+    ):
+        assert words in reasons[name]
+        assert re.search(rf"^{re.escape(name)}: not served: .*{words}", done.stderr, re.M)
+    assert "5 of 6 clips were not served" in done.stderr
+    assert re.search(r"^good\.mp4 +\w+ +0\.\d{3}", done.stderr, re.M)
+    assert "trained on drawn clips" in done.stderr
+
+
+def test_a_model_that_hears_takes_a_wav_and_a_film_without_a_face(
+    trained, corpus, encode, blank_pictures, tmp_path
+):
+    model, data, folder = trained["audio"]
+    example_id, shares = next(iter(from_shards(model, data).items()))
+    paths = [
+        clip_of(corpus, example_id),  # cut where its picture ends, as its record is
+        encode(tmp_path / "voice.wav", audio_rate_hz=16000).path,
+        encode(tmp_path / "nobody.mp4", picture=blank_pictures).path,
+    ]
+    features = predictor.load_features(folder)
+    results = predictor.predict_clips(folder, paths, features, num_workers=1)
+    whole, voice, film = (result for _, result in results)
+    assert_as_in_its_record(whole, shares)
+    assert isinstance(voice, Prediction)
+    assert isinstance(film, Prediction)
+    assert voice.landmarks_frames == film.landmarks_frames == 0
+    assert voice.audio_frames in range(98, 105)
+
+
+def test_real_clips_are_served(trained, corpora_dir):
+    paths = [
+        next(corpora_dir.glob("ravdess/Video*/*/*.mp4")),
+        next(corpora_dir.glob("crema_d/VideoFlash/*.flv")),
+    ]
+    folder = trained["both"][2]
+    results = predictor.predict_clips(folder, paths, predictor.load_features(folder), num_workers=1)
+    for path, result in results:
+        assert isinstance(result, Prediction), (path, result)
+        assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert result.faces_frames > 30
+
+
+def test_a_clip_that_hangs_costs_itself(trained, corpus, monkeypatch):
+    monkeypatch.setattr(predictor, "_CLIP_TIMEOUT_S", 0.01)
+    folder, path = trained["both"][2], sorted(corpus.glob("*.mp4"))[0]
+    features = predictor.load_features(folder)
+    ((_, result),) = predictor.predict_clips(folder, [path], features, num_workers=1)
+    assert result == Failure("failed", "took longer than 0.01 s and was stopped")
+
+
+def test_a_folder_without_a_model_is_told_from_one_of_folds(trained, tmp_path):
+    with pytest.raises(PredictError, match=r"--model_dir=.*nowhere: no such folder"):
+        predictor.load_features(tmp_path / "nowhere")
+    with pytest.raises(PredictError, match=r"holds no model .* train\.py makes one"):
+        predictor.load_features(tmp_path)
+    (tmp_path / "settings.json").write_text("{}")
+    with pytest.raises(PredictError, match="a training that is not finished"):
+        predictor.load_features(tmp_path)
+    for fold in (0, 3):
+        shutil.copytree(trained["audio"][2], tmp_path / f"fold-{fold}")
+    with pytest.raises(
+        PredictError, match=r"one model a fold \(fold-0, fold-3\): .* --model_dir=.*/fold-0"
+    ):
+        predictor.load_features(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"build": {"made_by": "hand"}}, "was not made from clips"),
+        ({"build": {"recipe": -1}}, "built by recipe -1, this release makes features by recipe"),
+        ({"version": 99}, "is of another release"),
+        ({"inputs": 3}, r"features\.json: cannot be read"),
+    ],
+)
+def test_features_that_cannot_be_made_here_are_refused(trained, tmp_path, change, says):
+    source = trained["audio"][2] / "saved_model" / "features.json"
+    target = tmp_path / "saved_model" / "features.json"
+    target.parent.mkdir()
+    target.write_text(json.dumps(json.loads(source.read_text()) | change))
+    with pytest.raises(PredictError, match=says):
+        predictor.load_features(tmp_path)
+
+
+def test_openfaces_landmarks_are_not_found_in_raw_clips(trained, tmp_path):
+    shutil.copytree(trained["both"][2] / "saved_model", tmp_path / "saved_model")
+    path = tmp_path / "saved_model" / "features.json"
+    content = json.loads(path.read_text())
+    content["build"]["landmarks"] = "openface"
+    path.write_text(json.dumps(content))
+    with pytest.raises(PredictError, match="those of RAVDESS's tracking record"):
+        predictor.load_features(tmp_path)
+
+
+def test_other_versions_are_noted(trained):
+    features = predictor.load_features(trained["audio"][2])
+    assert [note for note in predict._notes(features) if "versions" in note] == []
+    (note,) = predict._notes(
+        predictor.Features(**vars(features) | {"provenance": "", "versions": {"librosa": "0.1"}})
+    )
+    assert "made with librosa 0.1 (here 0." in note

@@ -1,0 +1,224 @@
+"""Work spread over three nodes of a Ray cluster, each a `ray start` of its own on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from preprocess.pool import Lost, WorkerError
+
+ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
+
+from preprocess.ray_pool import RayPool  # noqa: E402
+
+RAY = Path(sysconfig.get_path("scripts")) / "ray"
+HERE = Path(__file__)
+PATIENCE_S = 120.0
+
+
+def behave(task, marks):
+    """Works, dies, hangs or takes memory, as it is told, leaving a mark each time it is tried."""
+    kind, value = task
+    with tempfile.NamedTemporaryFile(dir=marks, prefix=f"{kind}-{value}-", delete=False):
+        pass
+    if kind == "die":
+        print("about to die", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if kind == "hang":
+        signal.pause()
+    if kind == "take":
+        try:
+            return len(bytearray(value * 10**6))
+        except MemoryError:
+            return "refused"
+    if kind == "where":
+        return os.environ.get("OMP_NUM_THREADS"), "tensorflow" in sys.modules
+    return value
+
+
+def environment(home):
+    """With a token of its own, which lies in the home folder."""
+    path = f"{HERE.parent}:{HERE.parents[2]}"
+    return {**os.environ, "HOME": str(home), "RAY_AUTH_MODE": "token", "PYTHONPATH": path}
+
+
+class Cluster:
+    """Nodes in processes of their own, started as README says."""
+
+    def __init__(self, home):
+        self.env = environment(home)
+        # Paths of sockets must be short.
+        self._temp_dir = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+        self._nodes = []
+        self.address = None
+
+    def start_node(self):
+        """Starts one; the first is the head."""
+        flags = ["--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats"]
+        if self.address:
+            flags.append(f"--address={self.address}")
+        else:
+            flags += ["--head", "--port=0", "--include-dashboard=false"]
+            flags.append(f"--temp-dir={self._temp_dir}")
+        node = subprocess.Popen(
+            [RAY, "start", *flags, "--block"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self.env,
+            start_new_session=True,
+        )
+        self._nodes.append(node)
+        lines = []
+        for line in node.stdout:
+            lines.append(line)
+            found = re.search(r"ray start --address='(\S+)'", line)
+            if found:
+                self.address = found[1]
+            if "will now block" in line:
+                return node
+        raise AssertionError("".join(lines))
+
+    def kill(self, node):
+        """Kills a node and all that runs on it, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(node.pid, signal.SIGKILL)
+        node.wait()
+        node.stdout.close()
+
+    def __enter__(self):
+        subprocess.run(
+            [RAY, "get-auth-token", "--generate"], check=True, capture_output=True, env=self.env
+        )
+        return self
+
+    def __exit__(self, *_):
+        for node in self._nodes[::-1]:
+            if node.returncode is None:
+                self.kill(node)
+        shutil.rmtree(self._temp_dir, ignore_errors=True)
+
+
+def build(project_dir, corpus, out_dir, env, *flags):
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "preprocess.build_tfrecords", f"--crema_d_dir={corpus}"),
+            *(f"--out_dir={out_dir}", "--num_folds=2", "--max_shard_size_mb=1", *flags),
+        ],
+        cwd=project_dir,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def contents(out_dir):
+    return {path.name: path.read_bytes() for path in out_dir.iterdir()}
+
+
+def test_three_nodes_one_killed_on_the_way(encode, project_dir, tmp_path):
+    corpus = tmp_path / "corpus"
+    clip = encode(corpus / "1001_DFA_ANG_XX.flv").path
+    for actor in range(1002, 1025):
+        shutil.copy(clip, corpus / f"{actor}_DFA_ANG_XX.flv")
+    (corpus / "1030_DFA_ANG_XX.flv").write_bytes(clip.read_bytes()[:3000])
+    local = build(project_dir, corpus, tmp_path / "local", os.environ)
+    output, errors = local.communicate()
+    assert local.returncode == 0, errors
+    assert "clips written  24 in " in output
+
+    (tmp_path / "home").mkdir()
+    with Cluster(tmp_path / "home") as cluster:
+        nodes = [cluster.start_node() for _ in range(3)]
+
+        out_dir = tmp_path / "over nodes"
+        flags = ("--runner=ray", f"--ray_address={cluster.address}")
+        over_nodes = build(project_dir, corpus, out_dir, cluster.env, *flags)
+        deadline_s = time.monotonic() + PATIENCE_S
+        while len(list(out_dir.glob(".work/clips/*/*.npz"))) < 3:
+            assert over_nodes.poll() is None, over_nodes.communicate()
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+        cluster.kill(nodes[2])
+        output, errors = over_nodes.communicate(timeout=PATIENCE_S)
+    assert over_nodes.returncode == 0, errors
+    assert re.search(r" was lost; its clips go to other nodes\n", errors), errors
+    assert contents(out_dir) == contents(tmp_path / "local")
+
+
+TASKS = [("work", value) for value in range(30)]
+TASKS += [("die", 0), ("hang", 0), ("take", 800), ("take", 1), ("where", 0)]
+
+
+def run_tasks(marks):
+    """Prints what comes of all tasks. Ray reads its token once a process: this needs its own."""
+    function = functools.partial(behave, marks=marks)
+    with RayPool(function, 2, Path(), 2.0, 400 * 10**6, address="local") as pool:
+        results = dict(pool.run(TASKS))
+        results |= dict(pool.run([("work", "again")]))
+    print(repr(results))
+
+
+def run_what_nodes_do_not_have():
+    sys.modules["here_alone"] = module = types.ModuleType("here_alone")
+    exec("def function(task): return task", vars(module))
+    with RayPool(module.function, 1, Path(), 2.0, address="local") as pool:
+        dict(pool.run([1]))
+
+
+def call(code, home):
+    return subprocess.run(
+        [sys.executable, "-c", f"import {HERE.stem} as t; t.{code}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(home),
+    )
+
+
+def test_a_task_can_cost_only_itself(tmp_path):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    done = call(f"run_tasks({str(marks)!r})", tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = eval(done.stdout, {"Lost": Lost})
+    assert results.pop(("die", 0)) == Lost("its worker died (SIGSEGV: about to die)")
+    assert results.pop(("hang", 0)) == Lost("took longer than 2 s and was stopped")
+    assert results.pop(("take", 800)) == "refused"
+    assert results.pop(("take", 1)) == 10**6
+    assert results.pop(("where", 0)) == ("1", False)
+    assert results.pop(("work", "again")) == "again"
+    assert results == {("work", value): value for value in range(30)}
+    for kind in ("die", "hang"):
+        assert len(list(marks.glob(f"{kind}-*"))) == 2
+
+
+def test_a_node_without_the_project_is_named(tmp_path):
+    done = call("run_what_nodes_do_not_have()", tmp_path)
+    assert re.search(
+        r"WorkerError: \S+ \(\w+\) cannot work \(ModuleNotFoundError: No module named "
+        r"'here_alone'\)\. Install the project there as here: pip install -c ",
+        done.stderr,
+    ), done.stderr
+
+
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path):
+    with (
+        pytest.raises(WorkerError, match=r"no Ray cluster .* at --ray_address=auto \(.*ray start"),
+        RayPool(len, 1, tmp_path, 1.0),
+    ):
+        pass
