@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-_FOUNDATION = {"labels", "timebase", "splits", "schema", "manifest"}
+_FOUNDATION = {"labels", "timebase", "splits", "schema", "manifest", "tfrecord"}
 
 
 def _imports(path):

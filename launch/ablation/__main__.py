@@ -40,7 +40,7 @@ from launch.ablation.page import page
 from launch.ablation.plan import PROTOCOLS, SYSTEMS, AblationError, Plan, Training
 from launch.ablation.pool import Pool, Running
 from launch.ablation.progress import Progress
-from launch.ablation.summary import summarize
+from launch.ablation.summary import WAITING, summarize
 from launch.ablation.training import Outcome
 
 FLAGS = flags.FLAGS
@@ -173,7 +173,7 @@ def _write(
         elif epochs:
             state = f"broken off, {epochs} of {plan.epochs(training.system)} epochs done"
         else:
-            state = "waiting"
+            state = WAITING
         unfinished[training] = state
     how = f"{jobs} trainings at a time, {threads} thread{'s' if threads > 1 else ''} each"
     summary = summarize(plan, finished, unfinished, how)

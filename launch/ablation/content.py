@@ -8,7 +8,7 @@ from typing import Any
 
 from launch.ablation.intervals import FOLDS
 from launch.ablation.plan import BASELINE
-from launch.ablation.summary import METRICS
+from launch.ablation.summary import METRICS, WAITING
 
 _DOCUMENT = (
     "(1) The validation accuracy that the source document reports, on its own data under its "
@@ -82,12 +82,20 @@ def blocks(summary: Mapping[str, Any]) -> list[Block]:
                 "the pairs that are there, over means.",
                 warning=True,
             ),
-            Items([f"{one['folder']}: {one['state']}" for one in missing]),
+            Items(_missing(missing)),
         ]
     for protocol, result in summary["protocols"].items():
         content += _protocol(summary, protocol, result)
     content += _method(summary)
     return content
+
+
+def _missing(trainings: Sequence[Mapping[str, Any]]) -> list[str]:
+    begun = [one for one in trainings if one["state"] != WAITING]
+    texts = [f"{one['folder']}: {one['state']}" for one in begun]
+    if len(begun) < len(trainings):
+        texts.append(f"waiting: {len(trainings) - len(begun)}")
+    return texts
 
 
 def _protocol(summary: Mapping[str, Any], protocol: str, result: Mapping[str, Any]) -> list[Block]:
@@ -130,7 +138,8 @@ def _clips(summary: Mapping[str, Any], result: Mapping[str, Any]) -> str:
         chosen = clips["selection"]
         text += f" A training has {_span(clips['train'])} clips to train on"
         text += f", {_span(chosen)} to choose the epoch on" if chosen[1] else ""
-        text += f", and {_span(clips['held_out'])} of {_span(result['actors'])} actors to test on."
+        text += f", and {_span(clips['held_out'])} of {_span(result['actors'])} actors to test on; "
+        text += f"each of these is {1 / clips['held_out'][0]:.3f} of its accuracy."
     return text
 
 

@@ -10,6 +10,7 @@ from launch.ablation import intervals
 from launch.ablation.plan import BASELINE, PROTOCOLS, SYSTEMS, Plan, Training
 from launch.ablation.training import Outcome
 
+WAITING = "waiting"  # a training that was not begun
 METRICS = {"uar": "UAR", "accuracy": "accuracy"}
 
 

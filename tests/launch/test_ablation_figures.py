@@ -111,10 +111,16 @@ def test_a_training_that_is_missing_is_said_and_not_averaged_around_in_silence(m
     finished = results(of, lambda t: 0.6 if t.system == "baseline" else 0.9)
     missing = Training(1, 2, "actor", 2, "tcn")
     del finished[missing]
-    text = text_of(of, finished, {missing: "failed: train.py: the disk is full"})
-    assert "17 of 18 trainings are done" in text
+    unfinished = {missing: "failed: train.py: the disk is full"}
+    for fold in (1, 2):
+        other = Training(0, fold, "actor", 2, "tcn")
+        del finished[other]
+        unfinished[other] = "waiting"
+    text = text_of(of, finished, unfinished)
+    assert "15 of 18 trainings are done" in text
     assert "- actor/tcn/seed-1/fold-2: failed: train.py: the disk is full" in text
-    assert "| tcn (5 of 6 trainings) |" in text
+    assert "- waiting: 2\n" in text
+    assert "| tcn (3 of 6 trainings) |" in text
     assert "| baseline | 0.600" in text
     assert "| tcn_video | 0.900" in text
 

@@ -211,7 +211,9 @@ def test_killed_at_each_step_it_is_gone_on_with_or_removed(cloud, planned, monke
         if step % 3 == 0 or step >= steps - 1:
             execute()
             assert len(cloud.instances()) == 1, f"after step {step}"
-            assert runs.read_json(runs.folder(cloud.root, "broken"), runs.LAUNCH)["instance_id"]
+            launched = runs.read_json(runs.folder(cloud.root, "broken"), runs.LAUNCH)
+            recorded = [one["instance_id"] for one in launched["instances"]]
+            assert recorded == [one["InstanceId"] for one in cloud.instances()]
         stop.end(aws, cloud.root, "broken", lambda text: None, wait=True)
         stop.delete(aws, cloud.root, "broken", lambda text: None)
         assert cloud.left_over() == [], f"after step {step}"

@@ -212,9 +212,8 @@ def test_at_its_end_a_spot_instance_ends_its_request(instance, cloud, recorders)
     )["SpotInstanceRequests"][0]["SpotInstanceRequestId"]
     instance.deploy(flags=["--spot", "--price=1"])
     launched = runs.read_json(instance.folder, runs.LAUNCH)
-    instance.folder.put(
-        runs.LAUNCH, json.dumps({**launched, "spot_request_id": requested}).encode()
-    )
+    launched["instances"][0]["spot_request_id"] = requested
+    instance.folder.put(runs.LAUNCH, json.dumps(launched).encode())
     instance.run()
     (cancelled,) = cloud.proxy.of("ec2", "CancelSpotInstanceRequests")
     assert cancelled.is_from_instance
