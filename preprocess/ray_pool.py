@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import queue
 import signal
@@ -24,7 +25,7 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from preprocess.pool import ONE_THREAD, Lost, Pool, Result, Task, WorkerError
+from preprocess.pool import ONE_THREAD, Lost, Pool, Result, Task, WorkerError, cores_for
 
 LOCAL = "local"
 _START_S = 120.0
@@ -96,7 +97,7 @@ class RayPool(Generic[Task, Result]):
             }
         handler = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place
         try:
-            ray.init(self._address, log_to_driver=False, logging_level="critical", **own)
+            ray.init(self._address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise WorkerError(
                 f"no Ray cluster lets this machine in at --ray_address={self._address} "
@@ -173,7 +174,7 @@ class RayPool(Generic[Task, Result]):
             if not usable or node_id in self._nodes:
                 continue
             num_workers = self._num_workers or cpus
-            actor = (
+            actor: Any = (
                 ray.remote(_Actor)
                 .options(
                     num_cpus=min(num_workers, cpus),
@@ -233,10 +234,10 @@ class _Actor:
         self._logs = tempfile.TemporaryDirectory(prefix="emotion_tfdata-")
         self._idle: queue.SimpleQueue[Pool[Any, Any]] = queue.SimpleQueue()
         self._pools = []
-        for index in range(num_workers):
+        for index, core in enumerate(cores_for(num_workers)):
             log_dir = Path(self._logs.name) / f"{index}"
             log_dir.mkdir()
-            self._pools.append(Pool(function, 1, log_dir, timeout_s, memory_bytes))
+            self._pools.append(Pool(function, 1, log_dir, timeout_s, memory_bytes, [core]))
             self._idle.put(self._pools[-1])
 
     def ready(self) -> None:

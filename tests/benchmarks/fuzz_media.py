@@ -14,7 +14,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -88,6 +90,7 @@ def damage(content: bytes, rng: random.Random, table: bool = False) -> tuple[str
 def read(path: Path) -> list[str]:
     """Reads a file as a build would; names of what came of it. Runs in a worker."""
     outcomes = []
+    functions: list[tuple[str, Callable[[Path], Any]]]
     functions = [("sound", media.read_sound), ("picture", _read_pictures)]
     if path.suffix == ".csv":
         functions = [("tracking", _read_tracking)]

@@ -313,8 +313,8 @@ def report(rounds: list[dict[str, float]]) -> None:
     for name in [name for name in median if name.startswith("cpu")]:
         values = " ".join(f"{each[name]:.2f}" for each in rounds)
         print(f"{name:36s} {1000 * median[name] / clips:8.1f} ms a clip {'':15s}   ({values} s)")
-    share = median["cpu sum of the parts"] / median["cpu build, 2 workers, a clip more"]
-    print(f"processor time of the parts over that of the build, two workers: {share:.3f}")
+    cpu_share = median["cpu sum of the parts"] / median["cpu build, 2 workers, a clip more"]
+    print(f"processor time of the parts over that of the build, two workers: {cpu_share:.3f}")
     work_s = sum(
         total_s * median[f"{corpus} sum"] / median[f"{corpus} clip_s"]
         for corpus, (_, total_s) in WHOLE.items()
@@ -324,14 +324,14 @@ def report(rounds: list[dict[str, float]]) -> None:
         for corpus, (_, total_s) in WHOLE.items()
     )
     count = sum(clips for clips, _ in WHOLE.values())
-    share = median["sum of the parts"] / 2 / median["build, 2 workers, a clip more"]
+    reached = median["sum of the parts"] / 2 / median["build, 2 workers, a clip more"]
     fixed_s = median["build, 2 workers, its start and end"]
     print(
         f"both corpora, computed: {count} clips, {work_s / 3600:.2f} h of one core, "
         f"{size_gb:.2f} GB"
     )
     for cores in (2, 96):
-        total_s = work_s / cores / share + fixed_s
+        total_s = work_s / cores / reached + fixed_s
         print(f"  {cores} cores: {total_s / 60:.1f} min, {count / total_s:.1f} clips/s")
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from preprocess.pool import Lost, Pool, WorkerError
+from preprocess.pool import Lost, Pool, WorkerError, cores_for
 
 
 def double(task):
@@ -99,6 +99,28 @@ def test_workers_have_one_library_thread_and_the_parent_keeps_its_own(tmp_path, 
     assert all(process != os.getpid() for _, process in results.values())
     assert os.environ["OMP_NUM_THREADS"] == "5"
     assert "OPENBLAS_NUM_THREADS" not in os.environ
+
+
+def cores(task):
+    return os.getpid(), frozenset(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("more", [0, 2])
+def test_workers_that_fill_the_machine_stay_on_a_core_each(tmp_path, more):
+    here = sorted(os.sched_getaffinity(0))
+    wanted = [here[index % len(here)] for index in range(len(here) + more)]
+    assert cores_for(len(wanted)) == wanted
+    assert cores_for(len(here) - 1) == [None] * (len(here) - 1)
+    found = dict(run(cores, range(8), tmp_path, num_workers=len(here)).values())
+    assert all(len(each) == 1 for each in found.values())
+    assert len(set(found.values())) == len(found)
+
+
+def test_a_worker_s_place_is_taken_over_by_the_next(tmp_path):
+    (tmp_path / "marks").mkdir()
+    function = functools.partial(perish, marks=tmp_path / "marks")
+    with Pool(function, 1, tmp_path, 60.0, cores=[None]) as pool:
+        assert dict(pool.run([3, 1, 3, 2]))[2] == 2
 
 
 def test_a_worker_s_memory_is_limited(tmp_path):
