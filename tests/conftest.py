@@ -8,8 +8,13 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
+from hypothesis import settings
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+# How long an example takes says more of what else the machine does than of the code.
+settings.register_profile("without_clock", deadline=None)
+settings.load_profile("without_clock")
 
 
 @pytest.fixture(scope="session")
