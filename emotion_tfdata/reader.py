@@ -15,8 +15,8 @@ from tensorflow.python.data.ops import dataset_ops  # a dataset from a raw op ha
 
 from emotion_tfdata.schema import ARRAY_FEATURES
 from emotion_tfdata.table import Table
+from emotion_tfdata.tfrecord import FOOTER_BYTES, HEADER_BYTES
 
-_HEADER_BYTES, _FOOTER_BYTES = 12, 4  # TFRecord: length and its checksum; the content's checksum
 _WHOLE, _NO_EXAMPLE, _UNREADABLE = 0, 1, 2
 _READ_AT_ONCE = 32
 _PARSED_AT_ONCE = 8
@@ -51,7 +51,7 @@ def read_examples(
         spec[f"{name}_shape"] = tf.io.FixedLenFeature([1 + len(sizes)], tf.int64)
     # From a disk a record is read right into its place; from afar, length and content in one
     # request.
-    whole = table.lengths + _HEADER_BYTES + _FOOTER_BYTES
+    whole = table.lengths + HEADER_BYTES + FOOTER_BYTES
     buffer_bytes = np.where(["://" in path for path in table.paths], whole, 0)
     columns = (table.paths, table.offsets, buffer_bytes)
     places = tf.data.Dataset.from_tensor_slices(tuple(tf.gather(c, clips) for c in columns))

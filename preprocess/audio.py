@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from emotion_tfdata.mel_scale import band_edges_hz
 from emotion_tfdata.timebase import AUDIO_RATE_HZ
 
 SAMPLE_RATE_HZ = 16000
@@ -55,9 +56,7 @@ class AudioSettings:
         Raises:
           ValueError: if one is.
         """
-        edges_hz = _from_mel(
-            np.linspace(_to_mel(self.fmin_hz), _to_mel(self.fmax_hz), self.num_mels + 2)
-        )
+        edges_hz = band_edges_hz(self.num_mels, self.fmin_hz, self.fmax_hz)
         bins_hz = np.arange(self.n_fft // 2 + 1) * (SAMPLE_RATE_HZ / self.n_fft)
         first_inside = np.searchsorted(bins_hz, edges_hz[:-2], side="right")
         first_beyond = np.searchsorted(bins_hz, edges_hz[2:], side="left")
@@ -67,22 +66,6 @@ class AudioSettings:
                 f"{empty.size} of {self.num_mels} mel bands hold no frequency of a {self.n_fft}-"
                 f"sample transform (the first is band {empty[0]}); raise n_fft or lower num_mels"
             )
-
-
-# Slaney's mel scale (Auditory Toolbox, 1998), librosa's own: linear to 1 kHz, then logarithmic.
-_LINEAR_HZ, _MEL_HZ = 1000.0, 200 / 3
-_LOG_STEP = np.log(6.4) / 27
-
-
-def _to_mel(hz: float) -> float:
-    above = np.log(max(hz, _LINEAR_HZ) / _LINEAR_HZ) / _LOG_STEP
-    return float(min(hz, _LINEAR_HZ) / _MEL_HZ + above)
-
-
-def _from_mel(mel: np.ndarray) -> np.ndarray:
-    linear_mel = _LINEAR_HZ / _MEL_HZ
-    above = np.exp(np.maximum(mel - linear_mel, 0) * _LOG_STEP)
-    return np.minimum(mel, linear_mel) * _MEL_HZ * above
 
 
 def resample(samples: np.ndarray, rate_hz: int) -> np.ndarray:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Literal, cast
 
 from absl import app, flags
 
 from emotion_tfdata.splits import PROTOCOLS
+from preprocess import cli
 from preprocess.audio import AudioSettings
 from preprocess.build import build
 from preprocess.checksums import CHECKSUMS, Checksums
@@ -108,9 +108,9 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces another build in --
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the build; ends the process with status 1 and one line where it cannot."""
+    """Runs the build; ends the process with a status and one line where it cannot."""
     if len(argv) > 1:
-        _fail(f"what is {argv[1]!r}? Flags are written --name=value")
+        cli.fail(f"what is {argv[1]!r}? Flags are written --name=value")
     roots = {
         corpus: Path(flag.value)
         for corpus, flag in (
@@ -121,9 +121,9 @@ def main(argv: Sequence[str]) -> None:
         if flag.value
     }
     if not roots:
-        _fail("nothing to build from: give --ravdess_dir, --crema_d_dir or both")
+        cli.fail("nothing to build from: give --ravdess_dir, --crema_d_dir or both")
     if not _OUT_DIR.value and not _DRY_RUN.value:
-        _fail("nowhere to build: give --out_dir")
+        cli.fail("nowhere to build: give --out_dir")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -144,7 +144,7 @@ def main(argv: Sequence[str]) -> None:
             ),
         )
     except ValueError as error:
-        _fail(str(error))
+        cli.fail(str(error))
     cores = len(os.sched_getaffinity(0))
     try:
         if _DRY_RUN.value:
@@ -168,10 +168,9 @@ def main(argv: Sequence[str]) -> None:
             overwrite=_OVERWRITE.value,
         )
     except BuildError as error:
-        _fail(str(error))
+        cli.fail(str(error))
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        cli.stopped()
     if report.was_finished:
         print("this data set was finished before; nothing was done again")
     print(report)
@@ -183,24 +182,12 @@ def _make_pool() -> Callable[..., Runner[Any, Any]]:
     try:
         from preprocess.ray_pool import RayPool
     except ImportError as error:
-        _fail(
+        cli.fail(
             f"--runner=ray needs Ray ({error}). Install the extra [ray], on every node: "
             "pip install -c launch/constraints.txt '.[preprocess,ray]'"
         )
     return functools.partial(RayPool, address=_RAY_ADDRESS.value)
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        _fail(str(error).replace("\n", " "))
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(1)
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=cli.parse_flags)

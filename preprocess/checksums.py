@@ -72,7 +72,21 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     Raises:
       OSError: if it cannot be read.
     """
-    digest = hashlib.sha256()
+    return digest_of(path, "sha256")
+
+
+def digest_of(path: str | os.PathLike[str], algorithm: str) -> str:
+    """Digest of a file, in hex.
+
+    Args:
+      path: the file.
+      algorithm: `hashlib`'s name of it.
+
+    Raises:
+      OSError: if the file cannot be read.
+    """
+    # Systems that forbid MD5 do so for security; here it tells of damage.
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

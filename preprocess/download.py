@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import shutil
-import sys
 import threading
 import time
 import zipfile
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from preprocess import cli
 from preprocess.checksums import official_files
 from preprocess.fetch import Fetcher, FetchError, Patience, StoppedError, Wanted, part_bytes
 from preprocess.summary import clock
@@ -200,7 +200,8 @@ def _fetch_zip(fetcher: Fetcher, wanted: Wanted) -> None:
         fetcher.fetch(wanted)
     folder = wanted.path.with_suffix("")
     unfinished = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    if unfinished.exists():  # of a run that was interrupted
+        shutil.rmtree(unfinished)
     try:
         with zipfile.ZipFile(wanted.path) as packed:
             packed.extractall(unfinished)  # keeps inside of the folder, and checks each file's CRC
@@ -286,11 +287,10 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_connections", 4, "Files at once.", lower_bound=1)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Downloads a corpus; returns the exit status."""
+def main(argv: Sequence[str]) -> None:
+    """Downloads a corpus; ends the process with a status and one line where it cannot."""
     if len(argv) > 1 or not flags.FLAGS.corpus or not flags.FLAGS.out_dir:
-        print("error: give --corpus=ravdess|crema_d and --out_dir=D", file=sys.stderr)
-        return 1
+        cli.fail("give --corpus=ravdess|crema_d and --out_dir=D")
     try:
         count = download(
             flags.FLAGS.corpus,
@@ -301,16 +301,13 @@ def main(argv: Sequence[str]) -> int:
             tell=lambda line: print(line, flush=True),
         )
     except (FetchError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        cli.fail(str(error))
     except (KeyboardInterrupt, StoppedError):
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        cli.stopped()
     if count:
         print(f"{count} fetched and checked, in {flags.FLAGS.out_dir}")
-    return 0
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=cli.parse_flags)

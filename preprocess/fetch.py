@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import http.client
 import json
 import os
@@ -15,6 +14,8 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from preprocess.checksums import digest_of
 
 _BLOCK_BYTES = 1 << 18
 _SOCKET_TIMEOUT_S = 60.0
@@ -105,7 +106,8 @@ class Fetcher:
         wrong = 0
         while True:
             self._fill(wanted, part)
-            if part.stat().st_size == wanted.bytes and _digest(part, wanted) == wanted.digest:
+            whole = part.stat().st_size == wanted.bytes
+            if whole and digest_of(part, wanted.algorithm) == wanted.digest:
                 os.replace(part, wanted.path)
                 return
             self._discard(part)
@@ -227,14 +229,6 @@ def part_bytes(path: Path) -> int:
 def _begins_at(response: Any, offset: int) -> bool:
     found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     return response.status == 206 and found is not None and int(found[1]) == offset
-
-
-def _digest(path: Path, wanted: Wanted) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.new(wanted.algorithm, usedforsecurity=False)
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _plain(url: str) -> str:

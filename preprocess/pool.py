@@ -78,7 +78,15 @@ class Runner(Protocol[Task, Result]):
     def run(
         self, tasks: Iterable[Task], timeout_s: float | None = None
     ) -> Iterator[tuple[Task, Result | Lost]]:
-        """Does all tasks; yields each with its result as it comes, in no fixed order."""
+        """Does all tasks; yields each with its result as it comes, in no fixed order.
+
+        Args:
+          tasks: what the function is called with.
+          timeout_s: longest that one of them may take, where that is not what all may.
+
+        Raises:
+          WorkerError: if there is nobody who can do them.
+        """
         ...
 
 
@@ -94,8 +102,8 @@ class _Worker(Generic[Task]):
     deadline_s: float = float("inf")
 
 
-class Pool(Generic[Task, Result]):
-    """A fixed number of processes that all run one function. A context manager.
+class Pool(Runner[Task, Result]):
+    """Processes of this machine that all run one function. A context manager.
 
     Args:
       function: importable by name; called in the workers with one task.
@@ -137,15 +145,7 @@ class Pool(Generic[Task, Result]):
     def run(
         self, tasks: Iterable[Task], timeout_s: float | None = None
     ) -> Iterator[tuple[Task, Result | Lost]]:
-        """Does all tasks; yields each with its result as it comes, in no fixed order.
-
-        Args:
-          tasks: what the function is called with.
-          timeout_s: longest that one of them may take, where that is not what all may.
-
-        Raises:
-          WorkerError: if workers die before they can take a task.
-        """
+        """As `Runner` says. Nobody can do them where workers die before they can take one."""
         self._limit_s = self._timeout_s if timeout_s is None else timeout_s
         waiting = deque((task, 1) for task in tasks)
         while waiting or any(worker.task is not None for worker in self._workers):
@@ -192,6 +192,7 @@ class Pool(Generic[Task, Result]):
 
     def _collect(self, worker: _Worker[Task]) -> Any:
         """A worker's result, or what stands in its place."""
+        # Where it died in the middle of its answer, what follows says how.
         with contextlib.suppress(EOFError, OSError):
             if worker.channel.poll():
                 kind, content = worker.channel.recv()
@@ -274,12 +275,12 @@ def _serve(
     while True:
         try:
             task = channel.recv()
-        except EOFError:
+        except EOFError:  # nobody has tasks any more
             return
         result = function(task)
         try:
             channel.send(("result", result))
-        except BrokenPipeError:
+        except BrokenPipeError:  # nobody waits for it any more
             return
 
 

@@ -16,10 +16,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from absl import app, flags
 
+from preprocess import cli
 from preprocess.predictor import (
     Failure,
     Features,
@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
     """Predicts as the flags say; returns the exit status: 1 if any clip was not served."""
     chosen, paths = flags.FLAGS, [Path(name) for name in argv[1:]]
     if not chosen.model_dir or not paths:
-        _fail("give a trained model and clips: --model_dir=M CLIP.mp4 ...")
+        cli.fail("give a trained model and clips: --model_dir=M CLIP.mp4 ...")
     model_dir = Path(chosen.model_dir)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # A pipe that asks for JSON gets nothing else.
@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
         if chosen.json:
             _write(chosen.json, as_json(model_dir, features, results))
     except PredictError as error:
-        _fail(str(error))
+        cli.fail(str(error))
     failed = sum(isinstance(result, Failure) for _, result in results)
     if failed:
         print(f"{failed} of {len(results)} clips were not served", file=sys.stderr)
@@ -156,18 +156,6 @@ def _write(target: str, text: str) -> None:
         raise PredictError(f"--json={target} cannot be written: {error.strerror}") from error
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        _fail(str(error).replace("\n", " "))
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(1)
-
-
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=cli.parse_flags)

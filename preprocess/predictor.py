@@ -15,7 +15,7 @@ from pathlib import Path
 from emotion_tfdata import schema
 from preprocess.audio import AudioSettings
 from preprocess.corpora import Clip
-from preprocess.example import make_example
+from preprocess.example import INSTALL, make_example
 from preprocess.media import MediaError
 from preprocess.plan import RECIPE
 from preprocess.pool import Lost, Pool, WorkerError
@@ -188,10 +188,7 @@ def read_clip(path: Path, features: Features) -> schema.Example | Failure | _Unf
     except OSError as error:
         return Failure("unreadable", f"cannot be read ({error.strerror})")
     except ImportError as error:  # no clip is to blame
-        return _Unfit(
-            f"{error}. Install the extra [preprocess]; what is missing of the system comes with: "
-            "apt-get install libgl1 libglib2.0-0"
-        )
+        return _Unfit(f"{error}. {INSTALL}")
     except Exception as error:  # whatever a file provokes costs that file alone, and is told
         traceback.print_exc()
         return Failure("failed", f"{type(error).__name__}: {error}")

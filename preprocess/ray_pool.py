@@ -25,7 +25,7 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from preprocess.pool import ONE_THREAD, Lost, Pool, Result, Task, WorkerError, cores_for
+from preprocess.pool import ONE_THREAD, Lost, Pool, Result, Runner, Task, WorkerError, cores_for
 
 LOCAL = "local"
 _START_S = 120.0
@@ -53,7 +53,7 @@ class _Call(Generic[Task]):
     task: Task | None  # None asks whether the node is ready
 
 
-class RayPool(Generic[Task, Result]):
+class RayPool(Runner[Task, Result]):
     """Runs one function on every node of a Ray cluster. A context manager.
 
     Nodes that join later take part, too.
@@ -109,9 +109,11 @@ class RayPool(Generic[Task, Result]):
         return self
 
     def __exit__(self, *_: object) -> None:
+        idle = [node for node in self._nodes.values() if node.ready and not node.calls]
+        # A node that is lost by now has nothing left to end.
         with contextlib.suppress(ray.exceptions.RayError):
-            if self._nodes and not self._calls:  # idle actors end their workers themselves
-                closed = [node.actor.close.remote() for node in self._nodes.values()]
+            if idle:  # these end their workers, and remove what they wrote, themselves
+                closed = [node.actor.close.remote() for node in idle]
                 ray.wait(closed, num_returns=len(closed), timeout=_END_S)
             for node in self._nodes.values():
                 ray.kill(node.actor)
@@ -120,15 +122,7 @@ class RayPool(Generic[Task, Result]):
     def run(
         self, tasks: Iterable[Task], timeout_s: float | None = None
     ) -> Iterator[tuple[Task, Result | Lost]]:
-        """Does all tasks; yields each with its result as it comes, in no fixed order.
-
-        Args:
-          tasks: what the function is called with.
-          timeout_s: longest that one of them may take, where that is not what all may.
-
-        Raises:
-          WorkerError: if there is no node that can work.
-        """
+        """As `Runner` says. Nobody can do them where no node can work."""
         waiting = deque(tasks)
         began_s = time.monotonic()
         while waiting or any(call.task is not None for call in self._calls.values()):

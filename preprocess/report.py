@@ -1,6 +1,7 @@
 """The report that lies in a data set: `report.json` for programs, `report.html` for people.
 
-Both are functions of the data set alone; no figure in them depends on when or where it was built.
+Both are functions of the clips and the settings alone; no figure in them depends on when or where
+they were made.
 """
 
 from __future__ import annotations

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from emotion_tfdata import schema
+from emotion_tfdata.html_page import document, image, note, table
 from emotion_tfdata.manifest import Manifest
 from emotion_tfdata.schema import Example
+from emotion_tfdata.tfrecord import HEADER_BYTES
 from emotion_tfdata.timebase import AUDIO_RATE_HZ, LANDMARKS_RATE_HZ, frame_times_s
 from preprocess.landmarks import mouth_opening
 
-_TFRECORD_HEADER_BYTES = 12
 _LISTED = 20
 _ODD_PLOTTED = 2
 _MEASURES = {
@@ -28,17 +26,6 @@ _MEASURES = {
     "loudness_db": ("loudness", "dB", 1.0),
     "lag_s": ("mouth after voice", "ms", 1000.0),
 }
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1d2530; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
-td, th { padding: .18rem .8rem .18rem 0; text-align: right; border-bottom: 1px solid #dfe4ea; }
-td:first-child, th:first-child { text-align: left; }
-img { max-width: 100%; } .note { color: #7a3b00; }
-.side { display: flex; gap: 3rem; flex-wrap: wrap; }
-.few { max-height: 22rem; overflow: auto; }
-"""
 
 
 def page(data_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) -> str:
@@ -54,14 +41,13 @@ def page(data_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) -> str:
     if summary["provenance"]:
         title += f" ({summary['provenance']})"
     parts = [
-        f"<h1>{html.escape(title)}</h1>",
         f"<p>{', '.join(summary['modalities'])}; {len(manifest.shards)} shards, "
         f"{summary['bytes'] / 1e6:.1f} MB; {len(manifest.left_out)} files left out.</p>",
-        *(f'<p class="note">{html.escape(note)}</p>' for note in summary["notes"]),
+        *map(note, summary["notes"]),
         "<h2>Clips</h2>",
         '<div class="side">',
         *(
-            _table(("", "clips"), list(counts[key].items()), name)
+            table(("", "clips"), list(counts[key].items()), title=name)
             for key, name in (
                 ("corpus", "corpus"),
                 ("emotion", "emotion"),
@@ -73,9 +59,9 @@ def page(data_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) -> str:
         "</div>",
         "<h2>Measured</h2>",
         _measures_table(summary["measures"]),
-        _image(_histograms(summary["clips"])),
+        image(_histograms(summary["clips"]), dpi=100),
         "<h2>Left out</h2>",
-        _table(("", "files"), list(summary["left_out"].items())),
+        table(("", "files"), list(summary["left_out"].items())),
         "<h2>The oddest clips</h2>",
         "<p>Distance from the corpus's median in robust deviations, or 30 times the share of rows "
         "without a face, whichever is larger. All clips are in report.json.</p>",
@@ -89,13 +75,8 @@ def page(data_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) -> str:
         words = f"{clip['example_id']}, {clip['emotion']}"
         if clip["why"]:
             words += f"; {clip['why']}, {clip['oddness']:.1f} deviations"
-        parts += [f"<h3>{html.escape(words)}</h3>", _image(plot_clip(example))]
-    body = "\n".join(parts)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
-        f"<body>\n{body}\n</body></html>\n"
-    )
+        parts += [f"<h3>{html.escape(words)}</h3>", image(plot_clip(example), dpi=100)]
+    return document(title, parts)
 
 
 def plot_clip(example: Example) -> Figure:
@@ -185,7 +166,7 @@ def _load(data_dir: Path, manifest: Manifest, example_id: str) -> Example:
     for shard, record in manifest.records:
         if record.example_id == example_id:
             with open(data_dir / shard.name, "rb") as file:
-                file.seek(record.offset + _TFRECORD_HEADER_BYTES)
+                file.seek(record.offset + HEADER_BYTES)
                 return schema.decode(file.read(record.length), example_id)
     raise KeyError(example_id)
 
@@ -198,10 +179,10 @@ def _measures_table(measures: Mapping[str, Any]) -> str:
             if found is None or (corpus == "all" and len(measures) == 2):
                 continue
             values = (f"{scale * found[column]:.1f}" for column in ("min", "median", "max"))
-            mean = f"{scale * found['mean']:.1f} &plusmn; {scale * found['standard_error']:.1f}"
+            mean = f"{scale * found['mean']:.1f} ± {scale * found['standard_error']:.1f}"
             rows.append((f"{name}, {corpus}", int(found["count"]), mean, *values, unit))
-    heads = ("", "clips", "mean &plusmn; its error", "least", "median", "most", "")
-    return _table(heads, rows)
+    heads = ("", "clips", "mean ± its error", "least", "median", "most", "")
+    return table(heads, rows)
 
 
 def _odd_table(clips: Sequence[Mapping[str, Any]]) -> str:
@@ -213,29 +194,4 @@ def _odd_table(clips: Sequence[Mapping[str, Any]]) -> str:
         ]
         rows.append((clip["example_id"], clip["why"], clip["oddness"], *values))
     heads = ("", "why", "deviations", *(name for name, _, _ in _MEASURES.values()))
-    return _table(heads, rows)
-
-
-def _table(heads: Iterable[str], rows: Sequence[Sequence[Any]], name: str = "") -> str:
-    """A table; cells are escaped but for the one entity used here, heads are taken as they are."""
-    if not rows:
-        return "<p>none</p>"
-    head = "".join(f"<th>{each}</th>" for each in heads)
-    lines = [
-        "<tr>" + "".join(f"<td>{_escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
-    ]
-    title = f"<b>{name}</b>" if name else ""
-    return f'<div class="few">{title}<table><tr>{head}</tr>{"".join(lines)}</table></div>'
-
-
-def _escape(text: str) -> str:
-    return html.escape(text).replace("&amp;plusmn;", "&plusmn;")
-
-
-def _image(figure: Figure) -> str:
-    FigureCanvasAgg(figure)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=100, metadata={"Software": None})
-    return (
-        f'<img alt="" src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
-    )
+    return table(heads, rows)

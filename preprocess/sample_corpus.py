@@ -14,6 +14,7 @@ import time
 
 from absl import app, flags
 
+from preprocess import cli
 from preprocess.corpora import sample
 from preprocess.corpora.sample_write import write_corpus
 
@@ -60,10 +61,10 @@ class _Progress:
         )
 
 
-def main(argv: list[str]) -> int:
-    """Draws the corpus; returns the exit status."""
+def main(argv: list[str]) -> None:
+    """Draws the corpus; ends the process with a status and one line where it cannot."""
     if len(argv) > 1:
-        return _fail(f"unexpected arguments: {' '.join(argv[1:])}")
+        cli.fail(f"unexpected arguments: {' '.join(argv[1:])}")
     start_s = time.monotonic()
     try:
         settings = sample.SampleSettings(
@@ -77,23 +78,17 @@ def main(argv: list[str]) -> int:
             progress=_Progress(),
         )
     except (ValueError, concurrent.futures.BrokenExecutor) as error:
-        return _fail(str(error))
+        cli.fail(str(error))
     except OSError as error:
-        return _fail(f"cannot write to --out_dir={_OUT_DIR.value}: {error}")
+        cli.fail(f"cannot write to --out_dir={_OUT_DIR.value}: {error}")
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from here")
+        cli.stopped()
     total = written.drawn + written.reused
     print(
         f"{total} drawn clips in {_OUT_DIR.value}: {written.drawn} drawn, {written.reused} reused, "
         f"{time.monotonic() - start_s:.1f} s"
     )
-    return 0
-
-
-def _fail(message: str) -> int:
-    print(f"sample_corpus: {message}", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=cli.parse_flags)

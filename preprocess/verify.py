@@ -22,6 +22,7 @@ from emotion_tfdata import schema
 from emotion_tfdata.manifest import Manifest, ManifestError, Record, Shard
 from emotion_tfdata.splits import PROTOCOLS
 from emotion_tfdata.tfrecord import FOOTER_BYTES, HEADER_BYTES, checksum
+from preprocess import cli
 from preprocess.checksums import sha256_of
 from preprocess.workspace import SHARD_NAME
 
@@ -147,10 +148,9 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Verifies a data set; returns the exit status."""
+    """Verifies a data set; returns the exit status: 1 if anything is not as it should be."""
     if len(argv) > 1 or not flags.FLAGS.data_dir:
-        print("error: give --data_dir=D and nothing else", file=sys.stderr)
-        return 1
+        cli.fail("give --data_dir=D and nothing else")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     data_dir = Path(flags.FLAGS.data_dir)
     count = 0
@@ -160,8 +160,7 @@ def main(argv: Sequence[str]) -> int:
             count += 1
         manifest = Manifest.load(str(data_dir))
     except ManifestError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        cli.fail(str(error))
     if count:
         print(
             f"{data_dir}: {count} problem{'s' * (count != 1)}. Build it again with --overwrite, "
@@ -179,4 +178,4 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=cli.parse_flags)

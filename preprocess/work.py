@@ -12,7 +12,7 @@ from typing import Any
 from emotion_tfdata import schema
 from preprocess import checksums, media, writer
 from preprocess.corpora import NO_PICTURE, NO_SOUND, Clip, LeftOut, place
-from preprocess.example import make_example
+from preprocess.example import INSTALL, make_example
 from preprocess.facts import measure
 from preprocess.plan import BuildSettings
 from preprocess.workspace import Workspace, WorkspaceError
@@ -122,10 +122,7 @@ class Work:
         except OSError as error:
             left_out = LeftOut(where, "unreadable", f"cannot be read ({error.strerror})")
         except ImportError as error:  # no clip is to blame
-            return Stop(
-                f"{error}. Install the extra [preprocess]; what is missing of the system comes "
-                f"with: apt-get install libgl1 libglib2.0-0; then {GOES_ON}"
-            )
+            return Stop(f"{error}. {INSTALL}; then {GOES_ON}")
         except Exception as error:  # whatever a file provokes costs that file alone, and is listed
             traceback.print_exc()
             return LeftOut(where, "failed", f"{type(error).__name__}: {error}")

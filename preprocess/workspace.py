@@ -131,7 +131,7 @@ class Workspace:
                 path.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Removes the intermediate files."""
+        """Removes the intermediate files. What cannot be removed harms nobody."""
         shutil.rmtree(self.work_dir, ignore_errors=True)
 
     # -- clips ------------------------------------------------------------------------------------
@@ -283,6 +283,7 @@ class Workspace:
         ]
 
     def _found_description(self) -> dict[str, Any] | None:
+        """What the folder is a build of; None where nothing says so."""
         path = self.out_dir / BUILD_NAME
         try:
             content = json.loads(path.read_text(encoding="utf-8"))

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from emotion_tfdata.mel_scale import band_edges_hz
+
 _HIGHEST_FORMANT_SHARE = 0.6
 
 
@@ -38,9 +40,6 @@ class MelAxis(NamedTuple):
 def mel_axis(settings: Mapping[str, Any], num_features: int) -> MelAxis:
     """The bands of a data set, from the settings that its manifest holds.
 
-    The mel scale is Slaney's (Auditory Toolbox, 1998), which the features are made with: 15 mel are
-    1,000 Hz, linear up to there and 27 mel for each factor of 6.4 above.
-
     Raises:
       ValueError: if the settings do not say what bands the features are.
     """
@@ -52,8 +51,7 @@ def mel_axis(settings: Mapping[str, Any], num_features: int) -> MelAxis:
             f"give num_mels={num_features}, fmin_hz and fmax_hz under 'audio'; set mel_warp=(1, 1) "
             "or build the data set with preprocess.build_tfrecords"
         )
-    low, high = (_mel_of_hz(float(audio[name])) for name in ("fmin_hz", "fmax_hz"))
-    edges_hz = _hz_of_mel(np.linspace(low, high, num_features + 2))
+    edges_hz = band_edges_hz(num_features, float(audio["fmin_hz"]), float(audio["fmax_hz"]))
     return MelAxis(edges_hz[1:-1].astype(np.float32), edges_hz[-1].astype(np.float32))
 
 
@@ -103,11 +101,3 @@ def warp_bands(series: tf.Tensor, factor: tf.Tensor, axis: MelAxis) -> tf.Tensor
     # Where a weight is 1 this is `above` to the bit: the last band is read so.
     weight = weight[:, None, :]
     return (1 - weight) * below + weight * above
-
-
-def _mel_of_hz(hz: float) -> float:
-    return 3 * hz / 200 if hz < 1000 else 15 + 27 * np.log(hz / 1000) / np.log(6.4)
-
-
-def _hz_of_mel(mel: np.ndarray) -> np.ndarray:
-    return np.where(mel < 15, 200 * mel / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))

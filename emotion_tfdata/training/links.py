@@ -188,7 +188,7 @@ def _meet_all(
         waiting.for_(", ".join(map(cluster.name, missing)))
         try:
             link, _ = server.accept()
-        except TimeoutError:
+        except TimeoutError:  # nobody came: look again whether to stop
             continue
         theirs = _greeting(link)
         if theirs is None:
@@ -223,7 +223,7 @@ def _meet_chief(
         waiting.for_(cluster.name(0))
         try:
             link = socket.create_connection(cluster.host_and_port(0), timeout=_ANSWER_S)
-        except OSError:
+        except OSError:  # not there yet
             time.sleep(_POLL_S)
             continue
         try:
@@ -258,7 +258,7 @@ def _greeting(link: socket.socket) -> dict[str, Any] | None:
         _, content = _read(link)
         link.settimeout(None)
         greeting = json.loads(content)
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # somebody else, who is sent away
         return None
     return greeting if isinstance(greeting, dict) else None
 
@@ -301,7 +301,7 @@ def _keep_alive(link: socket.socket) -> None:
 def _is_closed(link: socket.socket) -> bool:
     try:
         return bool(select.select([link], [], [], 0)[0]) and not link.recv(1, socket.MSG_PEEK)
-    except OSError:
+    except OSError:  # reset by the other side
         return True
 
 

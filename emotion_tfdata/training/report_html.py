@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from emotion_tfdata.html_page import document, image, note, table
 from emotion_tfdata.models import ModelConfig
 from emotion_tfdata.training.report_figures import confusion_figure, curves_figure, folds_figure
 from emotion_tfdata.training.report_text import digits, interval_words
 from emotion_tfdata.training.settings import Settings
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1d2530; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
-td, th { padding: .18rem .8rem .18rem 0; text-align: right; border-bottom: 1px solid #dfe4ea; }
-td:first-child, th:first-child, .text td, .text th { text-align: left; }
-img { max-width: 100%; } .note { color: #7a3b00; font-weight: 600; }
-.figure { font-size: 1.25rem; margin: .2rem 0; } .figure small { color: #5b6675; }
-.side { display: flex; gap: 3rem; flex-wrap: wrap; }
-.few { max-height: 24rem; overflow: auto; }
-"""
 # Of the model's settings, those that the data set decides.
 _FROM_DATA = {
     *("name", "fold", "num_classes", "modalities"),
@@ -46,22 +29,22 @@ def page(report: Mapping[str, Any]) -> str:
     title = f"{report['name']}: {held_out['clips']} held-out clips"
     if report["provenance"]:
         title += f" ({report['provenance']})"
-    parts = [f"<h1>{html.escape(title)}</h1>", *_notes(report)]
+    parts = list(_notes(report))
     for name, key in (("unweighted average recall (UAR)", "uar"), ("accuracy", "accuracy")):
         over = held_out.get(f"{key}_over_folds")
         value = interval_words(over) if over else f"{held_out[key]:.3f}"
         parts.append(f'<p class="figure"><b>{value}</b> <small>{name}</small></p>')
     parts += ["<h2>What was measured, on whom</h2>", _words(report)]
     if folds:
-        parts += ["<h2>By fold</h2>", _image(folds_figure(report)), _folds_table(report)]
+        parts += ["<h2>By fold</h2>", image(folds_figure(report)), _folds_table(report)]
     parts += [
         '<div class="side"><div><h2>Confusion matrix</h2>',
-        _image(confusion_figure(report), dpi=90),
+        image(confusion_figure(report), dpi=90),
         "</div><div><h2>By class</h2>",
         _figures_table("class", held_out["by_class"], ("clips", "recall", "precision")),
         "</div></div>",
         "<h2>Training</h2>",
-        _image(curves_figure(report)),
+        image(curves_figure(report)),
         "<h2>By corpus and actor</h2>",
         '<div class="side">',
         _figures_table("corpus", held_out["by_corpus"], ("clips", "accuracy", "uar")),
@@ -72,12 +55,7 @@ def page(report: Mapping[str, Any]) -> str:
         "<h2>Settings that are not the default</h2>",
         _settings_table(report["settings"]),
     ]
-    body = "\n".join(parts)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
-        f"<body>\n{body}\n</body></html>\n"
-    )
+    return document(title, parts)
 
 
 def changed_settings(settings: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -97,13 +75,13 @@ def changed_settings(settings: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
 def _notes(report: Mapping[str, Any]) -> Iterable[str]:
     if report["provenance"]:
         words = f"Figures are of {report['provenance']}; they say nothing about people."
-        yield f'<p class="note">{html.escape(words)}</p>'
+        yield note(words)
     if report["protocol"] == "random":
         words = f"Leaky. {report['protocol_meaning'].removeprefix('leaky: ').capitalize()}."
-        yield f'<p class="note">{html.escape(words)}</p>'
+        yield note(words)
     if report["select_on"] == "held_out":
         words = report["selection_meaning"]
-        yield f'<p class="note">{html.escape(words[0].upper() + words[1:])}.</p>'
+        yield note(words[0].upper() + words[1:] + ".")
 
 
 def _words(report: Mapping[str, Any]) -> str:
@@ -132,7 +110,7 @@ def _words(report: Mapping[str, Any]) -> str:
         ("data set", report["data_dir"]),
         ("time", f"{report['seconds'] / 60:.1f} minutes of training"),
     ]
-    return _table((), rows, "text")
+    return table((), rows, kind="text")
 
 
 def _folds_table(report: Mapping[str, Any]) -> str:
@@ -148,7 +126,7 @@ def _folds_table(report: Mapping[str, Any]) -> str:
         )
         for part in report["by_fold"]
     ]
-    return _table(("fold", "clips", "UAR", "accuracy", "epoch kept", "whose clips"), rows)
+    return table(("fold", "clips", "UAR", "accuracy", "epoch kept", "whose clips"), rows)
 
 
 def _figures_table(
@@ -158,21 +136,21 @@ def _figures_table(
         (key, *(part[c] if c == "clips" else digits(part[c]) for c in columns))
         for key, part in parts.items()
     ]
-    return _table((name, *(c.upper() if c == "uar" else c for c in columns)), rows)
+    return table((name, *(c.upper() if c == "uar" else c for c in columns)), rows)
 
 
 def _errors_table(errors: Sequence[Mapping[str, Any]]) -> str:
     fold = ("fold",) if any("fold" in error for error in errors) else ()
     columns = ("example_id", "true", "predicted", "probability", "probability_of_true", *fold)
     rows = [[f"{e[c]:.3f}" if isinstance(e[c], float) else e[c] for c in columns] for e in errors]
-    return _table([column.replace("_", " ") for column in columns], rows)
+    return table([column.replace("_", " ") for column in columns], rows)
 
 
 def _settings_table(settings: Mapping[str, Any]) -> str:
     rows = [
         (name, _plain(value), _plain(usual)) for name, value, usual in changed_settings(settings)
     ]
-    return _table(("setting", "here", "default"), rows, "text")
+    return table(("setting", "here", "default"), rows, kind="text")
 
 
 def _plain(value: Any) -> str:
@@ -190,24 +168,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]], kind: str = "") -> str:
-    if not rows:
-        return "<p>none</p>"
-    lines = [_row("th", heads)] if heads else []
-    lines += [_row("td", row) for row in rows]
-    return f'<div class="few"><table class="{kind}">{"".join(lines)}</table></div>'
-
-
-def _row(cell: str, values: Iterable[Any]) -> str:
-    return "<tr>" + "".join(f"<{cell}>{html.escape(str(v))}</{cell}>" for v in values) + "</tr>"
-
-
-def _image(figure: Figure, dpi: int = 110) -> str:
-    FigureCanvasAgg(figure)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
-    return (
-        f'<img alt="" src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
-    )

@@ -9,7 +9,9 @@ modality alone can tell three pairs apart but not the two within a pair (at best
 right), and both together tell all six. What one modality shows of the other, the loudness that
 moves the mouth and the speech rate, is drawn the same way for all emotions.
 
-This module plans and marks; `sample_face`, `sample_voice` and `sample_encode` draw, say and write.
+This module plans, and tells its clips from others by their mark. `sample_face` and `sample_voice`
+draw and say, `sample_render` does both on one clock, `sample_encode` makes a file of it, and
+`sample_write` a corpus.
 """
 
 from __future__ import annotations

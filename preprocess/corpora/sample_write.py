@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import json
 import multiprocessing
 import os
@@ -15,6 +14,7 @@ from typing import Any
 import av
 import cv2
 
+from preprocess.checksums import sha256_of
 from preprocess.corpora import sample, sample_face
 from preprocess.corpora.sample_encode import encode_clip
 from preprocess.corpora.sample_render import draw_clip
@@ -174,11 +174,7 @@ def _reusable(
 
 def _is_whole(root: Path, record: dict[str, Any]) -> bool:
     path = root / record["path"]
-    return path.is_file() and _sha256(path) == record.get("sha256")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return path.is_file() and sha256_of(path) == record.get("sha256")
 
 
 def _draw_all(
@@ -249,7 +245,7 @@ def _record(root: Path, spec: sample.ClipSpec) -> dict[str, Any]:
         # Picture 0 is at time 0 of the clip: what the container adds to both streams.
         "clock_offset_s": round(first_picture_s, 6),
         "bytes": path.stat().st_size,
-        "sha256": _sha256(path),
+        "sha256": sha256_of(path),
     }
 
 

@@ -8,30 +8,12 @@ from collections import Counter
 import librosa
 import numpy as np
 import pytest
+import served
 
 from emotion_tfdata import Augment, make_dataset, testing
 from emotion_tfdata.manifest import Manifest
 
 _EXAMPLES = {e.example_id: e for e in testing.fake_examples()}
-
-
-def _batches(data_dir, split="train", **options):
-    return list(make_dataset(data_dir, split, batch_size=8, with_ids=True, **options))
-
-
-def _clips(batches):
-    """(id, label, audio, landmarks, landmarks mask) of each clip, cut to its own length."""
-    for features, label in batches:
-        f = {name: values.numpy() for name, values in features.items()}
-        for row, example_id in enumerate(f["example_id"]):
-            rows = f["audio_mask"][row].sum()
-            yield (
-                example_id.decode(),
-                int(label[row]),
-                f["audio"][row, :rows],
-                f["landmarks"][row],
-                f["landmarks_mask"][row],
-            )
 
 
 _MASKS = {
@@ -63,8 +45,8 @@ def test_a_copys_mel_axis_is_warped_and_nothing_else(mel_data_dir):
         centres_hz <= reach_hz / 1.2, 1.2 * centres_hz, top_hz - slope * (top_hz - centres_hz)
     )
     seen = Counter()
-    for example_id, _, audio, landmarks, mask in _clips(
-        _batches(mel_data_dir, "all", augment=augment, normalize=False)
+    for example_id, _, audio, landmarks, mask in served.clips(
+        served.batches(mel_data_dir, "all", augment=augment, normalize=False)
     ):
         example = _EXAMPLES[example_id]
         np.testing.assert_allclose(
@@ -81,8 +63,8 @@ def test_a_copys_mel_axis_is_warped_and_nothing_else(mel_data_dir):
 @pytest.mark.parametrize("normalize", [True, False])
 def test_masks_hide_audio_by_its_mean_and_leave_everything_else(fake_data_dir, normalize):
     options = {"normalize": normalize, "split": "all", "num_buckets": 2}
-    plain = _batches(fake_data_dir, augment=Augment(), **options)
-    masked = _batches(fake_data_dir, augment=Augment(**_MASKS), **options)
+    plain = served.batches(fake_data_dir, augment=Augment(), **options)
+    masked = served.batches(fake_data_dir, augment=Augment(**_MASKS), **options)
     mean = np.zeros(8)
     if not normalize:
         mean = Manifest.load(fake_data_dir).moments("audio", "actor", range(1, 5)).mean
@@ -117,7 +99,7 @@ def test_masks_over_time_lie_where_there_is_sound(fake_data_dir):
     hidden, seen = 0, 0
     for example_id, _, audio, mask in (
         (i, label, audio, mask)
-        for features, labels_of in _batches(fake_data_dir, **options)
+        for features, labels_of in served.batches(fake_data_dir, **options)
         for i, label, audio, mask in zip(
             features["example_id"].numpy(),
             labels_of,
@@ -137,19 +119,19 @@ def test_masks_over_time_lie_where_there_is_sound(fake_data_dir):
 def test_the_stream_is_the_same_for_any_number_of_threads_and_from_any_batch(mel_data_dir):
     options = {"augment": Augment(mel_warp=(0.8, 1.2), **_MASKS), "num_epochs": 2}
     options |= {"trim_silence_db": 12.0, "relative_level": True, "num_buckets": 2}
-    whole = _batches(mel_data_dir, num_threads=1, **options)
-    tail = _batches(mel_data_dir, num_threads=16, start_batch=2, **options)
+    whole = served.batches(mel_data_dir, num_threads=1, **options)
+    tail = served.batches(mel_data_dir, num_threads=16, start_batch=2, **options)
     testing.assert_same_stream(tail, whole[2:])
 
 
 def test_clips_as_they_are_stay_so_beside_altered_copies(mel_data_dir):
-    plain = {c[0]: c for c in _clips(_batches(mel_data_dir, "all", num_buckets=1))}
+    plain = {c[0]: c for c in served.clips(served.batches(mel_data_dir, "all", num_buckets=1))}
     augment = Augment(
         probability=1.0, warp_share=0.0, noise_share=1.0, mel_warp=(0.8, 1.2), **_MASKS
     )
     same = Counter()
-    for example_id, _, audio, landmarks, _ in _clips(
-        _batches(mel_data_dir, "all", augment=augment, num_buckets=2)
+    for example_id, _, audio, landmarks, _ in served.clips(
+        served.batches(mel_data_dir, "all", augment=augment, num_buckets=2)
     ):
         expected = plain[example_id]
         faces = min(len(landmarks), len(expected[3]))
@@ -177,11 +159,11 @@ def test_what_the_features_do_not_allow_is_refused_before_anything_is_read(fake_
 def test_a_relative_level_counts_from_the_mean_of_each_clips_sound(fake_data_dir):
     options = {"trim_silence_db": 12.0, "num_buckets": 2}
     plain, relative = (
-        _batches(fake_data_dir, "all", normalize=False, relative_level=relative, **options)
+        served.batches(fake_data_dir, "all", normalize=False, relative_level=relative, **options)
         for relative in (False, True)
     )
     moments = Manifest.load(fake_data_dir).moments("audio", "actor", range(1, 5))
-    normal = _batches(fake_data_dir, "all", relative_level=True, **options)
+    normal = served.batches(fake_data_dir, "all", relative_level=True, **options)
     for (one, _), (other, _), (scaled, _) in zip(plain, relative, normal, strict=True):
         np.testing.assert_array_equal(one["landmarks"], other["landmarks"])
         np.testing.assert_array_equal(one["audio_mask"], other["audio_mask"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import served
 import tensorflow as tf
 
 from emotion_tfdata import Augment, class_weights, labels, make_dataset, testing
@@ -16,32 +17,13 @@ from emotion_tfdata.reader import CorruptDataError
 _EXAMPLES = {e.example_id: e for e in testing.fake_examples()}
 
 
-def _batches(data_dir, split="train", **options):
-    return list(make_dataset(data_dir, split, batch_size=8, with_ids=True, **options))
-
-
-def _clips(batches):
-    """(id, label, audio, landmarks, landmarks mask) of each clip, cut to its own length."""
-    for features, label in batches:
-        f = {name: values.numpy() for name, values in features.items()}
-        for row, example_id in enumerate(f["example_id"]):
-            rows = f["audio_mask"][row].sum()
-            yield (
-                example_id.decode(),
-                int(label[row]),
-                f["audio"][row, :rows],
-                f["landmarks"][row],
-                f["landmarks_mask"][row],
-            )
-
-
 def test_validation_serves_every_held_out_clip_normalised_by_the_training_folds(fake_data_dir):
     manifest = Manifest.load(fake_data_dir)
     held_out = {r.example_id for s, r in manifest.records if s.fold == 1}
     kept = [e for i, e in _EXAMPLES.items() if i not in held_out]
     audio = np.concatenate([e.audio for e in kept])
     faces = np.concatenate([e.landmarks[e.landmarks_valid] for e in kept])
-    clips = list(_clips(_batches(fake_data_dir, "validation", fold=1)))
+    clips = list(served.clips(served.batches(fake_data_dir, "validation", fold=1)))
     assert {c[0] for c in clips} == held_out
     assert len(clips) == len(held_out)
     for example_id, label, served_audio, landmarks, mask in clips:
@@ -58,15 +40,15 @@ def test_validation_serves_every_held_out_clip_normalised_by_the_training_folds(
 
 
 def test_what_the_masks_leave_out_is_zero(fake_data_dir):
-    for features, _ in _batches(fake_data_dir, augment=Augment(noise_level=(0.5, 0.5))):
+    for features, _ in served.batches(fake_data_dir, augment=Augment(noise_level=(0.5, 0.5))):
         for name in ("audio", "landmarks"):
             assert not features[name].numpy()[~features[f"{name}_mask"].numpy()].any()
             assert features[f"{name}_mask"].numpy().any(axis=1).all()
 
 
 def test_without_normalising_values_are_in_decibels_and_eye_distances(fake_data_dir):
-    for example_id, _, audio, landmarks, mask in _clips(
-        _batches(fake_data_dir, "all", normalize=False)
+    for example_id, _, audio, landmarks, mask in served.clips(
+        served.batches(fake_data_dir, "all", normalize=False)
     ):
         example = _EXAMPLES[example_id]
         np.testing.assert_allclose(audio, example.audio, atol=0.5 / 128 + 1e-4)
@@ -77,8 +59,8 @@ def test_without_normalising_values_are_in_decibels_and_eye_distances(fake_data_
 def test_a_warped_copy_is_the_interpolated_clip_in_both_modalities(fake_data_dir):
     augment = Augment(probability=1.0, warp_share=1.0, noise_share=0.0, stretch=(1.1, 1.1))
     seen = 0
-    for example_id, _, audio, landmarks, mask in _clips(
-        _batches(fake_data_dir, "all", augment=augment, normalize=False)
+    for example_id, _, audio, landmarks, mask in served.clips(
+        served.batches(fake_data_dir, "all", augment=augment, normalize=False)
     ):
         example = _EXAMPLES[example_id]
         if len(audio) == len(example.audio):  # the clip as it is
@@ -106,11 +88,13 @@ def test_noise_is_measured_in_each_features_deviation(fake_data_dir):
     )
     manifest = Manifest.load(fake_data_dir)
     for normalize in (True, False):
-        plain = {c[0]: c for c in _clips(_batches(fake_data_dir, "all", normalize=normalize))}
+        plain = {
+            c[0]: c for c in served.clips(served.batches(fake_data_dir, "all", normalize=normalize))
+        }
         residuals = [
             audio - plain[example_id][2]
-            for example_id, _, audio, _, _ in _clips(
-                _batches(fake_data_dir, "all", augment=augment, normalize=normalize)
+            for example_id, _, audio, _, _ in served.clips(
+                served.batches(fake_data_dir, "all", augment=augment, normalize=normalize)
             )
         ]
         noise = np.concatenate([r for r in residuals if r.any()])
@@ -122,10 +106,10 @@ def test_noise_is_measured_in_each_features_deviation(fake_data_dir):
 
 
 def test_the_stream_is_the_same_for_any_number_of_threads(fake_data_dir):
-    reference = _batches(fake_data_dir, augment=Augment(), num_epochs=2, num_threads=1)
+    reference = served.batches(fake_data_dir, augment=Augment(), num_epochs=2, num_threads=1)
     for threads in (2, 16):
         testing.assert_same_stream(
-            _batches(fake_data_dir, augment=Augment(), num_epochs=2, num_threads=threads),
+            served.batches(fake_data_dir, augment=Augment(), num_epochs=2, num_threads=threads),
             reference,
         )
 
@@ -158,8 +142,10 @@ def test_an_epoch_is_the_same_however_it_is_reached(fake_data_dir):
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_readers_share_each_batch_out(fake_data_dir, count):
-    whole = _batches(fake_data_dir, augment=Augment())
-    parts = [_batches(fake_data_dir, augment=Augment(), shard=(i, count)) for i in range(count)]
+    whole = served.batches(fake_data_dir, augment=Augment())
+    parts = [
+        served.batches(fake_data_dir, augment=Augment(), shard=(i, count)) for i in range(count)
+    ]
     for number, batch in enumerate(whole):
         joined = tf.nest.map_structure(
             lambda *values: tf.concat(values, axis=0), *(part[number] for part in parts)
@@ -168,8 +154,8 @@ def test_readers_share_each_batch_out(fake_data_dir, count):
 
 
 def test_a_last_batch_that_has_no_row_for_a_reader_is_empty_for_it(fake_data_dir):
-    whole = _batches(fake_data_dir, "all", shuffle=False)  # 30 clips: the last batch has 6
-    parts = [_batches(fake_data_dir, "all", shuffle=False, shard=(i, 8)) for i in (5, 6)]
+    whole = served.batches(fake_data_dir, "all", shuffle=False)  # 30 clips: the last batch has 6
+    parts = [served.batches(fake_data_dir, "all", shuffle=False, shard=(i, 8)) for i in (5, 6)]
     assert [len(label) for _, label in parts[0]] == [1, 1, 1, 1]
     assert [len(label) for _, label in parts[1]] == [1, 1, 1, 0]
     np.testing.assert_array_equal(parts[0][3][0]["audio"][0], whole[3][0]["audio"][5])
@@ -194,8 +180,8 @@ def test_an_iterators_checkpoint_is_small_and_gives_the_tail(fake_data_dir, tmp_
 
 def test_kept_in_memory_the_stream_is_the_same(fake_data_dir):
     testing.assert_same_stream(
-        _batches(fake_data_dir, augment=Augment(), cache=True),
-        _batches(fake_data_dir, augment=Augment()),
+        served.batches(fake_data_dir, augment=Augment(), cache=True),
+        served.batches(fake_data_dir, augment=Augment()),
     )
 
 
@@ -230,7 +216,7 @@ def test_actors_are_on_one_side_only_unless_the_protocol_is_random(fake_data_dir
     def actors(split, protocol):
         return {
             _EXAMPLES[c[0]].actor
-            for c in _clips(_batches(fake_data_dir, split, protocol=protocol, fold=2))
+            for c in served.clips(served.batches(fake_data_dir, split, protocol=protocol, fold=2))
         }
 
     assert not actors("train", "actor") & actors("validation", "actor")
@@ -239,7 +225,10 @@ def test_actors_are_on_one_side_only_unless_the_protocol_is_random(fake_data_dir
 
 def test_a_validation_fold_leaves_three_parts_that_are_everything(fake_data_dir):
     parts = [
-        {c[0] for c in _clips(_batches(fake_data_dir, split, fold=4, validation_fold=0))}
+        {
+            c[0]
+            for c in served.clips(served.batches(fake_data_dir, split, fold=4, validation_fold=0))
+        }
         for split in ("train", "validation", "test")
     ]
     assert sorted(i for part in parts for i in part) == sorted(_EXAMPLES)
@@ -248,7 +237,7 @@ def test_a_validation_fold_leaves_three_parts_that_are_everything(fake_data_dir)
 
 def test_single_clips_can_be_asked_for(fake_data_dir):
     wanted = ["ravdess/clip-03-002", "ravdess/clip-01-005"]
-    clips = list(_clips(_batches(fake_data_dir, "all", example_ids=wanted)))
+    clips = list(served.clips(served.batches(fake_data_dir, "all", example_ids=wanted)))
     assert sorted(c[0] for c in clips) == sorted(wanted)
     with pytest.raises(ValueError, match=r"not in this split: x; its ids look like ravdess/clip-"):
         make_dataset(fake_data_dir, "all", example_ids=["x"])
@@ -261,8 +250,8 @@ def test_class_weights_are_the_balanced_ones(fake_data_dir):
 def test_calm_counts_as_neutral_and_surprised_is_not_served_with_six_classes(tmp_path):
     examples = testing.fake_examples(num_actors=2, clips_per_actor=8, num_classes=8)
     testing.write_data_set(str(tmp_path), examples, num_folds=2, num_classes=8)
-    six = {c[0]: c[1] for c in _clips(_batches(str(tmp_path), "all"))}
-    eight = {c[0]: c[1] for c in _clips(_batches(str(tmp_path), "all", num_classes=8))}
+    six = {c[0]: c[1] for c in served.clips(served.batches(str(tmp_path), "all"))}
+    eight = {c[0]: c[1] for c in served.clips(served.batches(str(tmp_path), "all", num_classes=8))}
     assert len(eight) == 16
     assert len(six) == 14
     calm = next(e.example_id for e in examples if e.emotion == "calm")
@@ -360,10 +349,10 @@ def test_skipping_leaves_out_the_corrupt_records_and_no_others(tmp_path):
     third = sorted(tmp_path.glob("*.tfrecord-*"))[2]
     third.write_bytes(third.read_bytes()[:-20])
     with pytest.warns(UserWarning, match=rf"3 of 30 records are corrupt:\n.*{name}: record") as w:
-        batches = _batches(str(tmp_path), "all", on_corrupt="skip")
+        batches = served.batches(str(tmp_path), "all", on_corrupt="skip")
     bad = {"ravdess/clip-02-000", "ravdess/clip-02-005", "ravdess/clip-03-005"}
     assert all(example_id in str(w[0].message) for example_id in bad)
-    assert sorted(c[0] for c in _clips(batches)) == sorted(set(_EXAMPLES) - bad)
+    assert sorted(c[0] for c in served.clips(batches)) == sorted(set(_EXAMPLES) - bad)
     with pytest.raises(CorruptDataError, match=rf"{third.name} has \d+ bytes"):
         make_dataset(str(tmp_path), "all", cache=True)
 

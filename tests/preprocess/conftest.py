@@ -1,4 +1,4 @@
-"""Drawn clips in the forms that the corpora's files have."""
+"""Drawn clips in the forms that the corpora's files have, and builds without workers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,28 @@ import pytest
 from preprocess.corpora import sample
 from preprocess.corpora.sample_encode import NTSC_FRAME_RATE, encode_clip
 from preprocess.corpora.sample_render import DrawnClip, draw_clip
+
+
+class Here:
+    """Does a build's work in this process, where workers are beside the point and cost seconds."""
+
+    def __init__(self, function, num_workers, **_):
+        self._function = function
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def run(self, tasks, timeout_s=None):
+        for task in tasks:
+            yield task, self._function(task)
+
+
+@pytest.fixture(scope="session")
+def here() -> type[Here]:
+    return Here
 
 
 @dataclasses.dataclass(frozen=True)

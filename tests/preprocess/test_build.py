@@ -65,8 +65,8 @@ def built(corpora, tmp_path_factory):
     return out_dir, build(corpora, out_dir, BuildSettings(), num_workers=2)
 
 
-def process(roots, out_dir, settings, skip=0):
-    """Processes clips in this process, the last first; what is left to do, `build` does."""
+def process(roots, out_dir, settings, skip):
+    """Processes all clips but the first few in this process, the last first."""
     plan, work = planned(roots, out_dir, settings)
     description = {"settings": settings.as_dict(), "inputs": plan.inputs()}
     with work.workspace.claim(description, overwrite=False):
@@ -78,23 +78,6 @@ def planned(roots, out_dir, settings):
     plan = plan_build(roots, settings)
     workspace = Workspace(out_dir)
     return plan, Work(roots, settings, settings.as_dict(), workspace, plan.checked)
-
-
-class Here:
-    """Does all work in this process."""
-
-    def __init__(self, function, num_workers, **_):
-        self._function = function
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def run(self, tasks, timeout_s=None):
-        for task in tasks:
-            yield task, self._function(task)
 
 
 def shards(out_dir):
@@ -235,7 +218,7 @@ def test_other_settings_or_inputs_do_not_mix_with_a_data_set(built, corpora, tmp
     assert Manifest.load(str(out_dir)).num_classes == 6
 
 
-def test_a_full_disk_stops_the_build_and_it_goes_on_later(corpora, tmp_path, monkeypatch):
+def test_a_full_disk_stops_the_build_and_it_goes_on_later(corpora, tmp_path, monkeypatch, here):
     roots = {"crema_d": corpora["crema_d"]}
 
     def full(*_):
@@ -244,17 +227,17 @@ def test_a_full_disk_stops_the_build_and_it_goes_on_later(corpora, tmp_path, mon
     for owner, name in ((Workspace, "store_example"), (writer, "write_shard")):
         monkeypatch.setattr(owner, name, full)
         with pytest.raises(BuildError, match=r"No space left on device.*the same command goes on"):
-            build(roots, tmp_path, BuildSettings(), num_workers=1, make_pool=Here)
+            build(roots, tmp_path, BuildSettings(), num_workers=1, make_pool=here)
         monkeypatch.undo()
     # The clip was kept when its shard could not be.
-    report = build(roots, tmp_path, BuildSettings(), num_workers=1, make_pool=Here)
+    report = build(roots, tmp_path, BuildSettings(), num_workers=1, make_pool=here)
     assert (report.clips_read, report.clips_written) == (0, 1)
 
 
-def test_a_shard_that_another_worker_wrote_first_is_taken(corpora, tmp_path):
+def test_a_shard_that_another_worker_wrote_first_is_taken(corpora, tmp_path, here):
     roots = {"crema_d": corpora["crema_d"]}
 
-    class Twice(Here):
+    class Twice(here):
         """Seals each shard a second time, when its clips' own files are gone."""
 
         def run(self, tasks, timeout_s=None):
@@ -287,22 +270,21 @@ def test_a_worker_where_something_else_is_installed_or_to_be_seen_stops_the_buil
         assert isinstance(work(clip), int)
 
 
-def test_where_no_clip_survives_there_is_no_data_set(corpora, tmp_path):
+def test_where_no_clip_survives_there_is_no_data_set(tmp_path, here):
     root = tmp_path / "ravdess"
     root.mkdir()
     (root / "01-01-05-01-01-01-01.mp4").write_text("not a film\n")
     with pytest.raises(BuildError, match=r"not one of 1 clips could be built:\n +1 unreadable\n"):
-        build({"ravdess": root}, tmp_path / "out", BuildSettings(), num_workers=1)
+        build({"ravdess": root}, tmp_path / "out", BuildSettings(), num_workers=1, make_pool=here)
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_landmarks_alone_need_no_sound(corpora, tmp_path):
+def test_landmarks_alone_need_no_sound(corpora, tmp_path, here):
     root = tmp_path / "ravdess"
     root.mkdir()
     shutil.copy(corpora["ravdess"] / f"{JOINED}.mp4", root)
     settings = BuildSettings(modalities="landmarks")
-    process({"ravdess": root}, tmp_path / "out", settings)
-    build({"ravdess": root}, tmp_path / "out", settings, num_workers=1)
+    build({"ravdess": root}, tmp_path / "out", settings, num_workers=1, make_pool=here)
     (only,) = examples(tmp_path / "out")
     assert only.audio.shape == (0, 80)
     assert only.landmarks_valid.all()
@@ -311,10 +293,9 @@ def test_landmarks_alone_need_no_sound(corpora, tmp_path):
     assert manifest.moments("landmarks", "actor", range(5)).count == len(only.landmarks)
 
 
-def test_real_clips_have_a_face_in_every_frame(corpora_dir, tmp_path):
+def test_real_clips_have_a_face_in_every_frame(corpora_dir, tmp_path, here):
     roots = {corpus: corpora_dir / corpus for corpus in ("ravdess", "crema_d")}
-    process(roots, tmp_path, BuildSettings())
-    report = build(roots, tmp_path, BuildSettings(), num_workers=1)
+    report = build(roots, tmp_path, BuildSettings(), num_workers=1, make_pool=here)
     records = [record for _, record in Manifest.load(str(tmp_path)).records]
     assert [record.corpus for record in records] == ["crema_d"] * 4 + ["ravdess"] * 2
     for record in records:
@@ -333,13 +314,12 @@ def test_real_wavs_are_planned_for_audio_alone(corpora_dir, num_classes, wavs):
     assert sum(str(clip.sound).endswith(".wav") for clip in plan.clips) == wavs
 
 
-def test_real_wavs_are_built_to_librosa_s_own_features(corpora_dir, tmp_path):
+def test_real_wavs_are_built_to_librosa_s_own_features(corpora_dir, tmp_path, here):
     import librosa
 
     root = corpora_dir / "ravdess" / "Audio_Speech_Actors_01-24"
     settings = BuildSettings(modalities="audio", num_classes=8, limit=6)
-    process({"ravdess": root}, tmp_path, settings)
-    build({"ravdess": root}, tmp_path, settings, num_workers=1)
+    build({"ravdess": root}, tmp_path, settings, num_workers=1, make_pool=here)
     found = examples(tmp_path)
     assert len(found) == 6
     for each in found:

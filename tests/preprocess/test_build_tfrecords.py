@@ -32,35 +32,46 @@ def wavs(tmp_path_factory):
     return root
 
 
-def test_a_build_prints_its_summary_and_a_second_one_finds_it_finished(project_dir, wavs, tmp_path):
-    flags = (f"--ravdess_dir={wavs}", "--modalities=audio", "--num_folds=2", "--num_workers=1")
-    done = run(project_dir, *flags, f"--out_dir={tmp_path}")
+@pytest.fixture(scope="module")
+def flags(wavs):
+    return (f"--ravdess_dir={wavs}", "--modalities=audio", "--num_folds=2", "--num_workers=1")
+
+
+@pytest.fixture(scope="module")
+def built(project_dir, flags, tmp_path_factory):
+    """A data set and what its build printed."""
+    out_dir = tmp_path_factory.mktemp("built")
+    return out_dir, run(project_dir, *flags, f"--out_dir={out_dir}")
+
+
+def test_a_build_prints_its_summary_and_a_second_one_finds_it_finished(project_dir, flags, built):
+    out_dir, done = built
     assert done.returncode == 0, done.stderr
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert lines[0] == "clips found 5 (drawn clips)"
     assert lines[1].startswith("clips read 5 in ")
     assert lines[1].endswith("clips/s")
     assert lines[2].startswith("clips written 4 in 2 shards, ")
-    assert f"left out 3 files, all of them in {tmp_path}/left_out.csv" in lines
+    assert f"left out 3 files, all of them in {out_dir}/left_out.csv" in lines
     assert "2 emotion" in lines
     assert any(line.startswith("ravdess/03-01-05-01-01-01-01.wav: not a whole") for line in lines)
-    assert lines[-1] == f"data set {tmp_path}"
+    assert lines[-1] == f"data set {out_dir}"
     # Progress and nothing else: native libraries' chatter stays out.
     clips_line, shards_line = done.stderr.splitlines()
     assert clips_line.startswith("5/5 clips, ")
     assert shards_line.startswith("2/2 shards, ")
     assert "left out: 1 unreadable" in done.stderr
-    manifest = Manifest.load(str(tmp_path))
+    manifest = Manifest.load(str(out_dir))
     assert manifest.provenance == "drawn clips"
 
-    again = run(project_dir, *flags, f"--out_dir={tmp_path}")
+    again = run(project_dir, *flags, f"--out_dir={out_dir}")
     assert again.returncode == 0, again.stderr
     assert again.stdout.startswith("this data set was finished before; nothing was done again\n")
 
-    other = run(project_dir, *flags, "--num_mels=40", f"--out_dir={tmp_path}")
+    other = run(project_dir, *flags, "--num_mels=40", f"--out_dir={out_dir}")
     assert other.returncode == 1
     assert other.stderr == (
-        f"error: {tmp_path} holds another build: settings audio num_mels was 80, is now 40. "
+        f"error: {out_dir} holds another build: settings audio num_mels was 80, is now 40. "
         "--overwrite replaces it, another --out_dir keeps both\n"
     )
 
@@ -82,15 +93,13 @@ def test_a_dry_run_tells_what_would_be_built_and_writes_nothing(project_dir, wav
     assert not out_dir.exists()
 
 
-def test_shards_cut_by_random_folds_serve_the_same_clips(project_dir, wavs, tmp_path):
+def test_shards_cut_by_random_folds_serve_the_same_clips(project_dir, flags, built, tmp_path):
     from emotion_tfdata import make_dataset
 
-    flags = (f"--ravdess_dir={wavs}", "--modalities=audio", "--num_folds=2", "--num_workers=1")
+    done = run(project_dir, *flags, "--split_protocol=random", f"--out_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
     served = {}
-    for protocol in ("actor", "random"):
-        out_dir = tmp_path / protocol
-        done = run(project_dir, *flags, f"--split_protocol={protocol}", f"--out_dir={out_dir}")
-        assert done.returncode == 0, done.stderr
+    for protocol, out_dir in (("actor", built[0]), ("random", tmp_path)):
         for held_out in ("actor", "random"):
             data = make_dataset(
                 str(out_dir), "test", protocol=held_out, modalities="audio", with_ids=True
@@ -100,7 +109,7 @@ def test_shards_cut_by_random_folds_serve_the_same_clips(project_dir, wavs, tmp_
     assert served["actor", "actor"] == served["random", "actor"]
     assert served["actor", "random"] == served["random", "random"]
     assert all(len(ids) == 2 for ids in served.values())
-    assert all("-random-" in path.name for path in (tmp_path / "random").glob("fold-*"))
+    assert all("-random-" in path.name for path in tmp_path.glob("fold-*"))
 
 
 @pytest.mark.parametrize(

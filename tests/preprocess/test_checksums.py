@@ -15,6 +15,17 @@ NAMES = ("03-01-03-01-01-01-01.wav", "03-01-04-01-01-01-02.wav")
 
 
 @pytest.fixture
+def make(here):
+    """Builds what is in a folder."""
+
+    def make(root, out_dir, mode):
+        settings = BuildSettings(modalities="audio", num_folds=2, checksums=mode)
+        return build({"ravdess": root}, out_dir, settings, num_workers=1, make_pool=here)
+
+    return make
+
+
+@pytest.fixture
 def ravdess(tmp_path):
     root = tmp_path / "ravdess"
     root.mkdir()
@@ -22,11 +33,6 @@ def ravdess(tmp_path):
     for name in NAMES:
         wavfile.write(root / name, 16000, rng.normal(0, 3000, 8000).astype(np.int16))
     return root
-
-
-def make(root, out_dir, mode):
-    settings = BuildSettings(modalities="audio", num_folds=2, checksums=mode)
-    return build({"ravdess": root}, out_dir, settings, num_workers=1)
 
 
 def test_the_lists_hold_what_the_corpora_published():
@@ -56,7 +62,7 @@ def test_files_that_nobody_listed_are_not_checked(tmp_path):
     assert checksums.altered("ravdess", tmp_path.iterdir()) == ()
 
 
-def test_altered_files_are_built_and_named(ravdess, tmp_path):
+def test_altered_files_are_built_and_named(ravdess, make, tmp_path):
     report = make(ravdess, tmp_path / "out", "warn")
     assert report.clips_written == 2
     (note,) = [note for note in report.notes if "SHA-256" in note]
@@ -64,12 +70,12 @@ def test_altered_files_are_built_and_named(ravdess, tmp_path):
     assert f"note: {note}" in str(report)
 
 
-def test_altered_files_are_left_out_where_checksums_are_required(ravdess, tmp_path):
+def test_altered_files_are_left_out_where_checksums_are_required(ravdess, make, tmp_path):
     with pytest.raises(BuildError, match=r"2 checksum\n.*03-01-03.*SHA-256 is another"):
         make(ravdess, tmp_path / "out", "require")
 
 
-def test_nothing_is_compared_when_off_or_of_drawn_clips(ravdess, tmp_path):
+def test_nothing_is_compared_when_off_or_of_drawn_clips(ravdess, make, tmp_path):
     assert not make(ravdess, tmp_path / "off", "off").notes
     (ravdess / sample.MARKER_NAME).write_text('{"what": "drawn clips"}')
     report = make(ravdess, tmp_path / "drawn", "require")

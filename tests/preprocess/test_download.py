@@ -187,7 +187,7 @@ def test_waits_double_and_heed_the_server():
 
 @pytest.fixture
 def crema_d(server, monkeypatch):
-    """Three hundred small files in place of CREMA-D's."""
+    """250 small files, and one of another part, in place of CREMA-D's."""
     files = {}
     for index in range(250):
         content = f"clip {index}".encode() * (index + 1)

@@ -49,19 +49,22 @@ def behave(task, marks):
     return value
 
 
-def environment(home):
-    """With a token of its own, which lies in the home folder."""
+@pytest.fixture
+def env():
+    """Of processes that use Ray, whose token, logs and sockets lie in a folder of the test."""
+    # Not pytest's: paths of sockets must be short.
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     path = f"{HERE.parent}:{HERE.parents[2]}"
-    return {**os.environ, "HOME": str(home), "RAY_AUTH_MODE": "token", "PYTHONPATH": path}
+    own = {"HOME": folder, "TMPDIR": folder, "RAY_AUTH_MODE": "token", "PYTHONPATH": path}
+    yield {**os.environ, **own}
+    shutil.rmtree(folder)
 
 
 class Cluster:
     """Nodes in processes of their own, started as README says."""
 
-    def __init__(self, home):
-        self.env = environment(home)
-        # Paths of sockets must be short.
-        self._temp_dir = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    def __init__(self, env):
+        self._env = env
         self._nodes = []
         self.address = None
 
@@ -72,13 +75,12 @@ class Cluster:
             flags.append(f"--address={self.address}")
         else:
             flags += ["--head", "--port=0", "--include-dashboard=false"]
-            flags.append(f"--temp-dir={self._temp_dir}")
         node = subprocess.Popen(
             [RAY, "start", *flags, "--block"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=self.env,
+            env=self._env,
             start_new_session=True,
         )
         self._nodes.append(node)
@@ -101,7 +103,7 @@ class Cluster:
 
     def __enter__(self):
         subprocess.run(
-            [RAY, "get-auth-token", "--generate"], check=True, capture_output=True, env=self.env
+            [RAY, "get-auth-token", "--generate"], check=True, capture_output=True, env=self._env
         )
         return self
 
@@ -109,7 +111,6 @@ class Cluster:
         for node in self._nodes[::-1]:
             if node.returncode is None:
                 self.kill(node)
-        shutil.rmtree(self._temp_dir, ignore_errors=True)
 
 
 def build(project_dir, corpus, out_dir, env, *flags):
@@ -130,24 +131,22 @@ def contents(out_dir):
     return {path.name: path.read_bytes() for path in out_dir.iterdir()}
 
 
-def test_three_nodes_one_killed_on_the_way(encode, project_dir, tmp_path):
+def test_three_nodes_one_killed_on_the_way(encode, project_dir, tmp_path, env):
     corpus = tmp_path / "corpus"
     clip = encode(corpus / "1001_DFA_ANG_XX.flv").path
     for actor in range(1002, 1025):
         shutil.copy(clip, corpus / f"{actor}_DFA_ANG_XX.flv")
     (corpus / "1030_DFA_ANG_XX.flv").write_bytes(clip.read_bytes()[:3000])
     local = build(project_dir, corpus, tmp_path / "local", os.environ)
-    output, errors = local.communicate()
-    assert local.returncode == 0, errors
-    assert "clips written  24 in " in output
-
-    (tmp_path / "home").mkdir()
-    with Cluster(tmp_path / "home") as cluster:
+    with local, Cluster(env) as cluster:
         nodes = [cluster.start_node() for _ in range(3)]
+        output, errors = local.communicate()
+        assert local.returncode == 0, errors
+        assert "clips written  24 in " in output
 
         out_dir = tmp_path / "over nodes"
         flags = ("--runner=ray", f"--ray_address={cluster.address}")
-        over_nodes = build(project_dir, corpus, out_dir, cluster.env, *flags)
+        over_nodes = build(project_dir, corpus, out_dir, env, *flags)
         deadline_s = time.monotonic() + PATIENCE_S
         while len(list(out_dir.glob(".work/clips/*/*.npz"))) < 3:
             assert over_nodes.poll() is None, over_nodes.communicate()
@@ -158,6 +157,8 @@ def test_three_nodes_one_killed_on_the_way(encode, project_dir, tmp_path):
     assert over_nodes.returncode == 0, errors
     assert re.search(r" was lost; its clips go to other nodes\n", errors), errors
     assert contents(out_dir) == contents(tmp_path / "local")
+    # Nodes remove their workers' logs, but for the one that was killed.
+    assert len(list(Path(env["TMPDIR"]).glob("emotion_tfdata-*"))) == 1
 
 
 TASKS = [("work", value) for value in range(30)]
@@ -180,20 +181,20 @@ def run_what_nodes_do_not_have():
         dict(pool.run([1]))
 
 
-def call(code, home):
+def call(code, env):
     return subprocess.run(
         [sys.executable, "-c", f"import {HERE.stem} as t; t.{code}"],
         capture_output=True,
         text=True,
         check=False,
-        env=environment(home),
+        env=env,
     )
 
 
-def test_a_task_can_cost_only_itself(tmp_path):
+def test_a_task_can_cost_only_itself(tmp_path, env):
     marks = tmp_path / "marks"
     marks.mkdir()
-    done = call(f"run_tasks({str(marks)!r})", tmp_path)
+    done = call(f"run_tasks({str(marks)!r})", env)
     assert done.returncode == 0, done.stderr
     results = eval(done.stdout, {"Lost": Lost})
     assert results.pop(("die", 0)) == Lost("its worker died (SIGSEGV: about to die)")
@@ -207,8 +208,8 @@ def test_a_task_can_cost_only_itself(tmp_path):
         assert len(list(marks.glob(f"{kind}-*"))) == 2
 
 
-def test_a_node_without_the_project_is_named(tmp_path):
-    done = call("run_what_nodes_do_not_have()", tmp_path)
+def test_a_node_without_the_project_is_named(env):
+    done = call("run_what_nodes_do_not_have()", env)
     assert re.search(
         r"WorkerError: \S+ \(\w+\) cannot work \(ModuleNotFoundError: No module named "
         r"'here_alone'\)\. Install the project there as here: pip install -c ",

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow as tf
 
 from emotion_tfdata.augment import Augment
 from emotion_tfdata.models import ModelConfig
+from emotion_tfdata.training.data import Data
+from emotion_tfdata.training.fit import Fit
+from emotion_tfdata.training.progress import Progress
 from emotion_tfdata.training.settings import Settings
 
 # Sizes of `emotion_tfdata.testing`'s made-up data, and a network that starts quickly. It has all
@@ -29,6 +35,42 @@ SMALL_MODEL = ModelConfig(
 def settings() -> Callable[..., Settings]:
     """Makes settings of a small training, with the given changes."""
     return small_settings
+
+
+@pytest.fixture
+def step_by_step() -> Iterator[None]:
+    """Runs a training's steps without compiling them first, which would take most of the time.
+
+    TensorFlow warns that this leaves the input pipeline compiled, which is meant.
+    """
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def quiet() -> Progress:
+    """Progress that nobody sees."""
+    return Progress(io.StringIO())
+
+
+@pytest.fixture
+def fit(fake_data_dir: str, tmp_path: Path, quiet: Progress) -> Callable[..., Fit]:
+    """Makes a training in a folder of its own, or goes on with the one in `name`."""
+
+    def make(name="m", should_stop=lambda: False, every_s=1e9, **changes) -> Fit:
+        (tmp_path / name).mkdir(exist_ok=True)
+        chosen = small_settings(**changes)
+        return Fit(
+            chosen,
+            Data(fake_data_dir, chosen, num_threads=1),
+            tmp_path / name,
+            checkpoint_every_s=every_s,
+            should_stop=should_stop,
+            progress=quiet,
+        )
+
+    return make
 
 
 def small_settings(**changes) -> Settings:

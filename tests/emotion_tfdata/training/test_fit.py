@@ -10,48 +10,18 @@ import math
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from emotion_tfdata.labels import class_names
 from emotion_tfdata.training import checkpoint, run, run_dir
 from emotion_tfdata.training.data import Data, DataError, with_ids_apart
-from emotion_tfdata.training.fit import Fit, StoppedError, TrainingError
+from emotion_tfdata.training.fit import StoppedError, TrainingError
 from emotion_tfdata.training.progress import Progress
 
 # What is said below is meant: the steps run one by one, the input pipeline does not.
-pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config")
-
-
-@pytest.fixture(autouse=True)
-def step_by_step():
-    """Runs a training's steps without compiling them first, which would take most of the time."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-@pytest.fixture
-def quiet():
-    return Progress(io.StringIO())
-
-
-@pytest.fixture
-def fit(fake_data_dir, settings, tmp_path, quiet):
-    """Makes a training in a folder of its own, or goes on with the one in `name`."""
-
-    def make(name="m", should_stop=lambda: False, every_s=1e9, **changes):
-        (tmp_path / name).mkdir(exist_ok=True)
-        chosen = settings(**changes)
-        return Fit(
-            chosen,
-            Data(fake_data_dir, chosen, num_threads=1),
-            tmp_path / name,
-            checkpoint_every_s=every_s,
-            should_stop=should_stop,
-            progress=quiet,
-        )
-
-    return make
+pytestmark = [
+    pytest.mark.usefixtures("step_by_step"),
+    pytest.mark.filterwarnings("ignore:Even though the `tf.config"),
+]
 
 
 def weights(fit):

@@ -11,31 +11,15 @@ import tensorflow as tf
 from emotion_tfdata.labels import class_names
 from emotion_tfdata.models import ModelConfig
 from emotion_tfdata.training import run, run_dir
-from emotion_tfdata.training.data import Data
-from emotion_tfdata.training.fit import Fit, TrainingError
+from emotion_tfdata.training.fit import TrainingError
 from emotion_tfdata.training.learner import Learner
 from emotion_tfdata.training.profiling import ProfiledSteps
 from emotion_tfdata.training.progress import Progress
 
-pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config")
-
-
-@pytest.fixture(autouse=True)
-def step_by_step():
-    """Runs a training's steps without compiling them first, which would take most of the time."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-@pytest.fixture
-def fit(fake_data_dir, settings, tmp_path):
-    def make(**changes):
-        chosen = settings(**changes)
-        data = Data(fake_data_dir, chosen, num_threads=1)
-        return Fit(chosen, data, tmp_path, progress=Progress(io.StringIO()))
-
-    return make
+pytestmark = [
+    pytest.mark.usefixtures("step_by_step"),
+    pytest.mark.filterwarnings("ignore:Even though the `tf.config"),
+]
 
 
 def events_of(folder):
@@ -132,4 +116,4 @@ def test_what_is_not_finite_gets_into_no_checkpoint(fit, tmp_path):
     chosen._every_s = 0.0
     with pytest.raises(TrainingError):
         chosen.run()
-    assert not (tmp_path / run_dir.CHECKPOINT).exists()
+    assert not (tmp_path / "m" / run_dir.CHECKPOINT).exists()

@@ -1,0 +1,36 @@
+"""What the commands do alike: flags, and one line and a status where they cannot do their work."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from absl import flags
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the flags for `app.run`; what is wrong with them is one line.
+
+    Args:
+      argv: the command line, the program's name first.
+
+    Returns:
+      What of it is no flag, the program's name first.
+    """
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        fail(str(error).replace("\n", " "))
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the process with status 1 and a line on standard error."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def stopped() -> NoReturn:
+    """Ends a process that its user interrupted, with the status that shells give to that."""
+    print("stopped; the same command goes on from here", file=sys.stderr)
+    sys.exit(130)

@@ -1,0 +1,33 @@
+"""What the commands do alike where they cannot do their work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from preprocess import cli
+
+
+@pytest.mark.parametrize(
+    "command", ["build_tfrecords", "download", "predict", "sample_corpus", "verify"]
+)
+def test_an_unknown_flag_is_one_line_and_status_1(project_dir, command):
+    done = subprocess.run(
+        [sys.executable, "-m", f"preprocess.{command}", "--unheard_of=1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=project_dir,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: Unknown command line flag 'unheard_of'")
+
+
+def test_who_interrupts_is_told_how_to_go_on(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.stopped()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on from here\n"
