@@ -7,11 +7,12 @@ in it: TFRecord itself cannot tell a shard cut at a record's boundary from a who
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import uuid
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -159,11 +160,18 @@ class Manifest:
             total = total + self.statistics[protocol][fold][modality]
         return total
 
+    def write_json(self, file: TextIO) -> None:
+        """Writes the manifest as text; the same manifest gives the same text."""
+        content = {"format": "emotion_tfdata", "version": FORMAT_VERSION, **vars(self)}
+        # Entry by entry: the whole text at once would be most of a build's memory.
+        json.dump(content, file, indent=1, default=_plain)
+        file.write("\n")
+
     def to_json(self) -> str:
-        """The manifest as it is written; the same manifest gives the same text."""
-        content = {"format": "emotion_tfdata", "version": FORMAT_VERSION}
-        content |= dataclasses.asdict(self)
-        return json.dumps(content, indent=1, default=_plain) + "\n"
+        """What `write_json` writes."""
+        text = io.StringIO()
+        self.write_json(text)
+        return text.getvalue()
 
     @classmethod
     def from_json(cls, text: str, where: str = MANIFEST_NAME) -> Manifest:
@@ -209,7 +217,7 @@ class Manifest:
         temporary = f"{path}.{uuid.uuid4().hex}.tmp"
         try:
             with open(temporary, "w", encoding="utf-8") as file:
-                file.write(self.to_json())
+                self.write_json(file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -242,4 +250,6 @@ class Manifest:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
+    if isinstance(value, Shard | Record | Moments):
+        return vars(value)
     raise TypeError(f"{type(value).__name__} has no place in a manifest")

@@ -62,8 +62,10 @@ def build(
             settings.audio.check_filters()
         workspace.check_writable()
         plan = plan_build(roots, settings)
-        description = {"settings": settings.as_dict(), "inputs": plan.inputs()}
-        with workspace.claim(description, overwrite) as manifest:
+        clips_found = len(plan.clips)
+        inputs = {"settings": settings.as_dict(), "inputs": plan.inputs()}
+        with workspace.claim(inputs, overwrite) as manifest:
+            del inputs
             clips_read = 0
             was_finished = manifest is not None
             if manifest is None:
@@ -78,6 +80,7 @@ def build(
                     clips_read = _process(plan, workspace, settings, pool)
                     _seal(workspace, pool, clip_timeout_s)
                 manifest, facts = _describe(plan, workspace, settings)
+                del plan  # as large as the manifest, and the report needs room
                 write_report(workspace.out_dir, manifest, facts)
                 manifest.save(str(workspace.out_dir))
                 workspace.finish()
@@ -89,7 +92,7 @@ def build(
     return BuildReport(
         out_dir=str(out_dir),
         provenance=manifest.provenance,
-        clips_found=len(plan.clips),
+        clips_found=clips_found,
         clips_read=clips_read,
         clips_written=sum(clips_written.values()),
         shards=len(manifest.shards),

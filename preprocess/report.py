@@ -89,8 +89,10 @@ def write_report(out_dir: Path, manifest: Manifest, facts: Mapping[str, ClipFact
     from preprocess import report_html
 
     summary = summarize(manifest, facts)
-    text = json.dumps(summary, indent=1) + "\n"
-    (out_dir / JSON_NAME).write_text(text, encoding="utf-8")
+    with open(out_dir / JSON_NAME, "w", encoding="utf-8") as file:
+        # Entry by entry: the whole text at once is more than all that is said in it.
+        json.dump(summary, file, indent=1)
+        file.write("\n")
     page = report_html.page(out_dir, manifest, summary)
     (out_dir / HTML_NAME).write_text(page, encoding="utf-8")
 

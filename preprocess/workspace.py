@@ -79,7 +79,9 @@ class Workspace:
             except BlockingIOError as error:
                 raise WorkspaceError(f"{self.out_dir}: another build is writing here") from error
             try:
-                yield self._take_over(description, overwrite)
+                manifest = self._take_over(description, overwrite)
+                del description  # names every file, and the build has just begun
+                yield manifest
             finally:
                 lock_path.unlink(missing_ok=True)
 
@@ -310,8 +312,12 @@ class Workspace:
             )
 
     def _write_json(self, path: Path, content: Mapping[str, Any]) -> None:
-        text = json.dumps(content, indent=1) + "\n"
-        self._write(path, lambda file: file.write(text.encode()))
+        def write(file: BinaryIO) -> None:
+            for part in json.JSONEncoder(indent=1).iterencode(content):  # never all of it at once
+                file.write(part.encode())
+            file.write(b"\n")
+
+        self._write(path, write)
 
     def _write(self, path: Path, write: Callable[[BinaryIO], Any]) -> int:
         """Writes a file whole or not at all; returns its bytes."""

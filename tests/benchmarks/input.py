@@ -1,6 +1,7 @@
 """Rate of make_dataset beside what people use instead, on the same clips and the same work.
 
-    python -m tests.benchmarks.input [--rounds=5] [--clips=600] [--peers=...]
+    python -m tests.benchmarks.input [--rounds=5] [--clips=600] [--peers=...] [--expressive]
+    python -m tests.benchmarks.input --clips=6000 --peers=ours  # its peak memory
 
 The work: clips of 2.2 to 4.8 s, 80 audio features at 100/s, landmarks x 3 at 30/s; every clip as
 it is and one copy, altered with probability 0.8 (warp 40 %, noise 30 %, both 30 %); padded batches
@@ -9,12 +10,15 @@ threads or workers as there are cores; the peers take turns, a round after the o
 else the machine does falls on all of them. Peers that are not installed (torch, grain) are passed
 over.
 
-`read` is plain tf.data that reads, parses and pads the same records and does nothing else.
+`read` is plain tf.data that reads, parses and pads the same records and does nothing else. With
+`--expressive` every peer takes the expressive landmarks out of the same files as it loads a clip.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -39,13 +43,40 @@ EPOCHS = 3  # the first is a warm-up, the fastest of the others counts
 Epoch = Callable[[int], Iterator[Any]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What all peers are given.
+
+    Attributes:
+      folder: of the clips.
+      clips: how many.
+      expressive: whether only the expressive landmarks are wanted.
+    """
+
+    folder: str
+    clips: int
+    expressive: bool = False
+
+    @functools.cached_property
+    def columns(self) -> np.ndarray | None:
+        """Of a frame's flat landmarks, those that are wanted; None: all."""
+        if not self.expressive:
+            return None
+        from emotion_tfdata import landmark_sets
+
+        points = np.array(landmark_sets.EXPRESSIVE)
+        return (3 * points[:, None] + np.arange(3)).ravel()
+
+    def load(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
+        """A clip from .npy files: audio float32, landmarks float16 as others keep them."""
+        audio = np.load(f"{self.folder}/audio-{clip}.npy")
+        landmarks = np.load(f"{self.folder}/landmarks-{clip}.npy")
+        if self.columns is not None:
+            landmarks = landmarks[:, self.columns]
+        return audio, landmarks.astype(np.float32)
+
+
 # --- the work, in numpy, for the peers that do it clip by clip ---------------------------------
-
-
-def load(folder: str, clip: int) -> tuple[np.ndarray, np.ndarray]:
-    """A clip from .npy files: audio float32, landmarks float16 as others keep them."""
-    audio = np.load(f"{folder}/audio-{clip}.npy")
-    return audio, np.load(f"{folder}/landmarks-{clip}.npy").astype(np.float32)
 
 
 def warp(x: np.ndarray, stretch: float) -> np.ndarray:
@@ -91,22 +122,22 @@ def pad(series: list[np.ndarray]) -> np.ndarray:
     return padded
 
 
-# --- the peers: each takes folder and number of clips, and returns epoch -> batches ------------
+# --- the peers: each takes the work, and returns epoch -> batches ------------
 
 
-def generator(folder: str, clips: int) -> Epoch:
+def generator(work: Work) -> Epoch:
     """The source document's own generator, its data in memory."""
     data = []
-    for clip in range(clips):
-        audio, landmarks = load(folder, clip)
+    for clip in range(work.clips):
+        audio, landmarks = work.load(clip)
         data.append((audio.astype(np.float64), landmarks.astype(np.float64)))
 
     def epoch(number: int) -> Iterator[Any]:
         import tensorflow as tf
 
         rng = np.random.default_rng(number)
-        order = rng.permutation(2 * clips)
-        for start in range(0, 2 * clips, BATCH):
+        order = rng.permutation(2 * work.clips)
+        for start in range(0, 2 * work.clips, BATCH):
             batch = []
             for entry in order[start : start + BATCH]:
                 clip, copy = divmod(int(entry), 2)
@@ -119,17 +150,17 @@ def generator(folder: str, clips: int) -> Epoch:
     return epoch
 
 
-def torch(folder: str, clips: int) -> Epoch:
+def torch(work: Work) -> Epoch:
     """PyTorch's DataLoader, a worker process a core."""
     import torch as torch_lib
 
     class Clips:
         def __len__(self) -> int:
-            return 2 * clips
+            return 2 * work.clips
 
         def __getitem__(self, entry: int) -> tuple[np.ndarray, np.ndarray]:
             clip, copy = divmod(entry, 2)
-            pair = load(folder, clip)
+            pair = work.load(clip)
             return alter(*pair, np.random.default_rng()) if copy else pair
 
     def collate(batch: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Any, ...]:
@@ -147,17 +178,17 @@ def torch(folder: str, clips: int) -> Epoch:
     return lambda number: iter(loader)
 
 
-def grain(folder: str, clips: int) -> Epoch:
+def grain(work: Work) -> Epoch:
     """Grain, on threads."""
     import grain.python as grain_lib
 
     class Source:
         def __len__(self) -> int:
-            return 2 * clips
+            return 2 * work.clips
 
         def __getitem__(self, entry: int) -> tuple[np.ndarray, np.ndarray, int]:
             clip, copy = divmod(int(entry), 2)
-            return (*load(folder, clip), copy)
+            return (*work.load(clip), copy)
 
     class Alter(grain_lib.RandomMapTransform):
         def random_map(self, element: Any, rng: np.random.Generator) -> Any:
@@ -175,17 +206,19 @@ def grain(folder: str, clips: int) -> Epoch:
     return epoch
 
 
-def tf_data(folder: str, clips: int) -> Epoch:
+def tf_data(work: Work) -> Epoch:
     """tf.data as its guide shows it: floats in the records, a map a clip, padded_batch."""
     import tensorflow as tf
 
-    path, width = f"{folder}/plain.tfrecord", np.load(f"{folder}/landmarks-0.npy").shape[1]
+    path = f"{work.folder}/plain.tfrecord"
+    width = np.load(f"{work.folder}/landmarks-0.npy").shape[1]
+    whole = dataclasses.replace(work, expressive=False)
     if not os.path.exists(path):
         with tf.io.TFRecordWriter(path) as writer:
-            for clip in range(clips):
+            for clip in range(work.clips):
                 feature = {
                     name: tf.train.Feature(float_list=tf.train.FloatList(value=x.ravel()))
-                    for name, x in zip("al", load(folder, clip), strict=True)
+                    for name, x in zip("al", whole.load(clip), strict=True)
                 }
                 features = tf.train.Features(feature=feature)
                 writer.write(tf.train.Example(features=features).SerializeToString())
@@ -194,7 +227,7 @@ def tf_data(folder: str, clips: int) -> Epoch:
         spec = {name: tf.io.VarLenFeature(tf.float32) for name in "al"}
         parsed = tf.io.parse_single_example(serialized, spec)
         audio = tf.reshape(tf.sparse.to_dense(parsed["a"]), [-1, AUDIO_FEATURES])
-        return audio, tf.reshape(tf.sparse.to_dense(parsed["l"]), [-1, width])
+        return audio, _chosen(work, tf.reshape(tf.sparse.to_dense(parsed["l"]), [-1, width]))
 
     def warp(x: Any, stretch: Any) -> Any:
         frames = tf.shape(x)[0]
@@ -234,14 +267,14 @@ def tf_data(folder: str, clips: int) -> Epoch:
     return lambda number: iter(batches)
 
 
-def read(folder: str, clips: int) -> Epoch:
+def read(work: Work) -> Epoch:
     """Reading, parsing and padding our records twice over, in the files' order."""
     import tensorflow as tf
 
     from emotion_tfdata.manifest import Manifest
 
-    manifest = Manifest.load(f"{folder}/data")
-    paths = [f"{folder}/data/{shard.name}" for shard in manifest.shards]
+    manifest = Manifest.load(f"{work.folder}/data")
+    paths = [f"{work.folder}/data/{shard.name}" for shard in manifest.shards]
     width = 3 * manifest.num_landmarks
     spec = {name: tf.io.FixedLenFeature([], tf.string) for name in ("audio", "landmarks")}
 
@@ -250,7 +283,8 @@ def read(folder: str, clips: int) -> Epoch:
         audio = tf.io.decode_raw(parsed["audio"], tf.int16)
         landmarks = tf.io.decode_raw(parsed["landmarks"], tf.int16)
         audio = tf.cast(tf.reshape(audio, [-1, AUDIO_FEATURES]), tf.float32)
-        return audio, tf.cast(tf.reshape(landmarks, [-1, width]), tf.float32)
+        landmarks = _chosen(work, tf.reshape(landmarks, [-1, width]))
+        return audio, tf.cast(landmarks, tf.float32)
 
     auto = tf.data.AUTOTUNE
     twice = tf.data.TFRecordDataset(paths).repeat(2).map(parse, num_parallel_calls=auto)
@@ -258,14 +292,20 @@ def read(folder: str, clips: int) -> Epoch:
     return lambda number: iter(batches)
 
 
-def _ours(folder: str, **options: Any) -> Epoch:
+def _chosen(work: Work, landmarks: Any) -> Any:
+    import tensorflow as tf
+
+    return landmarks if work.columns is None else tf.gather(landmarks, work.columns, axis=1)
+
+
+def _ours(work: Work, **options: Any) -> Epoch:
     from emotion_tfdata import Augment, make_dataset
 
-    batches = make_dataset(
-        f"{folder}/data", "all", shuffle=True, augment=Augment(), num_epochs=None, **options
-    )
-    iterator = iter(batches)
-    count = int(make_dataset(f"{folder}/data", "all", augment=Augment()).cardinality())
+    if work.expressive:
+        options["landmarks"] = "expressive"
+    whole = functools.partial(make_dataset, f"{work.folder}/data", "all", augment=Augment())
+    iterator = iter(whole(shuffle=True, num_epochs=None, **options))
+    count = int(whole().cardinality())
 
     def epoch(number: int) -> Iterator[Any]:
         for _ in range(count):
@@ -275,31 +315,29 @@ def _ours(folder: str, **options: Any) -> Epoch:
     return epoch
 
 
-def ours(folder: str, clips: int) -> Epoch:
-    return _ours(folder)
+def ours(work: Work) -> Epoch:
+    return _ours(work)
 
 
-def ours_one_thread(folder: str, clips: int) -> Epoch:
-    return _ours(folder, num_threads=1)
+def ours_one_thread(work: Work) -> Epoch:
+    return _ours(work, num_threads=1)
 
 
-def ours_cache(folder: str, clips: int) -> Epoch:
-    return _ours(folder, cache=True)
+def ours_one_core(work: Work) -> Epoch:
+    """One thread, and the threads that TensorFlow has besides, on one core."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    return _ours(work, num_threads=1)
 
 
-def ours_expressive(folder: str, clips: int) -> Epoch:
-    return _ours(folder, landmarks="expressive")
+def ours_cache(work: Work) -> Epoch:
+    return _ours(work, cache=True)
 
 
-def ours_expressive_cache(folder: str, clips: int) -> Epoch:
-    return _ours(folder, landmarks="expressive", cache=True)
-
-
-PEERS: dict[str, Callable[[str, int], Epoch]] = {
+PEERS: dict[str, Callable[[Work], Epoch]] = {
     peer.__name__: peer
     for peer in (
-        *(generator, torch, grain, tf_data, read, ours, ours_one_thread, ours_cache),
-        *(ours_expressive, ours_expressive_cache),
+        *(generator, torch, grain, tf_data, read),
+        *(ours, ours_one_thread, ours_one_core, ours_cache),
     )
 }
 
@@ -307,8 +345,8 @@ PEERS: dict[str, Callable[[str, int], Epoch]] = {
 # --- measuring --------------------------------------------------------------------------------
 
 
-def make_clips(folder: str, clips: int, landmarks: int) -> None:
-    """The same clips twice: as a data set, and as .npy files for the peers."""
+def make_clips(folder: str, clips: int, landmarks: int, for_peers: bool) -> None:
+    """The same clips as a data set and, for the peers, as .npy files."""
     from emotion_tfdata import testing
 
     examples = testing.fake_examples(
@@ -319,20 +357,20 @@ def make_clips(folder: str, clips: int, landmarks: int) -> None:
         num_landmarks=landmarks,
     )
     testing.write_data_set(f"{folder}/data", examples)
-    for clip, example in enumerate(examples):
+    for clip, example in enumerate(examples if for_peers else ()):
         np.save(f"{folder}/audio-{clip}.npy", example.audio.astype(np.float32))
         flat = example.landmarks.reshape(len(example.landmarks), -1)
         np.save(f"{folder}/landmarks-{clip}.npy", flat.astype(np.float16))
 
 
-def measure(peer: str, folder: str, clips: int) -> dict[str, float]:
+def measure(peer: str, work: Work) -> dict[str, float]:
     """One process's figures: examples/s, CPU time an example, largest memory."""
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
     def cpu_s() -> float:
         return sum(sum(resource.getrusage(w)[:2]) for w in who)
 
-    epoch = PEERS[peer](folder, clips)
+    epoch = PEERS[peer](work)
     best, cpu_ms = 0.0, 0.0
     frames = padded = 0
     for number in range(EPOCHS):
@@ -360,17 +398,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clips", type=int, default=600)
     parser.add_argument("--landmarks", type=int, default=478)
+    parser.add_argument("--expressive", action="store_true", help="the expressive landmarks alone")
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--folder", help="where the clips are made; kept if given")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.measure:
-        print(json.dumps(measure(flags.measure, flags.folder, flags.clips)))
+        print(json.dumps(measure(flags.measure, Work(flags.folder, flags.clips, flags.expressive))))
         return
     folder = flags.folder or tempfile.mkdtemp()
     if not Path(folder, "data", "manifest.json").exists():
         Path(folder).mkdir(parents=True, exist_ok=True)
-        make_clips(folder, flags.clips, flags.landmarks)
+        peers = not all(peer.startswith(("ours", "read")) for peer in flags.peers.split(","))
+        make_clips(folder, flags.clips, flags.landmarks, peers)
     figures: dict[str, list[dict[str, float]]] = {}
     for number in range(flags.rounds):
         for peer in flags.peers.split(","):
@@ -378,12 +418,18 @@ def main() -> None:
                 continue
             command = [sys.executable, "-m", "tests.benchmarks.input", f"--measure={peer}"]
             command += [f"--folder={folder}", f"--clips={flags.clips}"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
+            command += ["--expressive"] * flags.expressive
+            for _ in range(3):  # numpy's reader of .npy heads now and then fails in grain's threads
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if not done.returncode:
+                    break
+                print(f"{peer} failed, once more:\n{done.stderr[-200:]}", file=sys.stderr)
+            else:
                 raise SystemExit(f"{peer} failed:\n{done.stderr[-2000:]}")
             figures.setdefault(peer, []).append(json.loads(done.stdout.splitlines()[-1]))
             print(f"round {number + 1}: {peer} {figures[peer][-1]['rate']:.0f}/s", file=sys.stderr)
-    print(f"{CORES} cores, {flags.clips} clips, {flags.rounds} rounds; medians")
+    which = "expressive" if flags.expressive else "all"
+    print(f"{CORES} cores, {flags.clips} clips, {which} landmarks, {flags.rounds} rounds; medians")
     print("| peer | examples/s | of ours | CPU ms/example | peak MB | padding |")
     print("|---|---|---|---|---|---|")
     reference = statistics.median(f["rate"] for f in figures.get("ours", [{"rate": float("nan")}]))

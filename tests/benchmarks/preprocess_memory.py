@@ -1,0 +1,75 @@
+"""Peak memory of a build's parent process, for few clips and for many.
+
+    python tests/benchmarks/preprocess_memory.py [--clips=200,2000,6000]
+
+The clips are short drawn wavs under CREMA-D's names, built with `--modalities=audio`: what the
+parent holds of a clip does not hang on its length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import subprocess
+import sys
+import tempfile
+import time
+import wave
+from pathlib import Path
+
+import numpy as np
+
+PROJECT = Path(__file__).resolve().parents[2]
+SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")
+EMOTIONS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
+
+
+def draw(folder: Path, clips: int) -> None:
+    """Writes so many wavs of 0.6 s at 16 kHz."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    names = itertools.product(range(1001, 1092), SENTENCES, EMOTIONS)
+    for actor, sentence, emotion in itertools.islice(names, clips):
+        with wave.open(str(folder / f"{actor}_{sentence}_{emotion}_XX.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(16_000)
+            file.writeframes(rng.normal(0, 3000, 9600).astype(np.int16).tobytes())
+
+
+def peak_kb(corpus_dir: Path, out_dir: Path) -> int:
+    """Builds; returns the most memory that the parent, and no worker, had resident."""
+    command = [sys.executable, "-m", "preprocess.build_tfrecords", f"--crema_d_dir={corpus_dir}"]
+    command += [f"--out_dir={out_dir}", "--modalities=audio", "--checksums=off"]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        if "VmHWM:" in status:  # not of a process that has just ended
+            peak = max(peak, int(status.split("VmHWM:")[1].split()[0]))
+        time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit(f"the build ended with status {process.returncode}")
+    return peak
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clips", default="200,2000,6000", help="numbers of clips, up to 6552")
+    flags = parser.parse_args()
+    found: list[tuple[int, int]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for clips in map(int, flags.clips.split(",")):
+            draw(Path(folder, f"clips-{clips}", "AudioWAV"), clips)
+            peak = peak_kb(Path(folder, f"clips-{clips}"), Path(folder, f"out-{clips}"))
+            found.append((clips, peak))
+            print(f"{clips} clips: {peak / 1e3:.1f} MB", flush=True)
+    (few, low), (many, high) = found[0], found[-1]
+    if many > few:
+        print(f"{(high - low) / (many - few):.2f} kB a clip, {high / low - 1:.1%} more in all")
+
+
+if __name__ == "__main__":
+    main()
