@@ -223,6 +223,12 @@ def gather(corpora_dir: Path, drawn_dir: Path, folder: Path, copies: int) -> dic
     flv = sorted(corpora_dir.glob("crema_d/VideoFlash/*.flv"))
     mp4 = sorted(corpora_dir.glob("ravdess/Video*/*/01-*.mp4"))
     drawn = sorted(drawn_dir.glob("crema_d/VideoFlash/*.flv"))[:copies]
+    for found, where in ((flv and mp4, corpora_dir), (drawn, drawn_dir)):
+        if not found:
+            raise SystemExit(
+                f"no clips in {where}. --corpora_dir has real ones, --drawn_dir what "
+                "python -m preprocess.sample_corpus draws"
+            )
     roots = {"ravdess": folder / "ravdess", "crema_d": folder / "crema_d"}
     for root in roots.values():
         root.mkdir(parents=True)
