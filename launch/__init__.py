@@ -1,1 +1,5 @@
-"""Runs this project's commands on a bigger machine. Imports no other part of the project."""
+"""Runs this project's commands: on bigger machines, and many trainings side by side.
+
+Imports no other part of the project and no TensorFlow: on an instance it runs before they are
+installed, and where it only starts others it stays small and quick.
+"""

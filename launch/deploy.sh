@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts a training on an EC2 instance: ./launch/deploy.sh --data_dir=DIR [FLAGS of launch.ec2 deploy]
+# Starts a training on EC2: ./launch/deploy.sh --data_dir=DIR [FLAGS of launch.ec2 deploy]
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 python=$here/.venv/bin/python

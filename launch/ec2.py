@@ -1,4 +1,4 @@
-"""Trains on an EC2 instance that ends itself, and watches it.
+"""Trains on EC2, on an instance or several that end themselves, and watches it.
 
     python -m launch.ec2 deploy --flagfile=tcn.flags --data_dir=DIR|s3://... [-- TRAIN.PY'S FLAGS]
     python -m launch.ec2 monitor RUN [--follow]
@@ -52,7 +52,7 @@ flags.DEFINE_enum("os", "ubuntu", sorted(machine.SYSTEMS), "Ubuntu 22.04 or Amaz
 flags.DEFINE_string("image_id", "", "machine image; default: the system's newest")
 flags.DEFINE_bool("spot", None, "cheaper; may be interrupted, and then goes on by itself")
 flags.DEFINE_float("max_hours", None, "when it ends whatever happens; default: 12", lower_bound=0.2)
-flags.DEFINE_float("price", None, "USD for an hour of the instance", lower_bound=0)
+flags.DEFINE_float("price", None, "USD for an hour of one instance", lower_bound=0)
 flags.DEFINE_string("subnet_id", "", "default: the default network's")
 flags.DEFINE_string("ssh_cidr", "", "addresses to open port 22 to; default: none")
 flags.DEFINE_string("key_name", "", "EC2 key pair for --ssh_cidr")
@@ -136,7 +136,7 @@ def _resume(aws: Aws, root: Folder, name: str) -> int:
     seen = monitor.look(aws, root, name)
     if seen.live:
         had = ", ".join(one.id for one in seen.live)
-        say(f"{name} has its instance: {had} ({seen.state})")
+        say(f"{name} has its instance{'s' if len(seen.live) > 1 else ''}: {had} ({seen.state})")
         print(name)
         return 0
     if seen.state == runs.FINISHED:
@@ -157,12 +157,8 @@ def _resume(aws: Aws, root: Folder, name: str) -> int:
 
 def _start(aws: Aws, planned: deploy.Plan) -> int:
     plan.show(planned, aws, say)
-    if FLAGS.dry_run:
-        say("dry run: nothing was made")
-        return 0
-    if not _is_confirmed("Start it?"):
-        say("nothing was made")
-        return 1
+    if not _is_confirmed("Start it?", "nothing was made"):
+        return 0 if FLAGS.dry_run else 1
     run = deploy.execute(aws, planned, PROJECT_DIR, say)
     say(f"watch it: python -m launch.ec2 monitor {run.name} --follow")
     print(run.name)
@@ -196,12 +192,8 @@ def _stop(aws: Aws, root: Folder, name: str) -> int:
     live = [f"{one.id} ({one.state})" for one in instances.find(aws, name)]
     say(f"removes all of {name}: {', '.join(live) or 'no instance'}, role, security group, and the")
     say(f"files in {runs.folder(root, name)}, checkpoints and report too (first: fetch {name})")
-    if FLAGS.dry_run:
-        say("dry run: nothing was removed")
-        return 0
-    if not _is_confirmed("Remove it?"):
-        say("nothing was removed")
-        return 1
+    if not _is_confirmed("Remove it?", "nothing was removed"):
+        return 0 if FLAGS.dry_run else 1
     stop.end(aws, root, name, say, wait=True, save_for_s=0)
     stop.delete(aws, root, name, say)
     return 0
@@ -223,13 +215,20 @@ def _root(aws: Aws) -> Folder:
     return Folder(aws.s3, resources.default_bucket(aws), "")
 
 
-def _is_confirmed(question: str) -> bool:
+def _is_confirmed(question: str, otherwise: str) -> bool:
+    """Whether to go on; if not, says what that means. A dry run asks nobody and does not."""
+    if FLAGS.dry_run:
+        say(f"dry run: {otherwise}")
+        return False
     if FLAGS.yes:
         return True
     if not sys.stdin.isatty():
         raise LaunchError("nobody is there to ask; pass --yes to go on without")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    if sys.stdin.readline().strip().lower() in ("y", "yes"):
+        return True
+    say(otherwise)
+    return False
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -49,15 +49,15 @@ class Run:
       instance_type: e.g. `c5.24xlarge`.
       os: `ubuntu` or `amazon`.
       image_id: the machine image.
-      spot: whether the instance may be interrupted, for a lower price.
-      volume_gb: of its disk.
-      max_hours: after which it ends whatever happens.
+      spot: whether its instances may be interrupted, for a lower price.
+      volume_gb: of each one's disk.
+      max_hours: after which an attempt ends whatever happens.
       usd_per_hour: what it costs, all instances together, and where that is from.
       price_source: see there.
       subnet_id: empty for the default ones.
       ssh_cidr: addresses that port 22 is open to; empty for none.
       key_name: EC2 key pair for them.
-      attempt: counted from 1; every instance is an attempt.
+      attempt: counted from 1; `resume` begins another, on new instances.
       started_at: when this attempt was asked for, in seconds since 1970. The time limit counts
         from there.
       num_instances: that train one model, each a worker; the first is worker 0.
@@ -84,12 +84,12 @@ class Run:
 
     @property
     def deadline(self) -> int:
-        """When the instance ends whatever happens, in seconds since 1970."""
+        """When the instances end whatever happens, in seconds since 1970."""
         return self.started_at + round(self.max_hours * 3600)
 
     @property
     def log(self) -> str:
-        """The attempt's log within the run's folder."""
+        """The attempt's log within the run's folder, of several instances worker 0's."""
         return self.log_of(0)
 
     def log_of(self, worker: int) -> str:

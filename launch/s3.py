@@ -46,6 +46,10 @@ class S3Error(RuntimeError):
     """A file that is not in S3 as it should be, or cannot get there."""
 
 
+class ExistsError(S3Error):
+    """An object of a name that was to be new is there already."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Object:
     """What S3 says of an object.
@@ -129,7 +133,8 @@ class Folder:
           Whether anything was sent.
 
         Raises:
-          S3Error: if it is too large, or `only_new` and it exists.
+          ExistsError: if `only_new` and it exists.
+          S3Error: if it is too large, or S3 got another content than was read here.
         """
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         if size > MAX_OBJECT_BYTES:
@@ -143,7 +148,7 @@ class Folder:
             self._put(name, source, sha256, **({"IfNoneMatch": "*"} if only_new else {}))
         except botocore.exceptions.ClientError as error:
             if only_new and error.response["Error"]["Code"] == "PreconditionFailed":
-                raise S3Error(f"{self}/{name} exists") from error
+                raise ExistsError(f"{self}/{name} exists") from error
             if error.response["Error"]["Code"] == "BadDigest":
                 raise S3Error(
                     f"{source if isinstance(source, Path) else name}: changed while it was "
@@ -190,31 +195,22 @@ class Folder:
 
     def read(self, name: str) -> bytes | None:
         """A small object's content, or None where there is none."""
-        for attempt in _attempts(f"{self}/{name}"):
-            try:
-                answer = self.client.get_object(Bucket=self.bucket, Key=self.key(name))
-                content = answer["Body"].read()
-            except botocore.exceptions.ClientError as error:
-                if error.response["Error"]["Code"] in ("NoSuchKey", "NoSuchBucket", "404"):
-                    return None
-                raise
-            except _BROKEN_OFF as error:
-                attempt(error)
-                continue
-            return content
-        raise AssertionError("attempts end by raising")
+        return self._read(name, ("NoSuchKey", "NoSuchBucket", "404"))
 
     def read_from(self, name: str, offset: int) -> bytes:
-        """What an object holds from `offset` on; nothing where it is no longer than that."""
+        """What an object holds from `offset` on; nothing where it is no longer, or not there."""
+        nothing = ("NoSuchKey", "404", "InvalidRange", "416")
+        return self._read(name, nothing, Range=f"bytes={offset}-") or b""
+
+    def _read(self, name: str, nothing: tuple[str, ...], **more: str) -> bytes | None:
+        """Content, read whole or tried again; None where S3 answers with a code of `nothing`."""
         for attempt in _attempts(f"{self}/{name}"):
             try:
-                answer = self.client.get_object(
-                    Bucket=self.bucket, Key=self.key(name), Range=f"bytes={offset}-"
-                )
+                answer = self.client.get_object(Bucket=self.bucket, Key=self.key(name), **more)
                 content = answer["Body"].read()
             except botocore.exceptions.ClientError as error:
-                if error.response["Error"]["Code"] in ("NoSuchKey", "404", "InvalidRange", "416"):
-                    return b""
+                if error.response["Error"]["Code"] in nothing:
+                    return None
                 raise
             except _BROKEN_OFF as error:
                 attempt(error)

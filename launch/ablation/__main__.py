@@ -13,8 +13,8 @@ of what the last command asked for. Ctrl-C and SIGTERM have the trainings save f
 does not wait for that. A training that fails is listed with the last line it said, the others go
 on, and the status is 1.
 
-Systems are what their flagfiles say: tcn.flags and launch/flags/*.flags. Flags after -- go to every
-training, after the flagfile's: -- --select_on=none --lr_schedule=cosine.
+Systems are what their flagfiles say: tcn.flags and launch/flags/SYSTEM.flags. Flags after -- go to
+every training, after the flagfile's: -- --select_on=none --lr_schedule=cosine.
 """
 
 from __future__ import annotations
@@ -243,6 +243,8 @@ def _share(trainings: int) -> tuple[int, int]:
 
 def _cores() -> int:
     """Those that this process may use: its affinity's, and not more than its container's share."""
+    # As emotion_tfdata.training.threads counts them. A copy: launch imports nothing of the rest of
+    # the project, which it must run without (see launch/__init__.py).
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     try:

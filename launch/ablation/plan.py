@@ -31,7 +31,7 @@ _OURS = {"data_dir", "model_dir", "name", "protocol", "fold", "folds", "seed", "
 _OF_THE_MACHINE = {
     *("checkpoint_every_s", "intra_op_threads", "inter_op_threads", "input_threads", "profile"),
 }
-# What train.py can make use of.
+# What train.py can make use of; emotion_tfdata.training.threads says why.
 _MOST_THREADS = {"intra_op": 16, "inter_op": 4, "input": 4}
 
 

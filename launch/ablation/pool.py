@@ -144,8 +144,7 @@ class Pool:
 
     def _tell(self, number: int) -> None:
         for one in self.running:
-            with contextlib.suppress(ProcessLookupError):
-                one.process.send_signal(number)
+            one.process.send_signal(number)  # does nothing where it has ended meanwhile
 
     def _hand_on(self) -> None:
         """Asks the trainings to stop where we were asked. They save and leave; whoever asks twice

@@ -15,6 +15,9 @@ from launch.ablation.training import Outcome
 
 _IN_PLACE_EVERY_S, _LOG_EVERY_S = 1.0, 30.0
 
+# `duration` and `Progress.line` are as in emotion_tfdata.training.progress. Copies: launch imports
+# nothing of the rest of the project, which it must run without (see launch/__init__.py).
+
 
 def duration(seconds: float) -> str:
     """Seconds as `0:07`, `12:30` or `3:05:00`."""

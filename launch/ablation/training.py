@@ -71,7 +71,7 @@ def differences(folder: Path, request: Mapping[str, Any]) -> list[str]:
     except FileNotFoundError:
         if (folder / _SETTINGS).exists():
             return ["it was not made by an ablation"]
-        return []
+        return []  # nothing is there yet
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"{REQUEST} cannot be read ({error!r})"]
     different = [f"there {arg}" for arg in there if arg not in wanted]

@@ -1,1 +1,1 @@
-"""What happens on the caller's side: checks, uploads, the instance's life, and watching it."""
+"""What happens on the caller's side: checks, uploads, the instances' lives, and watching them."""

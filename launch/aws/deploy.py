@@ -1,4 +1,4 @@
-"""From a plan to a running instance, so that a call broken off anywhere can be made again."""
+"""From a plan to running instances, so that a call broken off anywhere can be made again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from launch.aws import dataset, instances, machine, prices, resources, userdata
 from launch.aws.machine import Image, Machine, Subnet
 from launch.aws.session import Aws, LaunchError
 from launch.aws.source import Source
-from launch.s3 import Folder, S3Error
+from launch.s3 import ExistsError, Folder
 
 # A call made again this soon continues the same attempt, and EC2's client token keeps it single.
 _SAME_ATTEMPT_S = 600
@@ -29,7 +29,7 @@ class Plan:
     Attributes:
       run: what is asked for.
       kind, image, subnets: what AWS has for it.
-      price: of an hour.
+      price: of an hour of one instance.
       quota: what was found of it.
       root: where everything goes.
       source, data: what to upload; None to use what is there.
@@ -71,7 +71,7 @@ def execute(aws: Aws, plan: Plan, project_dir: Path, say: Callable[[str], None])
             say(f"bucket {root.bucket} made")
         run = _claim(aws, plan, folder)
     except LaunchError:
-        raise
+        raise  # it says itself what to do
     except BaseException:
         say(f"not started; if bucket {root.bucket} was made, this removes it: stop {name} --delete")
         raise
@@ -117,8 +117,8 @@ def _claim(aws: Aws, plan: Plan, folder: Folder) -> runs.Run:
         try:
             folder.put(runs.RUN, wanted.to_json(), only_new=True)
             return wanted
-        except S3Error:
-            pass
+        except ExistsError:
+            pass  # an earlier call's, or this one's whose answer was lost: looked at below
     found = runs.load(plan.root, wanted.name)
     if found is None:
         raise LaunchError(f"{folder}/{runs.RUN} is there and is not; try again")

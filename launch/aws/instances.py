@@ -1,4 +1,4 @@
-"""The run's instance: asking for it, finding it, ending it."""
+"""The run's instances: asking for them, finding them, ending them."""
 
 from __future__ import annotations
 

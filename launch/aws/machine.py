@@ -174,7 +174,7 @@ def check_quota(aws: Aws, wanted: Machine, spot: bool, count: int) -> str:
         answer = aws.client("service-quotas").get_service_quota(
             ServiceCode="ec2", QuotaCode=_QUOTA[spot]
         )
-    except botocore.exceptions.ClientError as error:
+    except botocore.exceptions.ClientError as error:  # who may not ask for it may still deploy
         return f"not checked ({error.response['Error']['Code']})"
     quota = int(answer["Quota"]["Value"])
     used = _running_vcpus(aws, spot)

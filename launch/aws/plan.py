@@ -98,7 +98,7 @@ def new(
             f"--name={run.name}: give up to 32 of a-z, 0-9 and -, the first no hyphen"
         )
     subnets = machine.subnets(aws, instance_type, subnet_id)
-    quota = "its instance runs already"
+    quota = "its instances run already" if num_instances > 1 else "its instance runs already"
     missing = num_instances - len(instances.find(aws, run.name))
     if missing > 0:
         quota = machine.check_quota(aws, kind, spot, missing)
@@ -125,7 +125,7 @@ def again(
       instance_type: another one; empty for the same.
       spot: whether it is one; None for as before.
       max_hours: for this attempt; None for as before.
-      price: of an hour of the instance; None to look it up.
+      price: of an hour of one instance; None to look it up.
 
     Raises:
       LaunchError: if something is not as it must be; nothing is made.

@@ -1,4 +1,4 @@
-"""What a run needs besides its instance: bucket, role, security group. Made, found, removed.
+"""What a run needs besides its instances: bucket, role, security group. Made, found, removed.
 
 Every function can be called again after it was broken off anywhere.
 """
@@ -93,7 +93,7 @@ def role_name(aws: Aws, name: str) -> str:
 
 
 def policy(aws: Aws, run: runs.Run, root: Folder) -> dict[str, Any]:
-    """What the instance may do: read its source and data, read and write its run, no more."""
+    """What an instance may do: read its source and data, read and write its run, no more."""
     bucket = f"arn:{aws.partition}:s3:::{root.bucket}"
     mine = f"{bucket}/{root.key(f'runs/{run.name}')}/*"
     own = {"StringEquals": {"aws:ResourceAccount": aws.account}}
@@ -150,7 +150,7 @@ def ensure_role(aws: Aws, run: runs.Run, root: Folder) -> None:
         RoleName=name,
         Path=PATH,
         AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
-        Description=f"What the instance of the training {run.name} may do",
+        Description=f"What an instance of the training {run.name} may do",
         Tags=tags,
     )
     aws.iam.put_role_policy(
@@ -171,7 +171,7 @@ def delete_role(aws: Aws, name: str) -> list[str]:
     try:
         profile = aws.iam.get_instance_profile(InstanceProfileName=role)["InstanceProfile"]
     except botocore.exceptions.ClientError as error:
-        if error.response["Error"]["Code"] != "NoSuchEntity":
+        if error.response["Error"]["Code"] != "NoSuchEntity":  # never made, or removed already
             raise
     else:
         for held in profile["Roles"]:
@@ -232,9 +232,9 @@ def find_security_groups(aws: Aws, name: str) -> list[dict[str, Any]]:
 
 
 def ensure_security_group(aws: Aws, run: runs.Run, vpc_id: str) -> str:
-    """Makes the run's security group, or brings it up to date: nothing in, web out.
+    """Makes the run's security group, or brings it up to date: web out, and in what `let_in` says.
 
-    Several instances reach each other as well, on one port, as members of the same group.
+    Several instances reach each other on one port, as members of the same group.
 
     Returns:
       Its identifier.
@@ -245,7 +245,8 @@ def ensure_security_group(aws: Aws, run: runs.Run, vpc_id: str) -> str:
     else:
         group_id = aws.ec2.create_security_group(
             GroupName=f"emotion-tfdata-{run.name}",
-            Description=f"The instance of the training {run.name}: nothing in, web out",
+            # Says nothing of the rules: they can be brought up to date, a description cannot.
+            Description=f"All instances of the training {run.name}",
             VpcId=vpc_id,
             TagSpecifications=[
                 {"ResourceType": "security-group", "Tags": [{"Key": TAG, "Value": run.name}]}
@@ -260,22 +261,12 @@ def ensure_security_group(aws: Aws, run: runs.Run, vpc_id: str) -> str:
         ports = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
         inward = [{**ports, "IpRanges": [{"CidrIp": run.ssh_cidr}]}]
     group = aws.ec2.describe_security_groups(GroupIds=[group_id])["SecurityGroups"][0]
-    _set_rules(
-        group["IpPermissions"],
-        inward + among,
-        lambda rules: aws.ec2.revoke_security_group_ingress(GroupId=group_id, IpPermissions=rules),
-        lambda rules: aws.ec2.authorize_security_group_ingress(
-            GroupId=group_id, IpPermissions=rules
-        ),
-    )
-    _set_rules(
-        group["IpPermissionsEgress"],
-        _WEB + among,
-        lambda rules: aws.ec2.revoke_security_group_egress(GroupId=group_id, IpPermissions=rules),
-        lambda rules: aws.ec2.authorize_security_group_egress(
-            GroupId=group_id, IpPermissions=rules
-        ),
-    )
+    there, wanted = group["IpPermissions"], inward + among
+    _change(aws.ec2.revoke_security_group_ingress, group_id, _without(there, wanted))
+    _change(aws.ec2.authorize_security_group_ingress, group_id, _without(wanted, there))
+    there, wanted = group["IpPermissionsEgress"], _WEB + among
+    _change(aws.ec2.revoke_security_group_egress, group_id, _without(there, wanted))
+    _change(aws.ec2.authorize_security_group_egress, group_id, _without(wanted, there))
     return group_id
 
 
@@ -294,21 +285,26 @@ def delete_security_groups(aws: Aws, name: str) -> list[str]:
     return removed
 
 
-def _set_rules(found: list[Any], wanted: list[Any], revoke: Any, authorize: Any) -> None:
+def _change(call: Any, group_id: str, rules: list[Any]) -> None:
+    if rules:  # EC2 takes no empty list
+        call(GroupId=group_id, IpPermissions=rules)
+
+
+def _without(rules: list[Any], others: list[Any]) -> list[Any]:
+    """The rules that are not among the others."""
+
     def key(rule: dict[str, Any]) -> tuple[Any, ...]:
         ranges = sorted(entry["CidrIp"] for entry in rule.get("IpRanges", []))
         groups = sorted(entry["GroupId"] for entry in rule.get("UserIdGroupPairs", []))
         ports = (rule["IpProtocol"], rule.get("FromPort"), rule.get("ToPort"))
         return (*ports, tuple(ranges), tuple(groups))
 
-    there, needed = {key(rule) for rule in found}, {key(rule) for rule in wanted}
-    if surplus := [rule for rule in found if key(rule) not in needed]:
-        revoke(surplus)
-    if missing := [rule for rule in wanted if key(rule) not in there]:
-        authorize(missing)
+    known = {key(rule) for rule in others}
+    return [rule for rule in rules if key(rule) not in known]
 
 
 def _unless_exists(call: Any, **arguments: Any) -> None:
+    """Makes something; that an earlier call has made it is no error."""
     try:
         call(**arguments)
     except botocore.exceptions.ClientError as error:
@@ -317,6 +313,7 @@ def _unless_exists(call: Any, **arguments: Any) -> None:
 
 
 def _if_there(call: Any, **arguments: Any) -> bool:
+    """Whether what is called upon was there: it may never have been made, or be removed already."""
     try:
         call(**arguments)
     except botocore.exceptions.ClientError as error:

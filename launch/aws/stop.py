@@ -24,21 +24,21 @@ def end(
     wait: bool = False,
     save_for_s: float = SAVE_FOR_S,
 ) -> None:
-    """Has the instance save its state, then ends it.
+    """Has the training save its state, then ends its instances.
 
     Args:
       aws: where.
       root: where all runs are.
       name: the run's.
       say: told what happens.
-      wait: until EC2 says that the instance is gone.
+      wait: until EC2 says that they are gone.
       save_for_s: the most seconds that saving may take.
     """
     run = runs.load(root, name)
     live = instances.find(aws, name)
     if run and live:
         folder = runs.folder(root, name)
-        folder.put(runs.STOP, b"")  # asks the instance, and tells `monitor` why there is none
+        folder.put(runs.STOP, b"")  # asks them, and tells `monitor` why there are none
         if any(instance.state == "running" for instance in live):
             _save(run, folder, say, save_for_s)
     for one in instances.end(aws, name, wait=wait):
@@ -48,8 +48,8 @@ def end(
 
 
 def delete(aws: Aws, root: Folder, name: str, say: Callable[[str], None]) -> None:
-    """Removes everything of a run whose instance is gone: role, group, files, and the bucket if it
-    was made here and is empty then. Source and data that other runs use stay.
+    """Removes everything of a run whose instances are gone: role, group, files, and the bucket if
+    it was made here and is empty then. Source and data that other runs use stay.
     """
     for one in resources.delete_role(aws, name) + resources.delete_security_groups(aws, name):
         say(f"{one} removed")
@@ -74,7 +74,7 @@ def _save(run: runs.Run, folder: Folder, say: Callable[[str], None], for_s: floa
     status = runs.read_json(folder, runs.STATUS)
     if status.get("attempt") != run.attempt or status.get("state") != runs.TRAINING:
         return  # nothing is trained yet, or no more
-    say("asked the instance to save its checkpoint ...")
+    say("asked the training to save its checkpoint ...")
     give_up = time.monotonic() + for_s
     while time.monotonic() < give_up:
         state = runs.read_json(folder, runs.STATUS).get("state")

@@ -1,1 +1,1 @@
-"""What happens on the instance: installing, training, saving to S3, ending itself."""
+"""What happens on an instance: installing, training, saving to S3, ending itself."""

@@ -43,7 +43,7 @@ class Metadata:
         try:
             return self.get("meta-data/instance-id") or ""
         except OSError:
-            return ""
+            return ""  # only the status speaks of it
 
     def interruption_s(self) -> float | None:
         """When a spot instance is taken away, in seconds since 1970; None while it is not to be.

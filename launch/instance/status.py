@@ -1,4 +1,4 @@
-"""What the instance says of itself, for `monitor` to read."""
+"""What an instance says of itself, for `monitor` to read."""
 
 from __future__ import annotations
 

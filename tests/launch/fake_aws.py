@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,6 +78,8 @@ class Proxy:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Or the body, sent after the headers, waits 40 ms for their acknowledgement.
+            disable_nagle_algorithm = True
 
             def log_message(self, *arguments: Any) -> None:
                 pass
@@ -417,14 +418,6 @@ def write_data(path: Path, seed: int, *, shards: int = 3, size: int = 50_000) ->
     manifest = {"format": "emotion_tfdata", "version": 1, "provenance": "made up"}
     (path / "manifest.json").write_text(json.dumps({**manifest, "shards": entries}))
     return path
-
-
-def wait_until(is_true: Callable[[], Any], what: str, for_s: float = 60.0) -> None:
-    """Waits for something outside of this process."""
-    give_up = time.monotonic() + for_s
-    while not is_true():
-        assert time.monotonic() < give_up, f"not within {for_s:.0f} s: {what}"
-        time.sleep(0.05)
 
 
 _create_loader = botocore.loaders.create_loader

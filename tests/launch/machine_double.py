@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import datetime
 import http.server
 import json
@@ -11,27 +10,31 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import threading
 import uuid
-from collections.abc import Iterator
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_aws import INSTANCE_KEY, Server
 
-from launch.aws import userdata
-from launch.instance import agent, watch
-
+# The machine's own, within its network.
+ADDRESS = "10.1.2.3"
 _RECORDED = ("shutdown", "systemctl", "apt-get", "dnf")
+# What installs packages there, and the Python that is among them.
+SYSTEMS = {"ubuntu": ("apt-get", "python3.10"), "amazon": ("dnf", "python3.11")}
 
 
 class Metadata:
     """A machine's metadata service: version 2 alone, so nothing without a token."""
 
     def __init__(self) -> None:
-        self.pages = {"meta-data/instance-id": "i-0123456789abcdef0"}
+        self.pages = {
+            "meta-data/instance-id": "i-0123456789abcdef0",
+            "meta-data/local-ipv4": ADDRESS,
+        }
         self.refused = 0
         self._tokens: set[str] = set()
         service = self
@@ -63,7 +66,9 @@ class Metadata:
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        # Asked to shut down, it notices at its next look.
+        looks = {"poll_interval": 0.02}
+        threading.Thread(target=self._server.serve_forever, kwargs=looks, daemon=True).start()
 
     def give_role(self, name: str) -> None:
         """Serves credentials, as for an instance with a role."""
@@ -95,19 +100,16 @@ class Metadata:
 class Recorders:
     """Commands that only note what they were called with."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._calls = path / "calls"
+    def __init__(self, path: Path, names: Sequence[str] = _RECORDED) -> None:
+        self.path, self.calls_path = path, path / "calls"
         path.mkdir()
-        self._calls.touch()
-        for name in _RECORDED:
-            script = path / name
-            script.write_text(f'#!/bin/sh\necho "{name} $*" >>"{self._calls}"\n')
-            script.chmod(0o755)
+        self.calls_path.touch()
+        for name in names:
+            _write_command(path / name, f'echo "{name} $*" >>"{self.calls_path}"')
 
     @property
     def calls(self) -> list[str]:
-        return self._calls.read_text().splitlines()
+        return self.calls_path.read_text().splitlines()
 
 
 class Machine:
@@ -116,127 +118,127 @@ class Machine:
     What it leaves out of a real machine: systemd itself, the packages of apt-get or dnf, and
     downloads from a package index: both environments see this project's own packages, so that pip
     resolves, checks and installs as it would, and finds everything satisfied.
+
+    Of this machine's commands it has neither the package managers nor any Python: its own package
+    manager is a recorder that brings one, this project's under the name that it has there.
     """
 
-    def __init__(self, path: Path, python: str, site_packages: Path, aws: dict[str, str]) -> None:
-        self.root, self.units = path / "opt", path / "units"
+    def __init__(
+        self, path: Path, services: Mapping[str, str], system: str = "ubuntu", port: int = 0
+    ) -> None:
+        """Makes its folders.
+
+        Args:
+          path: where they are.
+          services: variables that say where it finds AWS and its metadata.
+          system: `ubuntu` or `amazon`.
+          port: where it listens to others that train with it; 0 as on a real one.
+        """
+        self.root, self.units, self._console = path / "opt", path / "units", path / "console"
         self.units.mkdir(parents=True)
-        self.recorders = Recorders(path / "bin")
+        manager, self.python = SYSTEMS[system]
+        self.recorders = Recorders(path / "bin", ("shutdown", "systemctl", manager))
+        self._packages, self._failures = path / "packages", path / "failures"
+        self._packages.mkdir()
+        base = getattr(sys, "_base_executable", sys.executable)
+        _write_command(self._packages / self.python, f'exec "{base}" "$@"')
+        _write_command(
+            self.recorders.path / manager,
+            f'echo "{manager} $*" >>"{self.recorders.calls_path}"\n'
+            f'[ ! -s "{self._failures}" ] || {{ sed -i 1d "{self._failures}"; exit 1; }}\n'
+            f'case "$*" in *install*) cp "{self._packages}"/* "{self.recorders.path}" ;; esac',
+        )
+        _link_commands(path / "commands")
         self._environment = {
-            "PATH": f"{self.recorders.path}:{os.environ['PATH']}",
+            "PATH": f"{self.recorders.path}:{path / 'commands'}",
             "HOME": str(path),
-            "PYTHON": python,
             "EMOTION_TFDATA_ROOT": str(self.root),
             "EMOTION_TFDATA_UNITS": str(self.units),
             "PIP_NO_INDEX": "1",
             "PIP_NO_BUILD_ISOLATION": "0",  # pip reads this as --no-build-isolation
             "PIP_CONFIG_FILE": os.devnull,
             "PYTHON_OF_TEST": sys.executable,
-            **aws,
+            **({"EMOTION_TFDATA_PORT": str(port)} if port else {}),
+            **services,
         }
         for environment in (self.root / "boot", self.root / "source" / ".venv"):
             lib = environment / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
             packages = lib / "site-packages"
             packages.mkdir(parents=True)
-            (packages / "installed_before.pth").write_text(f"{site_packages}\n")
+            before = f"{sysconfig.get_paths()['purelib']}\n"
+            (packages / "installed_before.pth").write_text(before)
         for name in _RECORDED:
             found = shutil.which(name, path=self._environment["PATH"])
-            assert found == str(self.recorders.path / name), "must never reach the real one"
+            assert found in (None, str(self.recorders.path / name)), "must never reach the real one"
+
+    def fail_packages(self, times: int) -> None:
+        """Has the package manager fail so often, before it does what it is asked."""
+        self._failures.write_text("\n" * times)
 
     @property
     def log(self) -> str:
         return (self.root / "run.log").read_text()
+
+    @property
+    def console(self) -> str:
+        """What the script left for who looks at the machine from outside."""
+        return self._console.read_text()
 
     def boot(self, user_data: str) -> int:
         """Runs the script as cloud-init does; returns its status."""
         script = self.root.parent / "user-data"
         script.write_text(user_data)
         script.chmod(0o755)
-        return subprocess.run(
-            [str(script)], env=self._environment, cwd="/", check=False, timeout=300
-        ).returncode
+        with open(self._console, "wb") as console:
+            return subprocess.run(
+                [str(script)],
+                env=self._environment,
+                cwd="/",
+                stdout=console,
+                stderr=console,
+                check=False,
+                timeout=300,
+            ).returncode
 
-    def unit(self, name: str) -> configparser.SectionProxy | dict[str, Any]:
-        parser = configparser.ConfigParser(strict=False, interpolation=None)
-        parser.optionxform = str  # type: ignore[assignment, method-assign]
-        parser.read(self.units / name)
-        return {
-            key: value for section in parser.sections() for key, value in parser[section].items()
-        }
+    def unit(self, name: str) -> dict[str, list[str]]:
+        """What a unit says, each key as often as it stands there."""
+        said: dict[str, list[str]] = {}
+        for line in (self.units / name).read_text().splitlines():
+            key, separator, value = line.partition("=")
+            if separator and not line.startswith("#"):
+                said.setdefault(key, []).append(value)
+        return said
 
     def start_service(self) -> subprocess.Popen[bytes]:
         """Starts the training's service as systemd does."""
         unit = self.unit("emotion-tfdata.service")
         assert "systemctl enable --now --no-block emotion-tfdata.service" in self.recorders.calls
-        more = dict(part.split("=", 1) for part in shlex.split(unit["Environment"]))
-        with open(unit["StandardOutput"].removeprefix("append:"), "ab") as log:
+        (output,), (command,) = unit["StandardOutput"], unit["ExecStart"]
+        (folder,) = unit["WorkingDirectory"]
+        more = dict(part.split("=", 1) for part in shlex.split(" ".join(unit["Environment"])))
+        with open(output.removeprefix("append:"), "ab") as log:
             return subprocess.Popen(
-                shlex.split(unit["ExecStart"]),
-                cwd=unit["WorkingDirectory"],
+                shlex.split(command),
+                cwd=folder,
                 env={**self._environment, **more},
                 stdout=log,
                 stderr=log,
             )
 
 
-TRAINER = '''
-"""Stands in for train.py: the same files, the same answer to SIGTERM."""
-import json, os, pathlib, signal, sys, time
+def _link_commands(folder: Path) -> None:
+    """This machine's commands, but those that a machine has of its own or must not reach."""
+    folder.mkdir()
+    for place in os.environ["PATH"].split(os.pathsep):
+        for command in Path(place).glob("*"):
+            link, hidden = folder / command.name, command.name.startswith("python")
+            if command.name not in _RECORDED and not hidden and not link.is_symlink():
+                link.symlink_to(command.absolute())
 
-flags = dict(a.lstrip("-").partition("=")[::2] for a in sys.argv[1:])
-if "only_check_args" in flags:
-    sys.exit()
-model, epochs = pathlib.Path(flags["model_dir"]), int(flags.get("epochs", 3))
-assert (pathlib.Path(flags["data_dir"]) / "manifest.json").is_file()
-stop = []
-signal.signal(signal.SIGTERM, lambda *a: stop.append(1))
-together = os.environ.get("TF_CONFIG")
-print("TF_CONFIG", together, flush=True)
-if together and json.loads(together)["task"]["index"]:
-    # Another worker than the chief writes nothing, and ends when the chief does.
-    if "fail_at" in flags:
-        sys.exit("train.py: worker 1: the loss is nan")
-    print("a worker's training", flush=True)
-    time.sleep(float(flags.get("worker_s", 0.05)))
-    sys.exit(0)
-if together and not (model / "checkpoint.npz").exists() and "others_stop" in flags:
-    (model / "checkpoint.npz").write_text("1")
-    print("stopped by another", flush=True)
-    sys.exit(0)
 
-def write(name, text):
-    (model / (name + ".tmp")).write_text(text)
-    os.replace(model / (name + ".tmp"), model / name)
-
-write("settings.json", json.dumps({"epochs": epochs}))
-checkpoint = model / "checkpoint.npz"
-at = json.loads(checkpoint.read_text()) if checkpoint.exists() else 0
-print("from epoch", at, flush=True)
-while at < epochs:
-    if stop:
-        print("stopped at", at, flush=True)
-        sys.exit(0)
-    if "fail_at" in flags and at == int(flags["fail_at"]):
-        sys.exit("train.py: the loss is nan")
-    time.sleep(float(flags.get("epoch_s", 0.05)))
-    at += 1
-    history = [{"epoch": e + 1, "train": {"loss": 1.5}} for e in range(at)]
-    write("checkpoint.npz", json.dumps(at))
-    write("history.json", json.dumps(history))
-    print("epoch", at, flush=True)
-(model / "tensorboard").mkdir(exist_ok=True)
-(model / "tensorboard" / "events").write_text("events")
-write("report.json", json.dumps({"epochs": at}))
-'''
-
-# In place of launch/venv.sh: an environment that is there at once.
-VENV = """
-make_venv() {
-  mkdir -p "$1/bin"
-  printf '#!/bin/sh\\nexec %s "$@"\\n' "$PYTHON_OF_TEST" >"$1/bin/python"
-  chmod +x "$1/bin/python"
-}
-"""
+def _write_command(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
 
 
 @pytest.fixture
@@ -248,27 +250,7 @@ def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metadata]:
 
 
 @pytest.fixture
-def quick_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The project with a trainer and an environment that take no time."""
-    (project / "train.py").write_text(TRAINER)
-    (project / "launch" / "venv.sh").write_text(VENV)
-    lock = project / "launch" / "constraints.txt"
-    lock.write_text("".join(f"{name}=={version(name)}\n" for name in userdata._BOTO))
-    monkeypatch.setenv("PYTHON_OF_TEST", sys.executable)
-    monkeypatch.setenv("PYTHONPATH", str(project))
-    return project
-
-
-@pytest.fixture
 def recorders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorders:
     found = Recorders(tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{found.path}:{os.environ['PATH']}")
     return found
-
-
-@pytest.fixture
-def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half minutes become moments."""
-    monkeypatch.setattr("launch.run.SYNC_EVERY_S", 0.3)
-    monkeypatch.setattr(watch, "_SPOT_EVERY_S", 0.1)
-    monkeypatch.setattr(agent, "_TICK_S", 0.05)

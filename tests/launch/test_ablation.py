@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+from waiting import wait_until
 
 from launch.ablation import training as folders
 from launch.ablation.plan import Plan
@@ -58,9 +59,7 @@ class Ablation:
 
     def wait_for(self, name, text, process):
         """Waits until a training has said something."""
-        while text not in self.log(name):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.05)
+        wait_until(lambda: text in self.log(name), f"{name}: {text}", 300, process)
 
 
 def one_line_error(result):
@@ -220,22 +219,19 @@ def test_a_killed_ablation_leaves_no_training_behind(project_dir, fake_data_dir,
     process = ablation.start()
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        while not (tmp_path / f"{BASELINE}/fold-0/train.log").exists() or not children.read_text():
-            assert process.poll() is None
-            time.sleep(0.05)
+        log = tmp_path / f"{BASELINE}/fold-0/train.log"
+        wait_until(lambda: log.exists() and children.read_text(), "a training", 300, process)
         child = int(children.read_text().split()[0])
-        while b"train.py" not in Path(f"/proc/{child}/cmdline").read_bytes():
-            time.sleep(0.02)  # not yet itself
+        command = Path(f"/proc/{child}/cmdline")
+        wait_until(lambda: b"train.py" in command.read_bytes(), "train.py itself", 300, process)
     finally:
         process.kill()
         process.communicate()
-    for _ in range(400):
-        if not os.path.exists(f"/proc/{child}"):
-            break
-        time.sleep(0.05)
-    else:
+    try:
+        wait_until(lambda: not os.path.exists(f"/proc/{child}"), "the training ends too", 20)
+    except AssertionError:
         os.kill(child, signal.SIGKILL)
-        pytest.fail("the training outlived the ablation")
+        raise
 
 
 def test_a_dry_run_shows_the_commands_and_does_nothing(project_dir, fake_data_dir, tmp_path):

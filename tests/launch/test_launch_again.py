@@ -29,6 +29,24 @@ def test_another_run_under_the_same_name_is_refused(cloud, deployed, data_dir):
     assert "there is a run mine of other settings (spot: there False, asked for True" in result.err
 
 
+@pytest.mark.parametrize("is_there", [False, True], ids=["new", "there already"])
+def test_a_run_that_s3_did_not_take_is_not_started(cloud, project, data_dir, is_there):
+    """Only a record that is there already may be taken up; another failure is none of that."""
+    deploy = ("deploy", f"--data_dir={data_dir}", "--yes", "--name=mine")
+    if is_there:
+        assert cloud.run(*deploy).status == 0
+    asked_before = len(cloud.proxy.of("ec2", "RunInstances"))
+    damaged = Answer(400, b"<Error><Code>BadDigest</Code></Error>")
+    cloud.proxy.rules.append(
+        lambda r: damaged if r.action == "PUT" and r.path.endswith("/run.json") else None
+    )
+    result = cloud.run(*deploy)
+    assert result.status == 1
+    assert "run.json: changed while it was uploaded, or was damaged on the way" in result.err
+    assert len(cloud.proxy.of("ec2", "RunInstances")) == asked_before
+    assert len(cloud.instances()) == is_there
+
+
 def test_a_run_that_never_began_is_replaced(cloud, deployed, project):
     name = deployed("--name=mine")
     cloud.client("ec2").terminate_instances(InstanceIds=[cloud.instances()[0]["InstanceId"]])

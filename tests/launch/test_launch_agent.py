@@ -8,90 +8,15 @@ import signal
 import threading
 import time
 
-import boto3
 import pytest
-from fake_aws import DROP, INSTANCE_KEY, Answer, role_policy, wait_until
+from fake_aws import DROP, Answer
+from waiting import wait_until
 
 from launch import run as runs
 from launch.aws import results, stop
 from launch.aws.session import connect
 from launch.instance import agent, mirror, progress, watch
 from launch.instance.metadata import Metadata
-
-
-class Instance:
-    """A deployed run and its instance's folders; the agent runs in this process."""
-
-    def __init__(self, cloud, project, data_dir, root, monkeypatch):
-        self._cloud, self._data_dir, self.root = cloud, data_dir, root
-        self._monkeypatch, self._project = monkeypatch, project
-        self.name = ""
-
-    def deploy(self, *train_args, flags=()):
-        result = self._cloud.run(
-            "deploy", f"--data_dir={self._data_dir}", "--yes", *flags, "--", *train_args
-        )
-        assert result.status == 0, result.err
-        self.name = result.out.strip()
-        role = f"emotion-tfdata-{self.name}-us-east-1"
-        policy = self._cloud.client("iam").get_role_policy(RoleName=role, PolicyName="this-run")
-        self._cloud.proxy.rules.append(role_policy(policy["PolicyDocument"]))
-
-    @property
-    def folder(self):
-        return runs.folder(self._cloud.root, self.name)
-
-    @property
-    def status(self):
-        return runs.read_json(self.folder, runs.STATUS)
-
-    @property
-    def log(self):
-        return (self.root / "run.log").read_text()
-
-    def run(self, meanwhile=None):
-        """Runs the agent to its end, with only the role's credentials; `meanwhile` beside it."""
-        self._monkeypatch.chdir(self._project)
-        failures, running = [], threading.Event()
-
-        def guarded():
-            try:
-                meanwhile()
-            except BaseException as error:
-                failures.append(error)
-                if running.is_set():
-                    os.kill(os.getpid(), signal.SIGTERM)
-
-        helper = threading.Thread(target=guarded) if meanwhile else None
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        with self._monkeypatch.context() as patch:
-            patch.setenv("AWS_ACCESS_KEY_ID", INSTANCE_KEY)
-            patch.setattr(boto3, "DEFAULT_SESSION", None)
-            running.set()
-            try:
-                bucket = self._cloud.root.bucket
-                if helper:
-                    helper.start()
-                status = agent.main(bucket, self.name, str(self.root))
-            finally:
-                running.clear()
-                for number, handler in before.items():
-                    signal.signal(number, handler)
-                if helper:
-                    helper.join()
-        if failures:
-            raise failures[0]
-        return status
-
-
-@pytest.fixture
-def instance(
-    cloud, quick_project, quick_looks, recorders, metadata, data_dir, tmp_path, monkeypatch
-):
-    root = tmp_path / "root"
-    root.mkdir()
-    (root / "run.log").touch()
-    return Instance(cloud, quick_project, data_dir, root, monkeypatch)
 
 
 def test_it_fetches_trains_uploads_and_ends_the_instance(instance, recorders, data_dir, metadata):
@@ -111,8 +36,8 @@ def test_it_fetches_trains_uploads_and_ends_the_instance(instance, recorders, da
     }
 
 
-def test_it_uploads_while_it_trains(instance):
-    instance.deploy("--epochs=40")
+def test_it_uploads_while_it_trains(instance, tmp_path):
+    instance.deploy(f"--until={tmp_path / 'looked'}")
     seen = []
 
     def meanwhile():
@@ -123,6 +48,7 @@ def test_it_uploads_while_it_trains(instance):
             lambda: instance.status["state"] != runs.FETCHING, "the status that goes with it"
         )
         seen.append((instance.status["state"], model.find("report.json")))
+        (tmp_path / "looked").touch()
 
     instance.run(meanwhile)
     assert seen == [("training", None)]
@@ -190,15 +116,17 @@ def test_a_spot_notice_brings_the_checkpoint_up_at_once(instance, recorders, met
     assert instance.status["state"] == "stopped"
 
 
-def test_a_notice_that_comes_to_nothing_is_survived(instance, metadata, monkeypatch):
+def test_a_notice_that_comes_to_nothing_is_survived(instance, metadata, monkeypatch, tmp_path):
     monkeypatch.setattr(agent, "_REPRIEVE_S", 0)
-    instance.deploy("--epochs=60", flags=["--spot", "--price=1"])
+    instance.deploy(f"--until={tmp_path / 'over'}", flags=["--spot", "--price=1"])
 
     def meanwhile():
         wait_until(lambda: "epoch 3" in instance.log, "three epochs")
         metadata.take_away(after_s=0)
         wait_until(lambda: instance.status.get("state") == "interrupted", "the notice")
         del metadata.pages["meta-data/spot/instance-action"]
+        wait_until(lambda: instance.log.count("from epoch") == 2, "it trains on")
+        (tmp_path / "over").touch()
 
     instance.run(meanwhile)
     assert "not taken away after all" in instance.log
@@ -248,8 +176,8 @@ def test_when_its_machine_goes_down_it_saves_and_leaves(instance, recorders):
     assert instance.folder.find("model/checkpoint.npz")
 
 
-def test_an_s3_that_fails_for_a_while_costs_nothing(instance, cloud, recorders):
-    instance.deploy("--epochs=150")
+def test_an_s3_that_fails_for_a_while_costs_nothing(instance, cloud, recorders, tmp_path):
+    instance.deploy(f"--until={tmp_path / 'over'}")
     broken = threading.Event()
     refused = []
 
@@ -265,11 +193,12 @@ def test_an_s3_that_fails_for_a_while_costs_nothing(instance, cloud, recorders):
         cloud.proxy.rules.insert(0, fails)
         wait_until(lambda: "epoch 2" in instance.log, "two epochs")
         broken.set()
+        wait_until(lambda: "S3 did not take it" in instance.log, "a save that failed")
         wait_until(lambda: len(refused) > 5, "refusals")
         broken.clear()
+        (tmp_path / "over").touch()
 
     instance.run(meanwhile)
-    assert "S3 did not take it" in instance.log
     assert instance.status["state"] == "finished"
     for path in (instance.root / "model").rglob("*"):
         if path.is_file():
@@ -278,10 +207,11 @@ def test_an_s3_that_fails_for_a_while_costs_nothing(instance, cloud, recorders):
 
 
 def test_another_instance_goes_on_from_the_checkpoint(instance, cloud, tmp_path):
-    instance.deploy("--epochs=20")
+    instance.deploy(f"--until={tmp_path / 'stopped'}")
 
     def meanwhile():
         wait_until(lambda: "epoch 3" in instance.log, "three epochs")
+        wait_until(lambda: instance.status.get("state") == "training", "the status of it")
         stop.end(aws, cloud.root, instance.name, said.append)
 
     aws, said = connect(), []
@@ -294,6 +224,7 @@ def test_another_instance_goes_on_from_the_checkpoint(instance, cloud, tmp_path)
     assert resumed.status == 0, resumed.err
     (new,) = cloud.instances()
     assert new["InstanceType"] == "c6i.4xlarge"
+    (tmp_path / "stopped").touch()
 
     instance.root = tmp_path / "another"
     instance.root.mkdir()

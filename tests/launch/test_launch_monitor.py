@@ -69,6 +69,8 @@ def test_an_instance_that_vanished_is_told(cloud, deployed):
     assert result.status == monitor.NOT_FINISHED
     assert "lost" in result.out
     assert f"`resume {name}` goes on" in result.err
+    asked = f"aws ec2 get-console-output --output text --instance-id {instance['InstanceId']}\n"
+    assert asked in result.err
 
 
 def test_a_stopped_spot_instance_is_waited_for(cloud, deployed):

@@ -78,7 +78,7 @@ def test_a_file_that_changes_while_it_is_uploaded_is_refused(folder, tmp_path, m
 
 def test_only_new_does_not_replace(folder):
     assert folder.put("file", b"first", only_new=True)
-    with pytest.raises(s3.S3Error, match="some/prefix/file exists"):
+    with pytest.raises(s3.ExistsError, match="some/prefix/file exists"):
         folder.put("file", b"second", only_new=True)
     assert folder.read("file") == b"first"
 
