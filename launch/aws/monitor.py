@@ -27,9 +27,10 @@ class Seen:
     Attributes:
       run: what was asked for.
       state: of `launch.run`, or `starting`, `waiting for a spot instance`, `lost`.
-      status: what the instance last said of this attempt; empty before.
+      status: what was last said of this attempt, by worker 0; empty before.
       live: the instances it has, by worker.
       cost_usd: of the run until now.
+      lost_id: the instance that is gone without a last word; empty if none is.
     """
 
     run: runs.Run
@@ -37,6 +38,7 @@ class Seen:
     status: dict[str, Any]
     live: tuple[instances.Instance, ...]
     cost_usd: float
+    lost_id: str = ""
 
     @property
     def instance(self) -> instances.Instance | None:
@@ -83,7 +85,9 @@ def look(aws: Aws, root: Folder, name: str) -> Seen:
             cost += max(0.0, time.time() - status["updated_at"]) / 3600 * run.usd_per_hour
         else:
             cost += max(0.0, time.time() - run.started_at) / 3600 * run.usd_per_hour
-    return Seen(run, state, status if current else {}, live, cost)
+    started = runs.read_json(folder, runs.LAUNCH).get("instances") if state == LOST else None
+    lost_id = started[0]["instance_id"] if started else ""
+    return Seen(run, state, status if current else {}, live, cost, lost_id)
 
 
 def describe(seen: Seen) -> str:
@@ -124,6 +128,9 @@ def describe(seen: Seen) -> str:
         first = f"stop {run.name}, then " if seen.live else ""
         which = "worker 0" if run.num_instances > 1 else "its instance"
         lines.append(f"  {which} is gone without a last word; {first}`resume {run.name}` goes on")
+        if seen.lost_id:
+            ask = f"aws ec2 get-console-output --output text --instance-id {seen.lost_id}"
+            lines.append(f"  for an hour AWS knows what it wrote last: {ask}")
     return "\n".join(lines)
 
 

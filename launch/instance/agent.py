@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,10 @@ _STOP_CHILD_S = 30
 # How long the last save is tried while S3 does not take it.
 _SAVE_FOR_S = {watch.SPOT: 90, watch.SIGNAL: 40}
 _SAVE_FOR_LONG_S = 600
+# The others are started within minutes of each other; who cannot be set up may never speak.
+_PEERS_S = 1800
+# How long another worker than 0, its train.py done, waits for worker 0 to say that all is.
+_LAST_WORD_S = 30
 # A machine that was to be taken away and is not trains on after this.
 _REPRIEVE_S = 180
 
@@ -49,10 +53,10 @@ _QUICK = RETRIES.merge(
 
 
 class PhaseError(Exception):
-    """A command ended with another status than 0."""
+    """Something that the training needs did not come about; says what, and with which status."""
 
-    def __init__(self, phase: str, status: int) -> None:
-        super().__init__(f"{phase} ended with status {status}")
+    def __init__(self, what: str, status: int) -> None:
+        super().__init__(what)
         self.status = status
 
 
@@ -97,7 +101,9 @@ class Agent:
             if reason == watch.SIGNAL or self._watch.wait_for_signal(until_s):
                 return 0
             self._note("the instance was not taken away after all")
-        if reason:
+        if reason == watch.ASKED and (ending := self._chief_ending()):
+            self._status.set(ending, message="with worker 0")
+        elif reason:
             ending = runs.STOPPED if reason == watch.ASKED else runs.OUT_OF_TIME
             why = self._why_asked() if reason == watch.ASKED else ""
             self._status.set(ending, message=f"{why}saved; `resume` goes on from here")
@@ -135,7 +141,7 @@ class Agent:
         if progress.is_finished(self._model):
             return ""  # also where it was done before it could be stopped
         if not reason:
-            raise PhaseError("train.py wrote no report; it", 1)
+            raise PhaseError("train.py wrote no report", 1)
         return reason
 
     def _train(self, command: list[str]) -> str:
@@ -143,19 +149,32 @@ class Agent:
         if self._run.num_instances == 1:
             return self._phase(runs.TRAINING, command)
         self._status.set(runs.WAITING)
-        while not self._are_peers_there():
-            if reason := self._watch.reason():
-                return reason
-            self._sync_if_due()
-            time.sleep(_TICK_S)
+        if reason := self._wait(self._are_peers_there, _PEERS_S):
+            return reason
+        if missing := self._peers.missing:
+            which = ", ".join(f"worker {one}" for one in missing)
+            raise PhaseError(f"{which} did not come within {_PEERS_S / 60:g} minutes", 1)
         together = {"TF_CONFIG": self._peers.tf_config()}
+        self._note(f"all are there: {together['TF_CONFIG']}")
         while True:
             reason = self._phase(runs.TRAINING, command, together)
             if reason or progress.is_finished(self._model):
                 return reason
-            # Another instance is taken away and had all of them save and stop. train.py waits until
-            # it is back. Where all is done, worker 0 says so, and that is a reason to stop.
+            # Where all is done, worker 0 says so, and that is a reason to stop. Else another one is
+            # taken away and had all save and stop; train.py waits until it is back.
+            if self._worker and (reason := self._wait(lambda: False, _LAST_WORD_S)):
+                return reason
             self._note("train.py stopped with the others; it goes on when all are there again")
+
+    def _wait(self, until: Callable[[], bool], for_s: float) -> str:
+        """Waits, saving as it goes; returns why it stopped before, if it did."""
+        give_up_s = time.monotonic() + for_s
+        while not until() and time.monotonic() < give_up_s:
+            if reason := self._watch.reason():
+                return reason
+            self._sync_if_due()
+            time.sleep(_TICK_S)
+        return ""
 
     def _are_peers_there(self) -> bool:
         try:
@@ -196,7 +215,8 @@ class Agent:
         finally:
             self._end_child(child)
         if child.returncode:
-            raise PhaseError("train.py" if state == runs.TRAINING else state, child.returncode)
+            what = "train.py" if state == runs.TRAINING else state
+            raise PhaseError(f"{what} ended with status {child.returncode}", child.returncode)
         return ""
 
     def _end_child(self, child: subprocess.Popen[bytes]) -> None:
@@ -262,9 +282,9 @@ class Agent:
 
     def _is_stop_asked(self) -> bool:
         try:
-            return self._is_there(runs.STOP) or (self._worker > 0 and self._has_chief_ended())
+            return self._is_there(runs.STOP) or bool(self._chief_ending())
         except _TROUBLE:
-            return False  # asked again soon
+            return False  # asked again soon; saving notes in the log that S3 does not answer
 
     def _why_asked(self) -> str:
         try:
@@ -283,9 +303,14 @@ class Agent:
         except _TROUBLE as error:
             self._note(f"the other instances could not be told: {error}")
 
-    def _has_chief_ended(self) -> bool:
-        status = self._read(runs.STATUS)
-        return status.get("attempt") == self._run.attempt and status["state"] in runs.ENDED
+    def _chief_ending(self) -> str:
+        """How worker 0 ended; empty if it has not, and for worker 0 itself."""
+        try:
+            status = self._read(runs.STATUS) if self._worker else {}
+        except _TROUBLE:
+            return ""  # asked again soon
+        ended = status.get("attempt") == self._run.attempt and status["state"] in runs.ENDED
+        return status["state"] if ended else ""
 
     def _read(self, name: str) -> dict[str, Any]:
         return runs.read_json(self._folder, name) if self._is_there(name) else {}

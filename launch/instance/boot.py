@@ -40,11 +40,11 @@ def main(command: str, *arguments: str) -> None:
         key = f"{run}/log/attempt-{attempt}{which}.log"
         client.put_object(Bucket=bucket, Key=key, Body=Path(log).read_bytes())
         if which:  # worker 0 has the run's status; this one can only ask all to stop
-            why = f"worker {worker}: the instance could not be set up; {key} says why"
+            why = f"worker {worker}: its setup or its watcher failed; {key} says why"
             client.put_object(Bucket=bucket, Key=f"{run}/stop", Body=why.encode())
             return
         status = {"state": "failed", "attempt": attempt, "updated_at": now, "exit_status": 1}
-        status["message"] = "the instance could not be set up; the log says why"
+        status["message"] = "the instance's setup or its watcher failed; the log says why"
         client.put_object(Bucket=bucket, Key=f"{run}/status.json", Body=json.dumps(status))
 
 

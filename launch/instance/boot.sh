@@ -7,7 +7,10 @@ set -euo pipefail
 root=${EMOTION_TFDATA_ROOT:-/opt/emotion-tfdata}
 units=${EMOTION_TFDATA_UNITS:-/etc/systemd/system}
 export HOME=${HOME:-/root} AWS_DEFAULT_REGION=$REGION DEBIAN_FRONTEND=noninteractive
-mkdir -p "$root"
+# Amazon Linux keeps /tmp in memory, and the systems' pip takes two more gigabytes of it to keep
+# TensorFlow for another time, which there is not.
+export TMPDIR=$root/tmp PIP_NO_CACHE_DIR=1
+mkdir -p "$TMPDIR"
 printf '%s\n' "$BOOT_PY" >"$root/boot.py"
 log=$root/run.log
 exec 3>&1 >>"$log" 2>&1 # 3 is cloud-init's, which copies it to the console
@@ -101,7 +104,8 @@ OnFailure=emotion-tfdata-end.service
 
 [Service]
 WorkingDirectory=$root/source
-Environment=HOME=$HOME PYTHON=$python AWS_DEFAULT_REGION=$REGION PYTHONUNBUFFERED=1 WORKER=$WORKER
+Environment=HOME=$HOME TMPDIR=$TMPDIR PIP_NO_CACHE_DIR=1 AWS_DEFAULT_REGION=$REGION
+Environment=PYTHON=$python PYTHONUNBUFFERED=1 WORKER=$WORKER
 ExecStart=$root/boot/bin/python -m launch.instance.agent $BUCKET $RUN $root $PREFIX
 StandardOutput=append:$log
 StandardError=append:$log

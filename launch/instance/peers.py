@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 from launch import run as runs
@@ -10,6 +11,9 @@ from launch.instance.metadata import Metadata
 from launch.s3 import Folder
 
 _LOOK_EVERY_S = 5.0
+# Instances all listen on the one port that is open among them; several on one machine, as in tests,
+# need one each.
+_PORT = "EMOTION_TFDATA_PORT"
 
 
 class Peers:
@@ -35,7 +39,12 @@ class Peers:
         if time.monotonic() >= self._next_look_s:
             self._next_look_s = time.monotonic() + _LOOK_EVERY_S
             self._look()
-        return len(self._addresses) == self._run.num_instances
+        return not self.missing
+
+    @property
+    def missing(self) -> list[int]:
+        """Workers that had not said where they are when last looked."""
+        return [one for one in range(self._run.num_instances) if one not in self._addresses]
 
     def tf_config(self) -> str:
         """What tells train.py who trains with it, once all are there."""
@@ -48,13 +57,13 @@ class Peers:
             own = self._metadata.get("meta-data/local-ipv4")
             if not own:
                 raise OSError("the metadata service knows no address of this instance")
-            place = self._run.address_of(self._worker)
-            self._folder.send(place, f"{own}:{runs.WORKER_PORT}".encode())
+            port = os.environ.get(_PORT, runs.WORKER_PORT)
+            self._folder.send(self._run.address_of(self._worker), f"{own}:{port}".encode())
             self._is_written = True
         there = {found.name for found in self._folder.objects("workers/")}
-        for worker in range(self._run.num_instances):
+        for worker in self.missing:
             place = self._run.address_of(worker)
-            if worker not in self._addresses and place in there:
+            if place in there:
                 content = self._folder.read(place)
                 if content:
                     self._addresses[worker] = content.decode()

@@ -7,27 +7,15 @@ import json
 import re
 
 import pytest
-from fake_aws import Answer, quota, wait_until
-from test_launch_agent import Instance
+from fake_aws import Answer, quota
+from machine_double import ADDRESS
+from waiting import wait_until
 
 from launch import run as runs
 from launch.aws import deploy
-from launch.instance import peers
+from launch.instance import agent
 
-ADDRESS = "10.1.2.3"
 OTHER = "10.1.2.4:2222"
-
-
-@pytest.fixture
-def instance(
-    cloud, quick_project, quick_looks, recorders, metadata, data_dir, tmp_path, monkeypatch
-):
-    root = tmp_path / "root"
-    root.mkdir()
-    (root / "run.log").touch()
-    metadata.pages["meta-data/local-ipv4"] = ADDRESS
-    monkeypatch.setattr(peers, "_LOOK_EVERY_S", 0.1)
-    return Instance(cloud, quick_project, data_dir, root, monkeypatch)
 
 
 def _scripts(cloud):
@@ -175,7 +163,7 @@ def test_what_is_left_without_its_first_instance_is_not_called_fine(cloud, deplo
 
 def test_the_first_waits_for_the_other_and_tells_the_training_of_it(instance, recorders):
     instance.deploy("--epochs=4", flags=["--num_instances=2"])
-    run = instance._cloud.load(instance.name)
+    run = instance.cloud.load(instance.name)
     seen = []
 
     def meanwhile():
@@ -193,9 +181,22 @@ def test_the_first_waits_for_the_other_and_tells_the_training_of_it(instance, re
     assert recorders.calls == ["shutdown -h now"]
 
 
+def test_another_that_never_comes_is_not_waited_for_until_the_time_limit(
+    instance, recorders, monkeypatch
+):
+    monkeypatch.setattr(agent, "_PEERS_S", 0.6)
+    instance.deploy(flags=["--num_instances=3", "--instance_type=c5.large"])
+    run = instance.cloud.load(instance.name)
+    instance.folder.put(run.address_of(1), OTHER.encode())
+    assert instance.run() == 0
+    assert recorders.calls == ["shutdown -h now"]
+    assert (instance.status["state"], instance.status["exit_status"]) == ("failed", 1)
+    assert instance.status["message"] == "worker 2 did not come within 0.01 minutes"
+
+
 def test_when_another_is_taken_away_the_first_trains_on(instance):
     instance.deploy("--epochs=4", "--others_stop", flags=["--num_instances=2"])
-    run = instance._cloud.load(instance.name)
+    run = instance.cloud.load(instance.name)
     instance.folder.put(run.address_of(1), OTHER.encode())
     assert instance.run() == 0
     assert "stopped by another" in instance.log
@@ -210,7 +211,7 @@ def worker(instance, monkeypatch):
 
     def deploy_one(*train_args):
         instance.deploy(*train_args, flags=["--num_instances=2"])
-        run = instance._cloud.load(instance.name)
+        run = instance.cloud.load(instance.name)
         instance.folder.put(run.address_of(0), OTHER.encode())
         monkeypatch.setenv("WORKER", "1")
         return run
@@ -233,7 +234,7 @@ def test_the_other_ends_when_the_first_has(instance, worker, recorders):
     assert instance.run(meanwhile) == 0
     assert recorders.calls == ["shutdown -h now"]
     assert json.loads(instance.folder.read(runs.STATUS))["state"] == "finished"
-    assert runs.read_json(instance.folder, runs.status_of(1))["state"] == "stopped"
+    assert runs.read_json(instance.folder, runs.status_of(1))["state"] == "finished"
     assert b"a worker's training" in instance.folder.read(run.log_of(1))
     assert instance.folder.find(run.log_of(0)) is None
     assert not instance.folder.folder("model").objects()
@@ -250,7 +251,7 @@ def test_a_failure_of_the_other_stops_all_and_says_whose_it_was(instance, worker
 
 def test_why_all_are_stopped_is_in_the_runs_status(instance):
     instance.deploy("--epochs=1000", flags=["--num_instances=2"])
-    run = instance._cloud.load(instance.name)
+    run = instance.cloud.load(instance.name)
     instance.folder.put(run.address_of(1), OTHER.encode())
 
     def meanwhile():

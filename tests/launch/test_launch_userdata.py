@@ -3,95 +3,28 @@
 from __future__ import annotations
 
 import base64
-import re
-import shutil
 import subprocess
-import sys
-import sysconfig
-from importlib.metadata import distributions, version
 from pathlib import Path
 
 import pytest
-from fake_aws import REGION, Cloud, git, role_policy
-from machine_double import Machine, Metadata
+from machine_double import SYSTEMS
+from quick_run import VENV
+from whole_run import SMALL, boot_and_train, deploy, role, user_data, without_waits
 
-from launch import ec2
 from launch import run as runs
-
-_SOURCE = ("emotion_tfdata", "preprocess", "launch", "train.py", "setup.cfg", "pyproject.toml")
-_QUICK = "--landmarks=all --epochs=1 --select_on=none --lr_schedule=constant --noaugment"
-
-
-@pytest.fixture
-def whole_project(tmp_path: Path, project_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "project"
-    path.mkdir()
-    for name in _SOURCE:
-        if (project_dir / name).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-            shutil.copytree(project_dir / name, path / name, ignore=ignored)
-        else:
-            shutil.copy(project_dir / name, path)
-    (path / "README.md").touch()
-    # The versions of the lock file are those of the environment that pip is shown.
-    lock = path / "launch" / "constraints.txt"
-    lock.write_text("".join(f"{name}=={version(name)}\n" for name in _locked(lock)))
-    (path / "quick.flags").write_text("\n".join(_QUICK.split()) + "\n")
-    git(path, "init", "--quiet")
-    git(path, "add", "-A")
-    monkeypatch.setattr(ec2, "PROJECT_DIR", path)
-    return path
-
-
-@pytest.fixture
-def machine(tmp_path: Path, cloud: Cloud, metadata: Metadata) -> Machine:
-    """A machine with the credentials of its role alone."""
-    aws = {
-        "AWS_ENDPOINT_URL": cloud.proxy.url,
-        "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url,
-    }
-    site_packages = Path(sysconfig.get_paths()["purelib"])
-    base = getattr(sys, "_base_executable", sys.executable)
-    return Machine(tmp_path / "machine", base, site_packages, aws)
-
-
-def _locked(lock: Path) -> list[str]:
-    names = [line.partition("==")[0] for line in lock.read_text().splitlines() if "==" in line]
-    there = {re.sub("[-_.]+", "-", d.metadata["Name"]).lower() for d in distributions()}
-    return [name for name in names if re.sub("[-_.]+", "-", name).lower() in there]
-
-
-def _started(cloud: Cloud, metadata: Metadata, machine: Machine, *arguments: object) -> str:
-    """Deploys, boots the machine with what was sent, and runs its service; returns the name."""
-    deployed = cloud.run("deploy", "--yes", *arguments)
-    assert deployed.status == 0, deployed.err
-    name = deployed.out.strip()
-    (instance,) = cloud.instances()
-    iam = cloud.client("iam")
-    role = f"emotion-tfdata-{name}-{REGION}"
-    assert instance["IamInstanceProfile"]["Arn"].endswith(f"/emotion-tfdata/{role}")
-    policy = iam.get_role_policy(RoleName=role, PolicyName="this-run")["PolicyDocument"]
-    cloud.proxy.rules.append(role_policy(policy))
-    metadata.give_role(role)
-    attribute = cloud.client("ec2").describe_instance_attribute(
-        InstanceId=instance["InstanceId"], Attribute="userData"
-    )
-    user_data = base64.b64decode(attribute["UserData"]["Value"]).decode()
-    assert machine.boot(user_data) == 0, machine.log
-    service = machine.start_service()
-    assert service.wait(timeout=300) == 0, machine.log
-    return name
 
 
 def test_an_instance_installs_trains_uploads_and_ends_itself(
     cloud, metadata, machine, whole_project, fake_data_dir, tmp_path
 ):
-    name = _started(
-        cloud, metadata, machine, "--flagfile=quick.flags", f"--data_dir={fake_data_dir}"
-    )
+    name = deploy(cloud, "--flagfile=quick.flags", f"--data_dir={fake_data_dir}")
+    boot_and_train(cloud, metadata, machine, name)
 
     calls = machine.recorders.calls
-    assert any("install" in call and "libgl1" in call for call in calls)
+    assert [call for call in calls if call.startswith("apt-get")] == [
+        "apt-get -o DPkg::Lock::Timeout=300 update",
+        "apt-get -o DPkg::Lock::Timeout=300 install -y python3 python3-venv libgl1 libglib2.0-0",
+    ]
     assert calls.index("systemctl enable --now emotion-tfdata-deadline.timer") < next(
         number for number, call in enumerate(calls) if call.startswith("apt-get")
     ), "the time limit comes before anything that can fail"
@@ -129,10 +62,57 @@ def test_an_instance_installs_trains_uploads_and_ends_itself(
     assert "epoch 1/1" in (out_dir / "log" / "attempt-1.log").read_text()
 
 
+def test_on_amazon_linux_dnf_brings_what_the_training_runs_with(
+    cloud, metadata, machines, whole_project, fake_data_dir, tmp_path
+):
+    (whole_project / "launch" / "venv.sh").write_text(VENV)  # train.py is the real one
+    machine = machines(metadata, system="amazon")
+    # As when the machine's own agent updates itself just then, without dnf's lock.
+    machine.fail_packages(2)
+    flags = ["--os=amazon", "--flagfile=quick.flags", f"--data_dir={fake_data_dir}"]
+    name = deploy(cloud, *flags, "--", *SMALL)
+    boot_and_train(cloud, metadata, machine, name)
+
+    packages = "python3.11 python3.11-pip mesa-libGL glib2 tar"
+    calls = machine.recorders.calls
+    asked = [call for call in calls if not call.startswith(("systemctl", "shutdown"))]
+    assert asked == 3 * [f"dnf install -y {packages}"]
+    assert calls[-1] == "shutdown -h now"
+    environment = " ".join(machine.unit("emotion-tfdata.service")["Environment"]).split()
+    assert f"PYTHON={machine.recorders.path / 'python3.11'}" in environment
+    assert f"TMPDIR={machine.root / 'tmp'}" in environment, "/tmp is in memory there"
+    assert "PIP_NO_CACHE_DIR=1" in environment
+
+    assert "finished" in cloud.run("monitor", name).out
+    assert cloud.run("fetch", name, f"--out_dir={tmp_path / 'fetched'}").status == 0
+    assert "epoch 1/1" in (tmp_path / "fetched" / "log" / "attempt-1.log").read_text()
+    assert (tmp_path / "fetched" / "report.json").is_file()
+
+
+@pytest.mark.parametrize("system", ["ubuntu", "amazon"])
+def test_a_package_that_cannot_be_had_ends_the_instance(
+    cloud, metadata, machines, project, data_dir, system
+):
+    name = deploy(cloud, f"--os={system}", f"--data_dir={data_dir}")
+    metadata.give_role(role(name))
+    machine = machines(metadata, system=system)
+    machine.fail_packages(3)
+    (script,) = user_data(cloud)
+
+    assert machine.boot(without_waits(script)) == 1
+    *before, last = machine.recorders.calls
+    assert last == "shutdown -h now"
+    manager, _ = SYSTEMS[system]
+    assert len([call for call in before if call.startswith(manager)]) == 3
+    assert before[-1].startswith(manager), "nothing was done without its packages"
+    assert "could not be set up" in machine.console
+
+
 def test_a_training_that_fails_leaves_its_log_and_status_and_ends_the_instance(
     cloud, metadata, machine, quick_project, data_dir
 ):
-    name = _started(cloud, metadata, machine, f"--data_dir={data_dir}", "--", "--fail_at=2")
+    name = deploy(cloud, f"--data_dir={data_dir}", "--", "--fail_at=2")
+    boot_and_train(cloud, metadata, machine, name)
 
     assert machine.recorders.calls[-1] == "shutdown -h now"
     followed = cloud.run("monitor", name, "--follow")
@@ -146,17 +126,11 @@ def test_a_training_that_fails_leaves_its_log_and_status_and_ends_the_instance(
 def test_an_instance_that_cannot_be_set_up_says_so_and_ends_itself(
     cloud, metadata, machine, quick_project, data_dir
 ):
-    deployed = cloud.run("deploy", "--yes", f"--data_dir={data_dir}")
-    name = deployed.out.strip()
-    metadata.give_role(f"emotion-tfdata-{name}-{REGION}")
-    run = cloud.load(name)
-    cloud.root.delete([runs.source_key(run)])
-    (instance,) = cloud.instances()
-    attribute = cloud.client("ec2").describe_instance_attribute(
-        InstanceId=instance["InstanceId"], Attribute="userData"
-    )
-    user_data = base64.b64decode(attribute["UserData"]["Value"]).decode()
-    quick = user_data.replace("for wait in 10 30", "for wait in 0 0")
+    name = deploy(cloud, f"--data_dir={data_dir}")
+    metadata.give_role(role(name))
+    cloud.root.delete([runs.source_key(cloud.load(name))])
+    (script,) = user_data(cloud)
+    quick = without_waits(script)
 
     assert machine.boot(quick) != 0
     assert machine.recorders.calls[-1] == "shutdown -h now"
