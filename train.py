@@ -9,6 +9,7 @@ it names train one model, on one machine or several.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -107,9 +108,9 @@ flags.DEFINE_float(
 )
 
 # Optimization.
-flags.DEFINE_integer("epochs", 60, "most epochs")
-flags.DEFINE_integer("batch_size", 24, "clips a step")
-flags.DEFINE_float("learning_rate", 0.001, "Adam's, of the first epoch")
+flags.DEFINE_integer("epochs", 60, "most epochs", lower_bound=1)
+flags.DEFINE_integer("batch_size", 24, "clips a step", lower_bound=1)
+flags.DEFINE_float("learning_rate", 0.001, "Adam's, of the first epoch", lower_bound=0)
 flags.DEFINE_enum(
     "lr_schedule",
     "plateau",
@@ -134,12 +135,25 @@ flags.DEFINE_enum(
 )
 
 # The machine. None of these changes what is computed, but for the rounding of other thread counts.
-flags.DEFINE_float("checkpoint_every_s", 60.0, "most seconds of work that a crash can cost")
-flags.DEFINE_integer(
-    "intra_op_threads", 0, "threads within an operation; 0: one a core, at most 16"
+flags.DEFINE_float(
+    "checkpoint_every_s", 60.0, "most seconds of work that a crash can cost", lower_bound=0
 )
-flags.DEFINE_integer("inter_op_threads", 0, "operations at a time; 0: one a core, at most 4")
-flags.DEFINE_integer("input_threads", 0, "threads that read and augment; 0: one a core, at most 4")
+flags.register_validator("checkpoint_every_s", math.isfinite, "must be a number of seconds")
+flags.DEFINE_integer(
+    "intra_op_threads",
+    0,
+    "threads within an operation; 0: one a core, at most 16",
+    lower_bound=0,
+)
+flags.DEFINE_integer(
+    "inter_op_threads", 0, "operations at a time; 0: one a core, at most 4", lower_bound=0
+)
+flags.DEFINE_integer(
+    "input_threads",
+    0,
+    "threads that read and augment; 0: one a core, at most 4",
+    lower_bound=0,
+)
 flags.DEFINE_string(
     "profile",
     None,
@@ -337,10 +351,17 @@ def _folds() -> list[int]:
         return [FLAGS.fold]
     if FLAGS.folds == ["all"]:
         return run.filled_folds(FLAGS.data_dir, FLAGS.protocol)
+    given, there = ",".join(FLAGS.folds), run.filled_folds(FLAGS.data_dir, FLAGS.protocol)
     try:
-        return [int(fold) for fold in FLAGS.folds]
+        folds = [int(fold) for fold in FLAGS.folds]
     except ValueError as error:
-        raise ValueError(f"--folds={','.join(FLAGS.folds)}: give 'all' or numbers") from error
+        raise ValueError(f"--folds={given}: give 'all' or numbers") from error
+    if not set(folds) <= set(there):  # said before the first is trained
+        raise ValueError(
+            f"--folds={given}: {FLAGS.data_dir} has clips in {FLAGS.protocol} folds "
+            f"{', '.join(map(str, there))}"
+        )
+    return folds
 
 
 def _landmarks() -> str | tuple[int, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 import os
 import uuid
@@ -15,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 import numpy as np
+
+from emotion_tfdata.splits import PROTOCOLS
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -159,6 +162,30 @@ class Manifest:
         for fold in sorted(folds):
             total = total + self.statistics[protocol][fold][modality]
         return total
+
+    def check_statistics(self) -> None:
+        """Checks what features are scaled by.
+
+        Raises:
+          ManifestError: unless every fold of either protocol has finite moments of the right shape.
+        """
+        shapes = {"audio": (self.num_audio_features,), "landmarks": (self.num_landmarks, 3)}
+        for protocol in PROTOCOLS:
+            folds = self.statistics.get(protocol, ())
+            if len(folds) != self.num_folds:
+                raise ManifestError(
+                    f"{MANIFEST_NAME}: statistics of {len(folds)} {protocol} folds, not "
+                    f"{self.num_folds}; build the data set again"
+                )
+            for fold, modality in itertools.product(range(self.num_folds), self.modalities):
+                moments = folds[fold].get(modality, Moments.zero())
+                for name in ("mean", "m2"):
+                    values = getattr(moments, name)
+                    if values.shape != shapes[modality] or not np.isfinite(values).all():
+                        raise ManifestError(
+                            f"{MANIFEST_NAME}: {name} of {modality} in {protocol} fold {fold} is "
+                            f"not {shapes[modality]} finite numbers; build the data set again"
+                        )
 
     def write_json(self, file: TextIO) -> None:
         """Writes the manifest as text; the same manifest gives the same text."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from emotion_tfdata import batching, reader, storage
+from emotion_tfdata import arguments, batching, reader, storage
 from emotion_tfdata import table as table_lib
 from emotion_tfdata.augment.draw import Augment
 from emotion_tfdata.manifest import Manifest
@@ -106,8 +106,10 @@ def make_dataset(
       tf.errors.InvalidArgumentError: while iterating, for a corrupt record; it names shard and
         record.
     """
+    arguments.check(locals())
     data_dir = os.fspath(data_dir)
     manifest = storage.load_manifest(data_dir)
+    manifest.check_statistics()
     chosen = _modalities(manifest, data_dir, modalities)
     train_folds = table_lib.split_folds(manifest, "train", fold, validation_fold)
     folds = table_lib.split_folds(manifest, split, fold, validation_fold)
@@ -127,12 +129,9 @@ def make_dataset(
     wanted = {name: (v.modality, sizes) for v in views for name, sizes in v.stored.items()}
     table, cached = _check(manifest, data_dir, table, wanted, on_corrupt, cache, threads)
     batches = batching.num_batches(len(table), augment, batch_size)
-    if num_epochs is not None and num_epochs < 1:
-        raise ValueError(f"num_epochs must be at least 1, or None for ever, got {num_epochs}")
-    if start_epoch < 0 or not 0 <= start_batch <= batches:
+    if start_batch > batches:
         raise ValueError(
-            f"start_epoch must be 0 or more and start_batch in 0..{batches}, the batches of an "
-            f"epoch; got {start_epoch} and {start_batch}"
+            f"start_batch must be in 0..{batches}, the batches of an epoch, got {start_batch}"
         )
     buckets = batching.make_buckets(table, num_buckets, augment.stretch if augment else (1.0, 1.0))
 
@@ -154,8 +153,12 @@ def make_dataset(
     @tf.autograph.experimental.do_not_convert
     def assemble(batch: batching.Batches) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         bucket, first = batch.bucket, batch.clip[0]
-        batch = tf.nest.map_structure(lambda v: v[rows] if v.shape.rank else v, batch)
-        present = tf.math.count_nonzero(batch.clip >= 0)
+        present = tf.math.count_nonzero(tf.gather(batch.clip, rows) >= 0)
+        computed = tf.constant(rows if len(rows) > 1 or batch_size == 1 else [*rows, *rows])
+        batch = tf.nest.map_structure(
+            lambda v: tf.gather(v, computed) if v.shape.rank else v, batch
+        )
+        # XLA rounds a single row in another way than two or more, so a reader of one computes two.
         # Rows that the last batch lacks are read as its first clip and cut off at the end: its
         # shape is then that of any other batch, and needs no program of its own.
         clips = tf.where(batch.clip >= 0, batch.clip, first)
@@ -235,15 +238,15 @@ def _modalities(manifest: Manifest, data_dir: str, choice: str | None) -> tuple[
     return _MODALITIES[choice]
 
 
-def _rows_of_shard(shard: tuple[int, int], batch_size: int) -> slice:
+def _rows_of_shard(shard: tuple[int, int], batch_size: int) -> list[int]:
     index, count = shard
-    if count < 1 or not 0 <= index < count or batch_size < 1 or batch_size % count:
+    if count < 1 or not 0 <= index < count or batch_size % count:
         raise ValueError(
             "shard must be (index, count) with index < count and a count that divides batch_size, "
             f"got {shard} and batch_size={batch_size}"
         )
     part = batch_size // count
-    return slice(index * part, (index + 1) * part)
+    return list(range(index * part, (index + 1) * part))
 
 
 def _check(

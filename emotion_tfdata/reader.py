@@ -64,7 +64,7 @@ def read_examples(
     )
 
     problems = [
-        (state == _UNREADABLE, "cut short, or its bytes do not match their checksum"),
+        (state == _UNREADABLE, "missing, cut short, or its bytes do not match their checksum"),
         (state == _NO_EXAMPLE, f"no tf.train.Example that has {', '.join(spec)}"),
         (parsed["example_id"] != tf.gather(table.example_ids, clips), "holds another record"),
     ]
@@ -106,9 +106,13 @@ def _parse_together(places: tf.data.Dataset, count: tf.Tensor, spec: Spec) -> di
     sizes = tf.range(1, _PARSED_AT_ONCE + 1, dtype=tf.int64)
     some = tf.reduce_max(tf.where(count % sizes == 0, sizes, 1))
     records = places.flat_map(_record_at).batch(some, drop_remainder=True)
-    parsed = records.map(lambda records: tf.io.parse_example(records, spec)).ignore_errors()
+    parsed = records.map(lambda records: tf.io.parse_example(records, spec))
+    # A file that cannot be opened fails as often as it is asked, and errors that are ignored would
+    # never end: beside them runs a count, which every attempt takes one of.
+    attempts = tf.data.Dataset.range(count // some)
+    found = tf.data.Dataset.zip(attempts, parsed).ignore_errors().map(lambda _, parsed: parsed)
     none = {name: tf.zeros([0, 0, *each.shape], each.dtype) for name, each in spec.items()}
-    everything = parsed.batch(count // some).concatenate(tf.data.Dataset.from_tensors(none))
+    everything = found.batch(count // some).concatenate(tf.data.Dataset.from_tensors(none))
     arrays = everything.take(1).get_single_element()
     return {name: tf.reshape(arrays[name], [-1, *each.shape]) for name, each in spec.items()}
 
@@ -121,7 +125,8 @@ def _parse_one_by_one(
 
     def parse_one(*place: tf.Tensor) -> tf.data.Dataset:
         # An error ends this record's own data set and no other; a stand-in then tells which it was.
-        record = _record_at(*place).ignore_errors()
+        once = tf.data.Dataset.zip(tf.data.Dataset.range(1), _record_at(*place)).ignore_errors()
+        record = once.map(lambda _, record: record)
         example = record.map(lambda s: (tf.io.parse_single_example(s, spec), _WHOLE))
         unparsed = record.map(lambda s: (blank, _NO_EXAMPLE))
         unread = tf.data.Dataset.from_tensors((blank, _UNREADABLE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import http.client
 import json
@@ -11,7 +12,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,15 +151,13 @@ class Fetcher:
             try:
                 self._receive(wanted, part, have)
                 if part.stat().st_size < wanted.bytes:
-                    raise ConnectionError("the connection ended early")
+                    raise urllib.error.URLError("the connection ended early")
                 return
             except urllib.error.HTTPError as error:
                 if error.code == 416:  # what is here is not a part of what is there
                     self._discard(part)
                 failure: Exception = error
-            except (ConnectionError, TimeoutError, urllib.error.URLError) as error:
-                failure = error
-            except http.client.HTTPException as error:
+            except (urllib.error.URLError, http.client.HTTPException) as error:
                 failure = error
             grown = part.exists() and part.stat().st_size > have
             failures = 1 if grown else failures + 1
@@ -173,7 +172,8 @@ class Fetcher:
                 have = self._discard(part)  # the server knows no ranges and begins anew
             with open(part, "ab") as file:
                 while have < wanted.bytes:
-                    block = response.read(min(_BLOCK_BYTES, wanted.bytes - have))
+                    with _network():
+                        block = response.read(min(_BLOCK_BYTES, wanted.bytes - have))
                     if not block:
                         return
                     file.write(block)
@@ -188,7 +188,8 @@ class Fetcher:
         if self._stopped.is_set():
             raise StoppedError
         request = urllib.request.Request(url, data, {"User-Agent": "emotion_tfdata", **headers})
-        return urllib.request.urlopen(request, timeout=_SOCKET_TIMEOUT_S)
+        with _network():
+            return urllib.request.urlopen(request, timeout=_SOCKET_TIMEOUT_S)
 
     def _endure(self, error: Exception, what: str, failures: int) -> None:
         """Waits before the next attempt.
@@ -224,6 +225,17 @@ def part_bytes(path: Path) -> int:
     """How much of a file an earlier fetch has left."""
     part = path.with_name(path.name + _PART)
     return part.stat().st_size if part.exists() else 0
+
+
+@contextlib.contextmanager
+def _network() -> Iterator[None]:
+    """Tells the network's errors from the disk's: both are `OSError`, these alone are retried."""
+    try:
+        yield
+    except urllib.error.URLError:
+        raise
+    except OSError as error:
+        raise urllib.error.URLError(error) from error
 
 
 def _begins_at(response: Any, offset: int) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -201,8 +203,8 @@ def plan_build(roots: Mapping[str, Path], settings: BuildSettings) -> Plan:
                 left_out.append(refused)
             else:
                 kept.append(clip)
-        if settings.limit is not None and len(kept) > settings.limit:
-            kept = [kept[i * len(kept) // settings.limit] for i in range(settings.limit)]
+        if settings.limit is not None:
+            kept = spread_over_actors(kept, settings.limit, settings.num_classes)
         clips += kept
     if not clips:
         lines = "\n".join(left_out_lines(left_out, listed=1))
@@ -220,6 +222,36 @@ def plan_build(roots: Mapping[str, Path], settings: BuildSettings) -> Plan:
         notes=tuple(notes),
         provenance=provenance,
     )
+
+
+def spread_over_actors(clips: Iterable[Clip], limit: int, num_classes: int) -> list[Clip]:
+    """Chooses clips of one corpus so that each actor has as many as any other, and of each class.
+
+    Actors take turns with a clip each, and each goes round the classes before a class comes again.
+    Each actor begins at another class, so that few clips have many. Within a class the order is
+    that of a hash of the ids: sentences and intensities vary as well.
+
+    Args:
+      clips: in any order; each of an emotion that has a class.
+      limit: how many at most. A larger one adds clips to those of a smaller one.
+      num_classes: 6 or 8.
+    """
+    by_actor: dict[str, list[Clip]] = defaultdict(list)
+    for clip in sorted(clips, key=lambda clip: hashlib.sha256(clip.example_id.encode()).digest()):
+        by_actor[clip.actor].append(clip)
+    turns = []
+    for first_class, (actor, own) in enumerate(sorted(by_actor.items())):
+        seen: Counter[int] = Counter()
+        rounds = []
+        for clip in own:
+            label = class_index(clip.emotion, num_classes)
+            assert label is not None
+            rounds.append((seen[label], (label - first_class) % num_classes, clip))
+            seen[label] += 1
+        rounds.sort(key=lambda entry: entry[:2])
+        turns += [(turn, actor, clip) for turn, (_, _, clip) in enumerate(rounds)]
+    turns.sort(key=lambda entry: entry[:2])
+    return [clip for _, _, clip in turns[:limit]]
 
 
 def _refused(clip: Clip, root: Path, settings: BuildSettings) -> LeftOut | None:

@@ -22,7 +22,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from emotion_tfdata.manifest import MANIFEST_NAME, Manifest, Moments, Record, Shard
+from emotion_tfdata.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ManifestError,
+    Moments,
+    Record,
+    Shard,
+)
 from emotion_tfdata.schema import ARRAY_FEATURES, TEXT_FEATURES, Example, stored_arrays
 from preprocess.corpora import LeftOut
 from preprocess.facts import ClipFacts
@@ -68,8 +75,8 @@ class Workspace:
           The manifest, if this very build is finished already.
 
         Raises:
-          WorkspaceError: if the folder cannot be written, holds another build, or another process
-            is building in it.
+          WorkspaceError: if the folder cannot be written, holds another build or a finished one
+            that was damaged since, or another process is building in it.
         """
         self.check_writable()
         lock_path = self.out_dir / _LOCK_NAME
@@ -91,8 +98,9 @@ class Workspace:
         elif self._leftovers():
             self._refuse_others(description)
         if (self.out_dir / MANIFEST_NAME).exists():
+            manifest = self._finished()
             self.finish()
-            return Manifest.load(str(self.out_dir))
+            return manifest
         for path in self._leftovers():
             if path.name.endswith(".tmp"):
                 path.unlink(missing_ok=True)
@@ -102,6 +110,24 @@ class Workspace:
         (self.work_dir / f"{_TOKEN_NAME}{self.token}").touch()
         self._write_json(self.out_dir / BUILD_NAME, description)
         return None
+
+    def _finished(self) -> Manifest:
+        """The manifest of a data set whose shards are there, each of its size."""
+        try:
+            manifest = Manifest.load(str(self.out_dir))
+        except ManifestError as error:
+            raise WorkspaceError(f"{error}; build again with --overwrite") from error
+        for shard in manifest.shards:
+            path = self.out_dir / str(shard.name)  # whatever a damaged manifest says
+            size = path.stat().st_size if path.is_file() else None
+            if size != shard.bytes:
+                found = "is gone" if size is None else f"has {size} bytes, not {shard.bytes}"
+                raise WorkspaceError(
+                    f"{path} {found}: the data set was finished and is damaged. `python -m "
+                    f"preprocess.verify --data_dir={self.out_dir}` tells what else is; build again "
+                    "with --overwrite"
+                )
+        return manifest
 
     def is_held(self) -> bool:
         """Whether the folder is the one, seen from here, that `claim` holds."""
@@ -304,6 +330,8 @@ class Workspace:
                 f"{self.out_dir} holds a data set without its {BUILD_NAME}; --overwrite replaces it"
             )
         differences = _differences(found, json.loads(json.dumps(description)))
+        # Changed settings explain changed inputs, which may be thousands.
+        differences.sort(key=lambda difference: not difference.startswith("settings "))
         if differences:
             more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise WorkspaceError(

@@ -128,7 +128,8 @@ def write_shard(
                 digest.update(record)
                 records.append(_record(example, fold, offset, len(payload)))
                 offset += len(record)
-                _add_moments(moments.setdefault(fold, {}), payload, example_id, modalities)
+                stored = schema.decode(payload, example_id)
+                add_moments(moments.setdefault(fold, {}), stored, modalities)
             file.flush()
             os.fsync(file.fileno())
         if sha256_of(temporary) != digest.hexdigest():
@@ -188,11 +189,8 @@ def _record(example: Example, random_fold: int, offset: int, length: int) -> Rec
     )
 
 
-def _add_moments(
-    sums: dict[str, Moments], payload: bytes, example_id: str, modalities: Sequence[str]
-) -> None:
+def add_moments(sums: dict[str, Moments], example: Example, modalities: Sequence[str]) -> None:
     """Adds a record's rows, as a reader gets them; of the landmarks, those with a face."""
-    example = schema.decode(payload, example_id)
     rows = {"audio": example.audio, "landmarks": example.landmarks[example.landmarks_valid]}
     for modality in modalities:
         moments = Moments.of(rows[modality])

@@ -68,6 +68,9 @@ class Augment:
             if not holds:
                 raise ValueError(f"Augment: {name} must be {allowed}, got {getattr(self, name)!r}")
 
+        for name in ("stretch", "noise_level", "mel_warp"):
+            value = getattr(self, name)
+            check(isinstance(value, tuple | list) and len(value) == 2, name, "a range (low, high)")
         check(1 <= self.factor <= 100, "factor", "in [1, 100]")
         for name in ("probability", "warp_share", "noise_share", "noise_correlation"):
             check(0 <= getattr(self, name) <= 1, name, "in [0, 1]")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +142,7 @@ def test_an_epoch_is_the_same_however_it_is_reached(fake_data_dir):
     )
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, 4, 8])
 def test_readers_share_each_batch_out(fake_data_dir, count):
     whole = served.batches(fake_data_dir, augment=Augment())
     parts = [
@@ -259,6 +261,22 @@ def test_calm_counts_as_neutral_and_surprised_is_not_served_with_six_classes(tmp
     np.testing.assert_allclose(class_weights(str(tmp_path)), 7 / 6 / np.array([2, 1, 1, 1, 1, 1]))
 
 
+def test_statistics_that_no_data_can_have_are_refused(tmp_path):
+    testing.write_data_set(str(tmp_path), testing.fake_examples())
+    path = tmp_path / "manifest.json"
+    whole = json.loads(path.read_text())
+    for damage, message in (
+        (lambda s: s["actor"][3]["audio"]["mean"].__setitem__(2, float("nan")), "mean of audio in"),
+        (lambda s: s["random"].pop(), "statistics of 4 random folds, not 5"),
+        (lambda s: s.pop("random"), "statistics of 0 random folds, not 5"),
+    ):
+        content = copy.deepcopy(whole)
+        damage(content["statistics"])
+        path.write_text(json.dumps(content))
+        with pytest.raises(ManifestError, match=message):
+            make_dataset(str(tmp_path), "all")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -272,8 +290,25 @@ def test_calm_counts_as_neutral_and_surprised_is_not_served_with_six_classes(tmp
         ({"landmarks": "mouth"}, "landmarks must be 'all', 'expressive' or a list"),
         ({"shard": (2, 2)}, r"shard must be \(index, count\).*got \(2, 2\)"),
         ({"shard": (0, 5)}, r"count that divides batch_size, got \(0, 5\) and batch_size=24"),
-        ({"num_epochs": 0}, "num_epochs must be at least 1, or None for ever, got 0"),
-        ({"start_batch": 99}, r"start_batch in 0\.\.1, the batches of an epoch; got 0 and 99"),
+        ({"num_epochs": 0}, "num_epochs must be at least 1 or None, got 0"),
+        ({"num_epochs": 1.5}, "num_epochs must be a whole number or None, got 1.5"),
+        ({"start_epoch": -1}, "start_epoch must be at least 0, got -1"),
+        ({"start_batch": 99}, r"start_batch must be in 0\.\.1, the batches of an epoch, got 99"),
+        ({"num_threads": 0}, "num_threads must be at least 1 or None, got 0"),
+        ({"num_buckets": 2.5}, "num_buckets must be a whole number, got 2.5"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"seed": "a"}, "seed must be a whole number, got 'a'"),
+        ({"shuffle": "no"}, "shuffle must be True, False or None, got 'no'"),
+        ({"cache": "x"}, "cache must be True or False, got 'x'"),
+        ({"augment": True}, r"augment must be an Augment\(\.\.\.\) or None, got True"),
+        ({"shard": 3}, r"shard must be \(index, count\), two whole numbers, got 3"),
+        ({"landmarks": [1.7]}, r"landmarks must be 'all', .* of indices, got \[1\.7\]"),
+        (
+            {"landmarks": None},
+            "landmarks must be 'all', 'expressive' or a list of indices, got None",
+        ),
+        ({"modalities": "audio", "landmarks": "mouth"}, "landmarks must be 'all', 'expressive'"),
+        ({"example_ids": []}, r"example_ids must be a list of at least one id, or None, got \[\]"),
     ],
 )
 def test_arguments_out_of_range_are_refused_with_what_is_allowed(fake_data_dir, options, message):
@@ -334,7 +369,7 @@ def test_one_flipped_bit_is_named_with_shard_and_record(tmp_path, place):
     clip = "clip-02-005" if place < 0 else "clip-02-000"
     with pytest.raises(
         tf.errors.InvalidArgumentError,
-        match=rf"{name}: record ravdess/{clip}: cut short, or its bytes do not match",
+        match=rf"{name}: record ravdess/{clip}: missing, cut short, or its bytes do not match",
     ):
         list(make_dataset(str(tmp_path), "all"))
 
@@ -355,6 +390,28 @@ def test_skipping_leaves_out_the_corrupt_records_and_no_others(tmp_path):
     assert sorted(c[0] for c in served.clips(batches)) == sorted(set(_EXAMPLES) - bad)
     with pytest.raises(CorruptDataError, match=rf"{third.name} has \d+ bytes"):
         make_dataset(str(tmp_path), "all", cache=True)
+
+
+@pytest.mark.parametrize("modalities", ["audio", "both"])
+def test_a_shard_that_is_missing_is_named_whether_it_is_skipped_or_not(tmp_path, modalities):
+    testing.write_data_set(str(tmp_path), testing.fake_examples())
+    name = sorted(path.name for path in tmp_path.glob("*.tfrecord-*"))[1]
+    (tmp_path / name).unlink()
+    with pytest.raises(CorruptDataError, match=name):
+        make_dataset(str(tmp_path), "all", modalities=modalities)
+    with pytest.warns(UserWarning, match=rf"6 of 30 records .*\n.*{name}: .*: missing, cut short"):
+        dataset = make_dataset(str(tmp_path), "all", modalities=modalities, on_corrupt="skip")
+    assert sum(len(label) for _, label in dataset) == 24
+
+
+def test_shards_that_vanish_while_they_are_served_end_the_stream_with_an_error(tmp_path):
+    testing.write_data_set(str(tmp_path), testing.fake_examples())
+    iterator = iter(make_dataset(str(tmp_path), "all", batch_size=2, num_threads=1))
+    next(iterator)
+    for path in tmp_path.glob("*.tfrecord-*"):
+        path.unlink()
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"record ravdess/clip-.*: missing"):
+        list(iterator)
 
 
 def test_corrupt_records_are_found_before_the_first_batch_where_all_is_read(tmp_path):

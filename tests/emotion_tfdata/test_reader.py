@@ -100,7 +100,7 @@ def test_bytes_that_are_no_example_are_told_from_bytes_that_cannot_be_read(tmp_p
     (tmp_path / "shard").write_bytes(content)
     wanted = {"audio": ("audio", (8,))}
     _, problem = reader.read_examples(table, tf.range(2), wanted)
-    assert problem[1].numpy() == b"cut short, or its bytes do not match their checksum"
+    assert problem[1].numpy() == b"missing, cut short, or its bytes do not match their checksum"
 
 
 def test_a_problem_is_raised_with_shard_and_record(tmp_path):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import http.client
 import http.server
 import io
 import json
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -36,6 +39,10 @@ class Server(http.server.ThreadingHTTPServer):
         self.batches: list[int] = []
         self.ranges = True
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # that is a client that hung up
+            super().handle_error(request, client_address)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -169,6 +176,53 @@ def test_a_server_that_keeps_failing_is_given_up(server, wanted, trouble, messag
     with pytest.raises(FetchError, match=message):
         fetch(wanted)
     assert not wanted.path.exists()
+
+
+@pytest.fixture(params=["begin", "read"])
+def break_network(request, monkeypatch):
+    """Makes some of the calls that await an answer, or read it, fail; returns them all."""
+
+    def install(error, fails):
+        works = getattr(http.client.HTTPResponse, request.param)
+        calls = []
+
+        def call(response, *arguments):
+            calls.append(arguments)
+            if fails(len(calls)):
+                raise error
+            return works(response, *arguments)
+
+        monkeypatch.setattr(http.client.HTTPResponse, request.param, call)
+        return calls
+
+    return install
+
+
+NETWORK_ERRORS = [OSError(errno.EHOSTUNREACH, "No route to host"), ssl.SSLError(1, "bad record")]
+
+
+@pytest.mark.parametrize("error", NETWORK_ERRORS, ids=["unreachable", "tls"])
+def test_a_network_that_fails_is_asked_again(server, wanted, break_network, error):
+    server.trouble["/a"] = ["", "break"]
+    calls = break_network(error, lambda call: call in (1, 3))
+    fetch(wanted)
+    assert len(calls) >= 4
+
+
+@pytest.mark.parametrize("error", NETWORK_ERRORS, ids=["unreachable", "tls"])
+def test_a_network_that_keeps_failing_is_given_up(wanted, break_network, error):
+    calls = break_network(error, lambda call: True)
+    with pytest.raises(FetchError, match=f"a: .*{error.args[1]}.*, 4 times one after the other"):
+        fetch(wanted)
+    assert len(calls) == 4
+
+
+def test_a_full_disk_is_no_fault_of_the_server(server, wanted):
+    wanted.path.parent.mkdir()
+    wanted.path.with_name("a.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        fetch(wanted)
+    assert server.seen == [("/a", None)]
 
 
 def test_only_http_is_fetched(wanted, tmp_path):

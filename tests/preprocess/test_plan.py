@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from collections import Counter
 
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from emotion_tfdata.labels import EMOTIONS, class_index
 from emotion_tfdata.splits import actor_folds
-from preprocess.corpora import sample
-from preprocess.plan import BuildError, BuildSettings, plan_build
+from preprocess.corpora import Clip, sample
+from preprocess.plan import BuildError, BuildSettings, plan_build, spread_over_actors
 
 
 def put(root, *names, content=b"media"):
@@ -75,6 +80,66 @@ def test_a_limit_is_spread_over_the_actors_of_each_corpus(roots):
         assert len(clips) == 5
         assert len({clip.actor for clip in clips}) == 5
         assert {plan.actor_folds[clip.example_id] for clip in clips} == set(range(5))
+
+
+@pytest.mark.parametrize("limit", [8, 10, 14, 35])
+def test_a_limit_takes_each_actor_equally_whatever_its_number(roots, limit):
+    plan = plan_build({"ravdess": roots["ravdess"]}, BuildSettings(limit=limit))
+    per_actor = Counter(clip.actor for clip in plan.clips)
+    assert sum(per_actor.values()) == limit
+    assert len(per_actor) == min(limit, 10)
+    assert max(per_actor.values()) - min(per_actor.values()) <= 1
+    assert {class_index(clip.emotion, 6) for clip in plan.clips} == set(range(6))
+    ids = [clip.example_id for clip in plan.clips]
+    assert ids == sorted(ids)
+
+
+def takes(counts):
+    """Clips of actors that each show emotions so many times."""
+    return [
+        Clip(
+            "ravdess", f"{emotion}-{take}-{actor:02d}", f"{actor:02d}", emotion, "", "", None, None
+        )
+        for actor, by_emotion in enumerate(counts)
+        for emotion, count in by_emotion.items()
+        for take in range(count)
+    ]
+
+
+@given(
+    counts=st.lists(
+        st.dictionaries(st.sampled_from(EMOTIONS), st.integers(1, 4), min_size=1), min_size=1
+    ),
+    limit=st.integers(1, 100),
+    num_classes=st.sampled_from([6, 8]),
+    random=st.randoms(use_true_random=False),
+)
+def test_actors_and_their_emotions_are_as_equal_as_a_limit_allows(
+    counts, limit, num_classes, random
+):
+    clips = [clip for clip in takes(counts) if class_index(clip.emotion, num_classes) is not None]
+    assume(clips)
+    random.shuffle(clips)
+    chosen = spread_over_actors(clips, limit, num_classes)
+
+    assert len({clip.name for clip in chosen}) == len(chosen) == min(limit, len(clips))
+    assert chosen == spread_over_actors(sorted(clips, key=lambda c: c.name), limit, num_classes)
+    assert chosen == spread_over_actors(clips, limit + 1, num_classes)[: len(chosen)]
+
+    has, gets = (Counter(clip.actor for clip in some) for some in (clips, chosen))
+    most = max(gets.values())
+    assert all(gets[actor] >= min(most - 1, count) for actor, count in has.items())
+
+    has, gets = (
+        Counter((clip.actor, class_index(clip.emotion, num_classes)) for clip in some)
+        for some in (clips, chosen)
+    )
+    for (actor, _), count in gets.items():
+        for (other, label), available in has.items():
+            if other == actor:
+                assert gets[actor, label] >= min(count - 1, available)
+    if limit >= num_classes * len({clip.actor for clip in clips}):
+        assert gets.keys() == has.keys()
 
 
 def test_clips_of_the_sample_corpus_are_called_what_they_are(roots, tmp_path):

@@ -94,6 +94,87 @@ def test_statistics_that_do_not_count_the_records_are_found(data_dir):
     assert line.startswith("manifest: statistics of audio, actor fold 1, count 3 rows")
 
 
+RECORD = ("shards", 0, "records", 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        ((*RECORD, "offset"), "a", "manifest: record 'ravdess/clip-01-000': offset is 'a', not a"),
+        ((*RECORD, "offset"), -5, "manifest: record 'ravdess/clip-01-000': offset is -5, less"),
+        ((*RECORD, "offset"), 2**70, "record 0 (ravdess/clip-01-000): cut short"),
+        ((*RECORD, "length"), 10**15, "record 0 (ravdess/clip-01-000): cut short"),
+        ((*RECORD, "audio_frames"), True, "audio_frames is True, not a whole number"),
+        ((*RECORD, "example_id"), ["x"], "manifest: record ['x']: example_id is ['x'], not a text"),
+        (("shards", 0, "fold"), None, "fold is None, not a whole number"),
+        (("shards", 0, "name"), "a/b", "manifest: 'a/b' is not the name of a shard"),
+        (("shards", 0, "name"), 7, "manifest: shard 7: name is 7, not a text"),
+        (("shards",), [], "manifest: it has no record"),
+        (("num_classes",), 7, "manifest: num_classes must be 6 or 8, got 7"),
+        (("num_folds",), 4, "manifest: statistics of 5 actor folds, it has 4"),
+        (("num_folds",), "5", "manifest: num_folds is '5', not a whole number"),
+        (("settings",), [], "manifest: settings is [], not an object"),
+        (("modalities",), ["audio", []], "manifest: modality [] is none of audio, landmarks"),
+        (("statistics",), {}, "manifest: statistics of 0 random folds, it has 5"),
+        (("statistics", "random", 2), {}, "statistics of nothing, random fold 2, it has audio, l"),
+        (("statistics", "random", 2, "audio", "mean"), [1.0], "fold 2: mean has shape (1,)"),
+        (("statistics", "random", 2, "audio", "m2"), ["x"] * 8, "m2 does not hold numbers alone"),
+        (("statistics", "random", 2, "audio", "count"), 1.5, "count is 1.5, not a whole number"),
+    ],
+)
+def test_a_manifest_of_another_form_is_said_to_be(data_dir, path, value, problem):
+    def damage(content):
+        *outer, last = path
+        for key in outer:
+            content = content[key]
+        content[last] = value
+
+    rewrite(data_dir, damage)
+    lines = list(verify(data_dir))
+    assert any(problem in line for line in lines), lines
+
+
+def test_statistics_of_a_protocol_that_are_missing_are_named(data_dir):
+    rewrite(data_dir, lambda m: m["statistics"].pop("random"))
+    assert list(verify(data_dir)) == ["manifest: statistics of 0 random folds, it has 5"]
+
+
+@pytest.mark.parametrize("protocol", ["actor", "random"])
+@pytest.mark.parametrize("name", ["mean", "m2"])
+@pytest.mark.parametrize("modality", ["audio", "landmarks"])
+def test_statistics_of_other_rows_are_found(data_dir, protocol, name, modality):
+    def damage(content):
+        values = content["statistics"][protocol][3][modality][name]
+        row = values[1] if modality == "landmarks" else values
+        row[2] *= 1 + 3e-6
+
+    rewrite(data_dir, damage)
+    (line,) = verify(data_dir)
+    at = "(1, 2)" if modality == "landmarks" else "(2,)"
+    where = f"manifest: statistics of {modality}, {protocol} fold 3, {name} at {at} is "
+    assert line.startswith(where)
+
+
+def test_statistics_that_are_not_finite_are_found(data_dir):
+    rewrite(
+        data_dir,
+        lambda m: m["statistics"]["random"][3]["audio"]["m2"].__setitem__(0, float("nan")),
+    )
+    assert list(verify(data_dir)) == [
+        "manifest: statistics of audio, random fold 3, are not finite"
+    ]
+
+
+def test_a_random_fold_that_is_not_the_one_summed_is_found(data_dir, manifest):
+    record = manifest.shards[0].records[0]
+    other = (record.random_fold + 1) % 5
+    rewrite(data_dir, lambda m: m["shards"][0]["records"][0].update(random_fold=other))
+    lines = list(verify(data_dir))
+    assert len(lines) == 4
+    for fold in (record.random_fold, other):
+        assert sum(f", random fold {fold}, count " in line for line in lines) == 2
+
+
 def test_a_value_that_is_not_finite_is_found_in_an_intact_shard(tmp_path, monkeypatch):
     examples = testing.fake_examples()
     examples[4] = dataclasses.replace(examples[4], head=np.full_like(examples[4].head, np.nan))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -148,6 +150,76 @@ def test_another_build_is_refused_by_what_differs(workspace, other, difference):
     assert ID in workspace.outcomes()
     with workspace.claim(other, overwrite=True):
         assert workspace.outcomes() == {}
+
+
+def test_of_many_differences_settings_are_named_first(workspace):
+    inputs = {f"clip {index}": [["a", 1]] for index in range(9)}
+    settings = {"num_classes": 6, "limit": 9}
+    with workspace.claim({"settings": settings, "inputs": inputs}, overwrite=False):
+        pass
+    other = {"settings": {**settings, "limit": 4}, "inputs": dict(list(inputs.items())[:4])}
+    with (
+        pytest.raises(
+            WorkspaceError,
+            match=r"settings limit was 9, is now 4; inputs clip 4 is gone; .* and 3 more\.",
+        ),
+        workspace.claim(other, overwrite=False),
+    ):
+        pass
+
+
+@pytest.fixture
+def finished(workspace, fake_data_dir):
+    """A workspace with a data set that was finished."""
+    with workspace.claim(SETTINGS, overwrite=False):
+        shutil.copytree(fake_data_dir, workspace.out_dir, dirs_exist_ok=True)
+        workspace.finish()
+    return workspace
+
+
+def refused(workspace):
+    with pytest.raises(WorkspaceError) as caught, workspace.claim(SETTINGS, overwrite=False):
+        pass
+    return str(caught.value)
+
+
+def test_a_finished_data_set_is_taken_as_it_is(finished):
+    with finished.claim(SETTINGS, overwrite=False) as manifest:
+        assert len(manifest.records) == 30
+
+
+def test_a_finished_data_set_without_one_of_its_shards_is_not_called_finished(finished):
+    path = sorted(finished.out_dir.glob("fold-*"))[2]
+    path.unlink()
+    message = refused(finished)
+    assert message.startswith(f"{path} is gone")
+    assert f"`python -m preprocess.verify --data_dir={finished.out_dir}`" in message
+    assert message.endswith("build again with --overwrite")
+    with finished.claim(SETTINGS, overwrite=True) as manifest:
+        assert manifest is None
+
+
+def test_a_finished_data_set_with_a_cut_shard_is_not_called_finished(finished):
+    path = sorted(finished.out_dir.glob("fold-*"))[-1]
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    assert f"{path} has {len(content) - 1} bytes, not {len(content)}" in refused(finished)
+
+
+def test_a_finished_data_set_whose_manifest_names_no_file_is_not_called_finished(finished):
+    path = finished.out_dir / "manifest.json"
+    content = json.loads(path.read_text())
+    content["shards"][1]["name"] = None
+    path.write_text(json.dumps(content))
+    assert f"{finished.out_dir / 'None'} is gone" in refused(finished)
+
+
+def test_a_finished_data_set_s_damaged_manifest_is_named(finished):
+    path = finished.out_dir / "manifest.json"
+    path.write_text(path.read_text()[:-100])
+    message = refused(finished)
+    assert f"{path}: not a manifest" in message
+    assert message.endswith("build again with --overwrite")
 
 
 def test_overwriting_removes_what_builds_leave_and_nothing_else(workspace):

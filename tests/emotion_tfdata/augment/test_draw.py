@@ -101,6 +101,8 @@ def test_an_entry_depends_on_its_own_key_alone():
         ({"probability": 1.5}, r"probability must be in \[0, 1\], got 1\.5"),
         ({"warp_share": 0.8}, r"noise_share must be at most 1 - warp_share = 0\.2, got 0\.3"),
         ({"stretch": (1.1, 0.9)}, r"stretch must be a range \(low, high\) within"),
+        ({"stretch": 1.1}, r"stretch must be a range \(low, high\), got 1\.1"),
+        ({"noise_level": (0.1,)}, r"noise_level must be a range \(low, high\), got \(0\.1,\)"),
         ({"noise_level": (-1, 0)}, r"noise_level must be a range"),
         ({"noise_correlation": 2}, r"noise_correlation must be in \[0, 1\], got 2"),
         ({"noise_slow_hz": 0}, r"noise_slow_hz must be in \(0, 15\], got 0"),
