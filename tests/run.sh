@@ -22,6 +22,5 @@ ruff format --check "${style[@]}" .
 echo "Types ..."
 mypy
 echo "Tests ..."
-# Two at a time on two cores and more; more would want more memory than they save time. Tests of one
-# xdist_group stay together: what they share is made once.
-python -m pytest -n "$(($(nproc) > 1 ? 2 : 1))" --dist loadgroup "$@"
+# Two at a time on two cores and more; more would want more memory than they save time.
+python -m pytest -n "$(($(nproc) > 1 ? 2 : 1))" "$@"

@@ -19,9 +19,6 @@ from waiting import wait_until
 from launch.ablation import training as folders
 from launch.ablation.plan import Plan
 
-# What its tests share takes long to make.
-pytestmark = pytest.mark.xdist_group("ablation")
-
 # A network that starts quickly; the made-up clips have six landmarks.
 SMALL = [
     *("--modalities=landmarks", "--landmarks=all", "--batch_size=12", "--model=bn_momentum=0.9"),

@@ -25,9 +25,6 @@ from preprocess.work import Stop, Work
 from preprocess.workspace import Workspace
 from preprocess.writer import ShardPlan
 
-# What its tests share takes long to make.
-pytestmark = pytest.mark.xdist_group("build")
-
 GOOD = ("01-01-03-01-01-01-01.mp4", "01-01-05-01-01-01-02.mp4")
 JOINED = "02-01-06-01-01-01-02"
 FLV = "1001_DFA_ANG_XX"

@@ -12,9 +12,6 @@ from scipy.io import wavfile
 from emotion_tfdata.manifest import Manifest
 from preprocess.corpora import sample
 
-# What its tests share takes long to make.
-pytestmark = pytest.mark.xdist_group("build_tfrecords")
-
 
 def run(project_dir, *flags):
     command = [sys.executable, "-m", "preprocess.build_tfrecords", *map(str, flags)]

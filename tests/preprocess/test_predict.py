@@ -23,9 +23,6 @@ from preprocess.corpora.sample_render import draw_clip
 from preprocess.plan import BuildSettings
 from preprocess.predictor import Failure, PredictError, Prediction
 
-# What its tests share takes long to make.
-pytestmark = pytest.mark.xdist_group("predict")
-
 _CODES = {"neutral": 1, "happy": 3, "sad": 4, "angry": 5, "fearful": 6, "disgust": 7}
 _SMALL = {
     "audio_filters": (4, 4),

@@ -21,9 +21,6 @@ from emotion_tfdata.training import run_dir
 from emotion_tfdata.training.cluster import ClusterError
 from emotion_tfdata.training.workers import Workers, check_shares, join
 
-# What its tests share takes long to make.
-pytestmark = pytest.mark.xdist_group("workers")
-
 # 36 clips an epoch, so that the last batch has 4: all of them are the first worker's.
 FLAGS = [
     *("--batch_size=16", "--epochs=25", "--early_stopping=0", "--modalities=landmarks"),
