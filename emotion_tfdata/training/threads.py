@@ -15,7 +15,7 @@ _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 _MOST_INTRA_OP = 16
 # What can go on side by side: two directions of two branches.
 _MOST_INTER_OP = 4
-# Reading and augmenting takes a sixteenth of a step's processor time. Each thread holds a batch.
+# Reading and augmenting takes a twentieth of a step's processor time. Each thread holds a batch.
 _MOST_INPUT = 4
 
 
