@@ -13,6 +13,7 @@ Region and credentials come from AWS's usual places: environment, ~/.aws, an ins
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 import sys
@@ -28,12 +29,18 @@ except ModuleNotFoundError:
     sys.exit("launch.ec2 needs boto3: pip install -c launch/constraints.txt -e '.[aws,train]'")
 
 from launch import run as runs
-from launch.aws import dataset, deploy, instances, machine, monitor, plan, resources, results, stop
+from launch.aws import dataset, deploy, machine, monitor, plan, resources, results, stop
 from launch.aws.session import Aws, LaunchError, connect
 from launch.s3 import Folder, S3Error
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 FLAGS = flags.FLAGS
+_MIN_HOURS, _MAX_HOURS = 0.2, 31 * 24
+# What `resume` goes on with as it is, so that it is the same training, reached the same way.
+_OF_DEPLOY = (
+    *("training_flagfile", "data_dir", "name", "os", "image_id", "subnet_id"),
+    *("ssh_cidr", "key_name", "num_instances"),
+)
 
 flags.DEFINE_string(
     "prefix",
@@ -51,12 +58,24 @@ flags.DEFINE_string("instance_type", None, "default: c5.24xlarge")
 flags.DEFINE_enum("os", "ubuntu", sorted(machine.SYSTEMS), "Ubuntu 22.04 or Amazon Linux 2023")
 flags.DEFINE_string("image_id", "", "machine image; default: the system's newest")
 flags.DEFINE_bool("spot", None, "cheaper; may be interrupted, and then goes on by itself")
-flags.DEFINE_float("max_hours", None, "when it ends whatever happens; default: 12", lower_bound=0.2)
-flags.DEFINE_float("price", None, "USD for an hour of one instance", lower_bound=0)
+flags.DEFINE_float("max_hours", None, "when it ends whatever happens; default: 12")
+flags.DEFINE_float("price", None, "USD for an hour of one instance")
 flags.DEFINE_string("subnet_id", "", "default: the default network's")
 flags.DEFINE_string("ssh_cidr", "", "addresses to open port 22 to; default: none")
 flags.DEFINE_string("key_name", "", "EC2 key pair for --ssh_cidr")
 flags.DEFINE_integer("num_instances", 1, "instances that train one model together", lower_bound=1)
+
+# Not by absl's bounds, within which nan is.
+flags.register_validator(
+    "max_hours",
+    lambda hours: hours is None or _MIN_HOURS <= hours <= _MAX_HOURS,
+    f"give from {_MIN_HOURS} to {_MAX_HOURS} hours",
+)
+flags.register_validator(
+    "price",
+    lambda usd: usd is None or (usd >= 0 and math.isfinite(usd)),
+    "give USD for an hour of one instance, 0 or more",
+)
 
 flags.DEFINE_bool("follow", False, "monitor: copy the log until the run is over")
 flags.DEFINE_float("every_s", 5.0, "monitor --follow: seconds between two looks", lower_bound=0.1)
@@ -133,6 +152,13 @@ def _deploy(aws: Aws, root: Folder, *train_args: str) -> int:
 
 
 def _resume(aws: Aws, root: Folder, name: str) -> int:
+    given = [flag for flag in _OF_DEPLOY if FLAGS[flag].present]
+    if given:
+        asked = ", ".join(f"--{flag.removeprefix('training_')}" for flag in given)
+        raise LaunchError(
+            f"`resume` goes on with the run as it is and cannot change {asked}; it takes "
+            "--instance_type, --spot, --max_hours and --price, `deploy` starts another run"
+        )
     seen = monitor.look(aws, root, name)
     if seen.live:
         had = ", ".join(one.id for one in seen.live)
@@ -186,12 +212,18 @@ def _fetch(aws: Aws, root: Folder, name: str) -> int:
 
 
 def _stop(aws: Aws, root: Folder, name: str) -> int:
+    found = stop.found(aws, root, name)
+    if not found:
+        raise LaunchError(
+            f"there is no run {name} in {root}, and nothing of that name in {aws.region}; `list` "
+            "shows what there is"
+        )
     if not FLAGS.delete:
         stop.end(aws, root, name, say)
         return 0
-    live = [f"{one.id} ({one.state})" for one in instances.find(aws, name)]
-    say(f"removes all of {name}: {', '.join(live) or 'no instance'}, role, security group, and the")
-    say(f"files in {runs.folder(root, name)}, checkpoints and report too (first: fetch {name})")
+    say(f"removes, for good (first: fetch {name}):")
+    for one in found:
+        say(f"  {one}")
     if not _is_confirmed("Remove it?", "nothing was removed"):
         return 0 if FLAGS.dry_run else 1
     stop.end(aws, root, name, say, wait=True, save_for_s=0)

@@ -61,6 +61,8 @@ class Run:
       started_at: when this attempt was asked for, in seconds since 1970. The time limit counts
         from there.
       num_instances: that train one model, each a worker; the first is worker 0.
+      data_given: whether --data_dir was the very folder of S3 that the instances read: it is the
+        caller's then, and never removed.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Run:
     attempt: int
     started_at: int
     num_instances: int = 1
+    data_given: bool = False
 
     @property
     def deadline(self) -> int:

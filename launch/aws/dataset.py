@@ -130,6 +130,12 @@ def folder_of(aws: Aws, url: str) -> Folder:
     return Folder(aws.s3, bucket, prefix.strip("/"))
 
 
+def is_at(data: DataSet, target: Folder) -> bool:
+    """Whether a data set was found in this very folder of S3."""
+    where = data.where
+    return isinstance(where, Folder) and str(where) == str(target)
+
+
 def upload(data: DataSet, target: Folder, say: Callable[[str], None]) -> None:
     """Brings a data set into a folder of S3, its manifest last; what is there is skipped.
 
@@ -137,10 +143,7 @@ def upload(data: DataSet, target: Folder, say: Callable[[str], None]) -> None:
       LaunchError: if a shard is not what the manifest says.
       S3Error: if S3 refuses it.
     """
-    if isinstance(data.where, Folder) and (data.where.bucket, data.where.prefix) == (
-        target.bucket,
-        target.prefix,
-    ):
+    if is_at(data, target):
         say(f"data is in place: {target}")
         return
     sent = 0

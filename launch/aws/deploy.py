@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import run as runs
-from launch.aws import dataset, instances, machine, prices, resources, userdata
+from launch.aws import dataset, instances, machine, prices, resources, stop, userdata
 from launch.aws.machine import Image, Machine, Subnet
 from launch.aws.session import Aws, LaunchError
 from launch.aws.source import Source
@@ -19,7 +19,7 @@ from launch.s3 import ExistsError, Folder
 # A call made again this soon continues the same attempt, and EC2's client token keeps it single.
 _SAME_ATTEMPT_S = 600
 # What of a run may differ when the same run is asked for again.
-_MAY_DIFFER = {"attempt", "started_at", "usd_per_hour", "price_source", "image_id"}
+_MAY_DIFFER = {"attempt", "started_at", "usd_per_hour", "price_source", "image_id", "data_given"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,10 @@ def execute(aws: Aws, plan: Plan, project_dir: Path, say: Callable[[str], None])
     """
     root, name = plan.root, plan.run.name
     folder = runs.folder(root, name)
+    if plan.run.attempt > 1:
+        # A spot request that is still open would start an instance beside this attempt's.
+        for one in instances.end(aws, name, wait=True):
+            say(f"{one} of an earlier attempt ended")
     try:
         if resources.ensure_bucket(aws, root.bucket):
             say(f"bucket {root.bucket} made")
@@ -147,6 +151,8 @@ def _claim(aws: Aws, plan: Plan, folder: Folder) -> runs.Run:
         )
     if live or (not different and time.time() - found.started_at < _SAME_ATTEMPT_S):
         return found
+    # It never began; if its source or data is another one, nothing refers to it from here on.
+    plan.root.delete(stop.unshared_files(plan.root, found, wanted))
     folder.put(runs.RUN, wanted.to_json())
     return wanted
 

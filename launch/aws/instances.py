@@ -208,7 +208,7 @@ def end(aws: Aws, name: str, *, wait: bool) -> list[str]:
     """
     live = find(aws, name)  # before the requests that they are found by
     ended = []
-    requests = [entry["SpotInstanceRequestId"] for entry in _spot_requests(aws, name)]
+    requests = list(open_requests(aws, name))
     if requests:
         # First, or it would start another instance.
         aws.ec2.cancel_spot_instance_requests(SpotInstanceRequestIds=requests)
@@ -222,6 +222,11 @@ def end(aws: Aws, name: str, *, wait: bool) -> list[str]:
                 InstanceIds=ids, WaiterConfig={"Delay": 5, "MaxAttempts": 120}
             )
     return ended
+
+
+def open_requests(aws: Aws, name: str) -> dict[str, str]:
+    """States of the run's spot requests that may start an instance or have one, by identifier."""
+    return {one["SpotInstanceRequestId"]: one["State"] for one in _spot_requests(aws, name)}
 
 
 def _spot_requests(aws: Aws, name: str) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from launch.s3 import Folder
 NOT_FINISHED = 3
 # An instance that started says something in this time; one that runs, every half minute.
 _SILENT_S = 300
-LOST = "lost"
+LOST, WAITING_FOR_SPOT = "lost", "waiting for a spot instance"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +78,11 @@ def look(aws: Aws, root: Folder, name: str) -> Seen:
     state = status["state"] if current else "starting"
     if state not in runs.ENDED:
         if instance is None:
-            state = runs.STOPPED if folder.find(runs.STOP) else LOST
+            waits = run.spot and "open" in instances.open_requests(aws, name).values()
+            gone = runs.STOPPED if folder.find(runs.STOP) else LOST
+            state = WAITING_FOR_SPOT if waits else gone
         elif any(one.state in ("stopping", "stopped") for one in live):
-            state = "waiting for a spot instance"
+            state = WAITING_FOR_SPOT
         elif current:
             cost += max(0.0, time.time() - status["updated_at"]) / 3600 * run.usd_per_hour
         else:
@@ -188,12 +190,12 @@ def overview(aws: Aws, root: Folder) -> list[str]:
             lines.append(f"{name:32}  deleted in part; the rest goes with: stop {name} --delete")
             continue
         epoch = f"epoch {seen.status.get('epoch', 0)}/{seen.status.get('epochs', '?')}"
-        made = ", ".join(_made_for(aws, name)) or "nothing but files"
+        made = ", ".join(made_for(aws, name)) or "nothing but files"
         lines.append(
             f"{name:32}  {seen.state:14}  {epoch:14}  ${seen.cost_usd:8.2f}  in AWS: {made}"
         )
     for name in sorted(_named_by_resources(aws) - names):
-        made = ", ".join(_made_for(aws, name))
+        made = ", ".join(made_for(aws, name))
         lines.append(f"{name:32}  without files    in AWS: {made}; remove: stop {name} --delete")
     return lines
 
@@ -210,8 +212,10 @@ def _metrics(entry: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _made_for(aws: Aws, name: str) -> list[str]:
+def made_for(aws: Aws, name: str) -> list[str]:
+    """What a run has in AWS besides files, for a person."""
     made = [f"{one.id} ({one.state})" for one in instances.find(aws, name)]
+    made += [f"spot request {one}" for one in instances.open_requests(aws, name)]
     made += [group["GroupId"] for group in resources.find_security_groups(aws, name)]
     return made + (["role"] if resources.has_role(aws, name) else [])
 

@@ -19,6 +19,15 @@ from launch.s3 import Folder
 
 # The system and the environment, with room for checkpoints and events.
 _VOLUME_GB = 24
+_READ_BATCH_SIZE = """
+import sys
+from absl import flags
+
+values = flags.FlagValues()
+flags.DEFINE_integer("batch_size", int(sys.argv[1]), "", flag_values=values)
+values(sys.argv[1:], known_only=True)
+print(values.batch_size)
+"""
 
 
 def new(
@@ -92,6 +101,7 @@ def new(
         attempt=1,
         started_at=int(time.time()),
         num_instances=num_instances,
+        data_given=dataset.is_at(data, root.folder(f"data/{data.sha256}")),
     )
     if not runs.valid_name(run.name):
         raise LaunchError(
@@ -222,13 +232,6 @@ def _train_args(
     for argument in more:
         if argument.lstrip("-").partition("=")[0] in ("data_dir", "model_dir", "flagfile"):
             raise LaunchError(f"{argument}: the instance has its own; leave it out after --")
-    written = [*path.read_text(encoding="utf-8").split(), *more]
-    sizes = [one.partition("=")[2] for one in written if re.match("--?batch_size=[0-9]+$", one)]
-    if sizes and int(sizes[-1]) % num_instances:
-        raise LaunchError(
-            f"--num_instances={num_instances}: a batch of {sizes[-1]} cannot be shared equally by "
-            "them; choose another --batch_size after --"
-        )
     arguments = (f"--flagfile={name}", *more)
     done = subprocess.run(
         [sys.executable, "train.py", *arguments, "--only_check_args"],
@@ -240,4 +243,28 @@ def _train_args(
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise LaunchError(f"train.py does not take {' '.join(arguments)}: {' '.join(said[-3:])}")
+    size = _batch_size(project_dir, arguments) if num_instances > 1 else 0
+    if size % num_instances:
+        raise LaunchError(
+            f"--num_instances={num_instances}: a batch of {size} cannot be shared equally by "
+            "them; choose another --batch_size after --"
+        )
     return arguments
+
+
+def _batch_size(project_dir: Path, arguments: Sequence[str]) -> int:
+    """The --batch_size that train.py takes from arguments that it has accepted; 0 if it has none.
+
+    Read as train.py does, by absl in its folder: from nested flag files too, without their
+    comments, and the last one counts.
+    """
+    text = (project_dir / "train.py").read_text(encoding="utf-8")
+    default = re.search(r'DEFINE_integer\(\s*"batch_size",\s*([0-9]+)', text)
+    done = subprocess.run(
+        [sys.executable, "-c", _READ_BATCH_SIZE, default[1] if default else "0", *arguments],
+        cwd=project_dir,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import time
 from collections.abc import Callable
 
 from launch import run as runs
-from launch.aws import instances, resources
+from launch.aws import instances, monitor, resources
 from launch.aws.session import Aws
 from launch.s3 import Folder
 
@@ -47,27 +48,47 @@ def end(
         say(f"{name} has no instance")
 
 
+def found(aws: Aws, root: Folder, name: str) -> list[str]:
+    """What `delete` would remove of a run, for a person; nothing if there is no such run."""
+    lines = monitor.made_for(aws, name)
+    if not resources.is_bucket_there(aws, root.bucket):
+        return lines
+    folder = runs.folder(root, name)
+    files, run = folder.objects(), runs.load(root, name)
+    unshared = unshared_files(root, run) if run else []
+    if files:
+        what = "checkpoints and report too" if run else "left of an earlier run"
+        lines.append(f"{folder}: {_files(len(files))}, {what}")
+    several = collections.Counter("/".join(one.split("/")[:2]) for one in unshared)
+    lines += [f"{root}/{place}: {_files(count)}" for place, count in several.items()]
+    if _is_spare(aws, root, len(files) + len(unshared)):
+        lines.append(f"bucket {root.bucket}, which holds nothing else")
+    return lines
+
+
 def delete(aws: Aws, root: Folder, name: str, say: Callable[[str], None]) -> None:
     """Removes everything of a run whose instances are gone: role, group, files, and the bucket if
-    it was made here and is empty then. Source and data that other runs use stay.
+    it was made here and is empty then.
+
+    Of source and data goes what was uploaded for this run and no other refers to; a data set that
+    the caller had in S3 stays.
     """
     for one in resources.delete_role(aws, name) + resources.delete_security_groups(aws, name):
         say(f"{one} removed")
     if not resources.is_bucket_there(aws, root.bucket):
         return
     folder = runs.folder(root, name)
-    # run.json last: while it is there, the run is listed.
+    run = runs.load(root, name)
+    unshared = unshared_files(root, run) if run else []
+    # run.json last: while it is there, the run is listed, and what it refers to is known.
+    root.delete(unshared)
     names = sorted((found.name for found in folder.objects()), key=lambda n: n == runs.RUN)
     folder.delete(names)
-    unused = _unused(root)
-    root.delete(unused)
-    if names or unused:
-        say(f"{len(names)} files of {folder} and {len(unused)} of source and data removed")
-    if root.bucket == resources.default_bucket(aws):
-        whole = Folder(root.client, root.bucket, "")
-        if not whole.objects():
-            aws.s3.delete_bucket(Bucket=root.bucket, ExpectedBucketOwner=aws.account)
-            say(f"bucket {root.bucket} removed")
+    if names or unshared:
+        say(f"{len(names)} files of {folder} and {len(unshared)} of source and data removed")
+    if _is_spare(aws, root):
+        aws.s3.delete_bucket(Bucket=root.bucket, ExpectedBucketOwner=aws.account)
+        say(f"bucket {root.bucket} removed")
 
 
 def _save(run: runs.Run, folder: Folder, say: Callable[[str], None], for_s: float) -> None:
@@ -85,16 +106,33 @@ def _save(run: runs.Run, folder: Folder, say: Callable[[str], None], for_s: floa
     say(f"it did not answer in {for_s:.0f} s; what it uploaded until now is what is saved")
 
 
-def _unused(root: Folder) -> list[str]:
-    """Files of source and data that no run refers to."""
-    used = set()
-    for name in root.folder("runs").folders():
-        run = runs.load(root, name)
-        if run:
-            used |= {runs.source_key(run), runs.data_key(run)}
+def unshared_files(root: Folder, run: runs.Run, *others: runs.Run) -> list[str]:
+    """Files of source and data that were uploaded for this run and that no other run refers to.
+
+    Args:
+      root: where all runs are.
+      run: whose they are.
+      others: that are not stored there, or are going to be.
+    """
+    mine = {runs.source_key(run)} | (set() if run.data_given else {runs.data_key(run)})
+    stored = (runs.load(root, name) for name in root.folder("runs").folders() if name != run.name)
+    for other in (*others, *stored):
+        if other:
+            mine -= {runs.source_key(other), runs.data_key(other)}
+    # Named by content, so nothing that lies beside them is meant.
     return [
-        f"{kind}/{found.name}"
+        f"{kind}/{there.name}"
         for kind in ("source", "data")
-        for found in root.folder(kind).objects()
-        if f"{kind}/{found.name.partition('/')[0]}" not in used
+        for there in root.folder(kind).objects()
+        if f"{kind}/{there.name.partition('/')[0]}" in mine
     ]
+
+
+def _is_spare(aws: Aws, root: Folder, removed: int = 0) -> bool:
+    """Whether the bucket was made here and holds nothing, or no more than is to be removed."""
+    whole = Folder(root.client, root.bucket, "")
+    return root.bucket == resources.default_bucket(aws) and len(whole.objects()) == removed
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'s' if count != 1 else ''}"

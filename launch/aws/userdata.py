@@ -33,6 +33,7 @@ def render(project_dir: Path, run: runs.Run, root: Folder, region: str, worker: 
         "RUN": run.name,
         "ATTEMPT": str(run.attempt),
         "WORKER": str(worker),
+        "SPOT": "1" if run.spot else "",
         "BUCKET": root.bucket,
         "PREFIX": root.prefix,
         "REGION": region,

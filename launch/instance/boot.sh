@@ -1,6 +1,6 @@
 # Runs once as root when the instance first starts, after the lines that set RUN, ATTEMPT, WORKER,
-# BUCKET, PREFIX, REGION, SOURCE_SHA256, DEADLINE, BOTO and BOOT_PY. Whatever happens here ends with a
-# shutdown, and a shutdown ends the instance.
+# SPOT, BUCKET, PREFIX, REGION, SOURCE_SHA256, DEADLINE, BOTO and BOOT_PY. Whatever happens here ends
+# with a shutdown, and a shutdown ends the instance.
 # shellcheck shell=bash disable=SC2154
 set -euo pipefail
 
@@ -15,18 +15,32 @@ printf '%s\n' "$BOOT_PY" >"$root/boot.py"
 log=$root/run.log
 exec 3>&1 >>"$log" 2>&1 # 3 is cloud-init's, which copies it to the console
 
+# Without boto3. Amazon Linux comes with AWS's command line, Ubuntu does not.
+end_spot_request() {
+  local launch request
+  command -v aws >/dev/null &&
+    launch=$(aws s3 cp "s3://$BUCKET/${PREFIX:+$PREFIX/}runs/$RUN/launch.json" -) &&
+    grep -q "\"attempt\": $ATTEMPT," <<<"$launch" &&
+    request=$(grep -o 'sir-[a-z0-9]*' <<<"$launch" | sed -n "$((WORKER + 1))p") &&
+    [ -n "$request" ] &&
+    aws ec2 cancel-spot-instance-requests --spot-instance-request-ids "$request"
+}
+
 give_up() {
   local status=$?
   [ "$status" -eq 0 ] && return
   echo "The instance could not be set up (status $status); it ends itself."
-  if [ -x "$root/boot/bin/python" ]; then
+  if "$root/boot/bin/python" -c 'import boto3' 2>/dev/null; then
     "$root/boot/bin/python" "$root/boot.py" failed "$log" || true
+  elif [ -n "$SPOT" ]; then
+    end_spot_request || echo "The spot request was not ended: EC2 may start other instances until" \
+      "the time limit; this ends it now: stop $RUN"
   fi
   tail -n 40 "$log" >&3 || true
   shutdown -h now
 }
 trap give_up EXIT
-export RUN ATTEMPT WORKER BUCKET PREFIX # for boot.py
+export RUN ATTEMPT WORKER SPOT BUCKET PREFIX # for boot.py
 
 three_times() {
   local wait
@@ -123,7 +137,7 @@ Description=Ends this instance after the training's watcher failed
 [Service]
 Type=oneshot
 Environment=HOME=$HOME AWS_DEFAULT_REGION=$REGION
-Environment=RUN=$RUN ATTEMPT=$ATTEMPT WORKER=$WORKER BUCKET=$BUCKET PREFIX=$PREFIX
+Environment=RUN=$RUN ATTEMPT=$ATTEMPT WORKER=$WORKER SPOT=$SPOT BUCKET=$BUCKET PREFIX=$PREFIX
 ExecStart=-$root/boot/bin/python $root/boot.py failed $log
 ExecStart=shutdown -h now
 EOF

@@ -32,12 +32,15 @@ def main(bucket: str, name: str, root: str, prefix: str = "") -> None:
         source.download(shard.name, target / shard.name, shard.sha256)
     print(f"{len(data.shards)} shards, {data.bytes / 1e6:.1f} MB, verified", flush=True)
 
-    # After a restart what is here is newer than what is in S3.
-    model = Path(root, "model")
     if os.environ.get("WORKER", "0") != "0":
         return  # worker 0 gives the others its state
-    if not any(model.glob("**/checkpoint.npz")):
-        count = pull(runs.folder(top, name).folder("model"), model)
+    # Made when all is here, and so before the training begins: after a restart what is here is
+    # newer than what is in S3.
+    pulled = Path(root, "model-pulled")
+    if not pulled.exists():
+        count = pull(runs.folder(top, name).folder("model"), Path(root, "model"))
+        os.sync()  # the mark must not outlive a crash that the files do not
+        pulled.touch()
         if count:
             print(f"{count} files of an earlier attempt are back", flush=True)
 

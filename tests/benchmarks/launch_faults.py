@@ -82,7 +82,7 @@ def main() -> None:
         whole_s = time.monotonic() - started
         again = removed = finished = 0
         for number in range(options.kills):
-            assert _run(project, remove) == 0
+            assert _run(project, remove) in (0, 1)  # 1: killed before anything was made
             left = cloud.left_over()
             assert left == [], f"after {number} kills: {left}"
             started = time.monotonic()
@@ -95,7 +95,7 @@ def main() -> None:
                 assert len(cloud.instances()) == 1, f"after {number + 1} kills"
             else:
                 removed += 1
-        assert _run(project, remove) == 0
+        assert _run(project, remove) in (0, 1)
         assert cloud.left_over() == []
     print(f"{options.kills} deployments of {whole_s:.1f} s killed at random moments")
     print(f"  {finished} had finished before")

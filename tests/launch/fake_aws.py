@@ -71,6 +71,7 @@ class Proxy:
     """Between the clients and moto: keeps every request, and does what the test says to it."""
 
     def __init__(self, port: int) -> None:
+        self._port = port
         self.requests: list[Request] = []
         # Asked in turn for each request; the first that is not None is done.
         self.rules: list[Callable[[Request], str | Answer | None]] = []
@@ -140,6 +141,18 @@ class Proxy:
         self.requests.clear()
         self.rules.clear()
 
+    def reopen_spot_requests(self) -> None:
+        """Has moto's spot requests, active from the first, wait for room again."""
+
+        def rule(request: Request) -> Answer | None:
+            if request.action != "DescribeSpotInstanceRequests":
+                return None
+            answer = forward(request, self._port)
+            state = re.sub(b"<state>active<", b"<state>open<", answer.body)
+            return dataclasses.replace(answer, body=state)
+
+        self.rules.append(rule)
+
     def of(self, service: str, action: str) -> list[Request]:
         return [r for r in self.requests if (r.service, r.action) == (service, action)]
 
@@ -193,6 +206,31 @@ class Cloud:
         run = runs.load(self.root, name)
         assert run is not None
         return run
+
+    def make_spot_request(self, name: str) -> str:
+        """What EC2 makes of RunInstances for spot and moto does not: the run's request, recorded.
+
+        It has no instance.
+        """
+        ec2_client = self.client("ec2")
+        tags = [{"Key": "emotion_tfdata:run", "Value": name}]
+        (request,) = ec2_client.request_spot_instances(
+            InstanceCount=1,
+            LaunchSpecification={"ImageId": "ami-0000000000000886"},
+            SpotPrice="1",
+            TagSpecifications=[{"ResourceType": "spot-instances-request", "Tags": tags}],
+        )["SpotInstanceRequests"]
+        ec2_client.terminate_instances(InstanceIds=[request["InstanceId"]])
+        folder = runs.folder(self.root, name)
+        launched = runs.read_json(folder, runs.LAUNCH)
+        launched["instances"][0]["spot_request_id"] = request["SpotInstanceRequestId"]
+        folder.put(runs.LAUNCH, (json.dumps(launched, indent=1) + "\n").encode())
+        return request["SpotInstanceRequestId"]
+
+    def spot_requests(self) -> list[str]:
+        """Those that are not cancelled."""
+        found = self.client("ec2").describe_spot_instance_requests()["SpotInstanceRequests"]
+        return [one["SpotInstanceRequestId"] for one in found]
 
     def instances(self) -> list[dict[str, Any]]:
         """All that are not terminated."""
@@ -310,6 +348,9 @@ def role_policy(policy: dict[str, Any]) -> Callable[[Request], Answer | None]:
 
 
 def _asked_for(request: Request) -> tuple[str, str, dict[str, str]]:
+    if request.action == "CancelSpotInstanceRequests":
+        start = f"arn:aws:ec2:{REGION}:{ACCOUNT}:spot-instances-request"
+        return f"ec2:{request.action}", f"{start}/{request.form['SpotInstanceRequestId.1']}", {}
     if request.service != "s3":
         return f"{request.service}:{request.action}", "*", {}
     path, _, query = request.path.partition("?")

@@ -26,6 +26,21 @@ _RECORDED = ("shutdown", "systemctl", "apt-get", "dnf")
 # What installs packages there, and the Python that is among them.
 SYSTEMS = {"ubuntu": ("apt-get", "python3.10"), "amazon": ("dnf", "python3.11")}
 
+_AWS_COMMAND = """
+import sys
+import boto3
+
+match sys.argv[1:]:
+    case ["s3", "cp", url, "-"]:
+        bucket, _, key = url.removeprefix("s3://").partition("/")
+        body = boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"]
+        sys.stdout.write(body.read().decode())
+    case ["ec2", "cancel-spot-instance-requests", "--spot-instance-request-ids", request]:
+        boto3.client("ec2").cancel_spot_instance_requests(SpotInstanceRequestIds=[request])
+    case _:
+        sys.exit(f"aws: {sys.argv[1:]}?")
+"""
+
 
 class Metadata:
     """A machine's metadata service: version 2 alone, so nothing without a token."""
@@ -175,6 +190,12 @@ class Machine:
         """Has the package manager fail so often, before it does what it is asked."""
         self._failures.write_text("\n" * times)
 
+    def bring_aws_command(self) -> None:
+        """As on Amazon Linux: the two calls of AWS's command line that the script makes."""
+        script = self.recorders.path / "aws.py"
+        script.write_text(_AWS_COMMAND)
+        _write_command(self.recorders.path / "aws", f'exec "{sys.executable}" "{script}" "$@"')
+
     @property
     def log(self) -> str:
         return (self.root / "run.log").read_text()
@@ -213,16 +234,28 @@ class Machine:
         """Starts the training's service as systemd does."""
         unit = self.unit("emotion-tfdata.service")
         assert "systemctl enable --now --no-block emotion-tfdata.service" in self.recorders.calls
-        (output,), (command,) = unit["StandardOutput"], unit["ExecStart"]
-        (folder,) = unit["WorkingDirectory"]
+        (command,) = unit["ExecStart"]
+        return self._start(unit, command)
+
+    def fail_service(self) -> None:
+        """Starts what the training's service starts when it fails, and waits for its end."""
+        (name,) = self.unit("emotion-tfdata.service")["OnFailure"]
+        unit = self.unit(name)
+        for command in unit["ExecStart"]:
+            status = self._start(unit, command.removeprefix("-")).wait(timeout=60)
+            assert status == 0 or command.startswith("-")
+
+    def _start(self, unit: dict[str, list[str]], command: str) -> subprocess.Popen[bytes]:
+        (folder,) = unit.get("WorkingDirectory", ["/"])
+        (output,) = unit.get("StandardOutput", [os.devnull])
         more = dict(part.split("=", 1) for part in shlex.split(" ".join(unit["Environment"])))
+        environment = {**self._environment, **more}
+        program, *arguments = shlex.split(command)
+        found = shutil.which(program, path=environment["PATH"])
+        assert found
         with open(output.removeprefix("append:"), "ab") as log:
             return subprocess.Popen(
-                shlex.split(command),
-                cwd=folder,
-                env={**self._environment, **more},
-                stdout=log,
-                stderr=log,
+                [found, *arguments], cwd=folder, env=environment, stdout=log, stderr=log
             )
 
 
@@ -231,7 +264,7 @@ def _link_commands(folder: Path) -> None:
     folder.mkdir()
     for place in os.environ["PATH"].split(os.pathsep):
         for command in Path(place).glob("*"):
-            link, hidden = folder / command.name, command.name.startswith("python")
+            link, hidden = folder / command.name, command.name.startswith(("python", "aws"))
             if command.name not in _RECORDED and not hidden and not link.is_symlink():
                 link.symlink_to(command.absolute())
 

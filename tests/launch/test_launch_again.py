@@ -55,6 +55,9 @@ def test_a_run_that_never_began_is_replaced(cloud, deployed, project):
     before = cloud.load(name)
     deployed("--name=mine")
     assert cloud.load(name).source != before.source
+    assert cloud.root.find(runs.source_key(before)) is None, "or nobody would remove it"
+    assert cloud.load(name).data == before.data
+    assert len(cloud.root.folder(runs.data_key(before)).objects()) == 4
     assert len(cloud.instances()) == 1
 
 
@@ -64,6 +67,47 @@ def test_a_run_that_has_been_is_not_started_again(cloud, deployed, data_dir):
     result = cloud.run("deploy", f"--data_dir={data_dir}", "--yes")
     assert result.status == 1
     assert f"`resume {name}` goes on" in result.err
+    assert cloud.instances() == []
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_an_earlier_attempts_spot_request_is_ended_before_the_next_starts(cloud, deployed, stopped):
+    """Or two instances would train into one folder."""
+    name = deployed("--spot", "--price=1")
+    requested = cloud.make_spot_request(name)
+    cloud.client("ec2").terminate_instances(InstanceIds=[cloud.instances()[0]["InstanceId"]])
+    if stopped:
+        runs.folder(cloud.root, name).put(runs.STOP, b"")
+    listed = cloud.run("list").out
+    assert ("stopped" if stopped else "lost") in listed
+    assert f"spot request {requested}" in listed
+    assert cloud.run("resume", name, "--price=1", "--dry_run").status == 0
+    assert cloud.spot_requests() == [requested], "nothing is done yet"
+    cloud.proxy.requests.clear()
+    resumed = cloud.run("resume", name, "--price=1", "--yes")
+    assert resumed.status == 0, resumed.err
+    assert f"spot request {requested} of an earlier attempt ended\n" in resumed.err
+    assert cloud.spot_requests() == []
+    actions = [request.action for request in cloud.proxy.requests]
+    assert actions.index("CancelSpotInstanceRequests") < actions.index("RunInstances")
+    assert len(cloud.instances()) == 1
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--num_instances=3", "--ssh_cidr=203.0.113.7/32", "--key_name=mine", "--name=other"),
+        *("--os=amazon", "--image_id=ami-1", "--subnet_id=subnet-1", "--data_dir=/else"),
+        "--flagfile=other.flags",
+    ],
+)
+def test_what_resume_cannot_change_is_refused(cloud, deployed, flag):
+    name = deployed()
+    cloud.run("stop", name)
+    refused = cloud.run("resume", name, flag, "--yes")
+    assert refused.status == 1
+    assert f"cannot change {flag.partition('=')[0]}; it takes --instance_type" in refused.err
+    assert cloud.load(name).attempt == 1
     assert cloud.instances() == []
 
 

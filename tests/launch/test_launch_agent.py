@@ -18,6 +18,8 @@ from launch.aws.session import connect
 from launch.instance import agent, mirror, progress, watch
 from launch.instance.metadata import Metadata
 
+FOLD_FILES = ("checkpoint.npz", "report.json")
+
 
 def test_it_fetches_trains_uploads_and_ends_the_instance(instance, recorders, data_dir, metadata):
     instance.deploy("--epochs=4")
@@ -134,18 +136,13 @@ def test_a_notice_that_comes_to_nothing_is_survived(instance, metadata, monkeypa
 
 
 def test_at_its_end_a_spot_instance_ends_its_request(instance, cloud, recorders):
-    # As EC2 makes one of RunInstances, which moto does not.
-    requested = cloud.client("ec2").request_spot_instances(
-        InstanceCount=1, LaunchSpecification={"ImageId": "ami-0000000000000886"}, SpotPrice="1"
-    )["SpotInstanceRequests"][0]["SpotInstanceRequestId"]
     instance.deploy(flags=["--spot", "--price=1"])
-    launched = runs.read_json(instance.folder, runs.LAUNCH)
-    launched["instances"][0]["spot_request_id"] = requested
-    instance.folder.put(runs.LAUNCH, json.dumps(launched).encode())
+    requested = cloud.make_spot_request(instance.name)
     instance.run()
     (cancelled,) = cloud.proxy.of("ec2", "CancelSpotInstanceRequests")
     assert cancelled.is_from_instance
     assert cancelled.form["SpotInstanceRequestId.1"] == requested
+    assert cloud.spot_requests() == [], "its role let it"
     assert recorders.calls == ["shutdown -h now"]
 
 
@@ -237,6 +234,43 @@ def test_another_instance_goes_on_from_the_checkpoint(instance, cloud, tmp_path)
     again = cloud.run("resume", instance.name, "--yes")
     assert again.status == 1
     assert "is finished" in again.err
+
+
+def test_a_pull_that_broke_off_is_gone_on_with_until_all_is_here(instance, cloud, tmp_path):
+    """Or folds that are missing here would be trained again, over those in S3."""
+    instance.deploy("--epochs=2")
+    saved = {f"fold-{fold}/{name}": f"{fold} {name}" for fold in (0, 1) for name in FOLD_FILES}
+    for name, text in saved.items():
+        instance.folder.put(f"model/{name}", text.encode())
+
+    def breaks_off(request):
+        is_last = request.is_from_instance and "model/fold-1/report.json" in request.path
+        return Answer(403, b"<Error><Code>AccessDenied</Code></Error>") if is_last else None
+
+    cloud.proxy.rules.insert(0, breaks_off)
+    instance.run()
+    assert instance.status["message"] == "fetching data ended with status 1"
+    model = instance.root / "model"
+    there = {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()}
+    assert there == set(saved) - {"fold-1/report.json"}, "checkpoints are among what came"
+    cloud.proxy.rules.remove(breaks_off)
+    instance.folder.delete([runs.STATUS])  # as of a machine that went down instead
+    instance.run()
+    assert instance.status["state"] == "finished"
+    for name, text in saved.items():
+        assert (model / name).read_text() == text
+        assert instance.folder.read(f"model/{name}") == text.encode()
+
+
+def test_what_was_trained_here_is_not_replaced_after_a_restart(instance, recorders):
+    instance.deploy("--epochs=3")
+    instance.run()
+    checkpoint = instance.root / "model" / "checkpoint.npz"
+    instance.folder.put("model/checkpoint.npz", b"1")  # as if the last save had not got up
+    instance.folder.delete([runs.STATUS])
+    instance.run()
+    assert instance.log.count("from epoch 3\n") == 1
+    assert json.loads(checkpoint.read_text()) == 3
 
 
 def test_an_attempt_that_has_ended_ends_its_instance_again(instance, recorders):

@@ -81,6 +81,20 @@ def test_a_stopped_spot_instance_is_waited_for(cloud, deployed):
     assert "waiting for a spot instance" in cloud.run("monitor", name).out
 
 
+def test_a_spot_instance_that_is_to_come_back_is_waited_for(cloud, deployed):
+    """Its request is open where its instance is gone and another one has no room yet."""
+    name = deployed("--spot", "--price=1")
+    _say(cloud, name, state="interrupted")
+    cloud.make_spot_request(name)
+    (instance,) = cloud.instances()
+    cloud.client("ec2").terminate_instances(InstanceIds=[instance["InstanceId"]])
+    assert f"{name}  lost" in cloud.run("monitor", name).out, "it is active, without instance"
+    cloud.proxy.reopen_spot_requests()
+    shown = cloud.run("monitor", name).out
+    assert f"{name}  waiting for a spot instance" in shown
+    assert "resume" not in shown
+
+
 @pytest.mark.parametrize(
     ("state", "exit_status", "expected"),
     [("finished", 0, 0), ("failed", 7, 7), ("stopped", None, 3), ("out of time", None, 3)],
@@ -132,7 +146,8 @@ def test_what_lies_about_without_a_run_is_listed(cloud, deployed):
     assert f"remove: stop {name} --delete" in listed
     assert cloud.run("stop", name, "--delete", "--yes").status == 0
     assert cloud.left_over() == []
-    assert cloud.run("stop", name, "--delete", "--yes").status == 0, "once more is no error"
+    again = cloud.run("stop", name, "--delete", "--yes")
+    assert (again.status, f"there is no run {name}" in again.err) == (1, True), "nothing is left"
 
 
 def test_stopping_an_instance_that_does_not_answer_ends_it_all_the_same(

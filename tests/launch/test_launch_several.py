@@ -7,7 +7,7 @@ import json
 import re
 
 import pytest
-from fake_aws import Answer, quota
+from fake_aws import Answer, git, quota
 from machine_double import ADDRESS
 from waiting import wait_until
 
@@ -84,6 +84,34 @@ def test_price_and_quota_count_all_of_them(cloud, deployed, data_dir):
     )
     assert refused.status == 1
     assert "3 x c5.large have 6 vCPUs; of the account's 7" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("written", "more", "size"),
+    [
+        ("", [], 24),  # train.py's own default
+        ("--batch_size=25\n# --batch_size=24\n", [], 25),
+        ("# try also --batch_size=24\n--batch_size=10\n", [], 10),
+        ("--flagfile=nested.flags\n", [], 9),
+        ("--batch_size=10\n--flagfile=nested.flags\n", [], 9),
+        ("--flagfile=nested.flags\n--batch_size=10\n", [], 10),
+        ("--batch_size=9\n", ["--epochs=2", "--batch_size=15"], 15),
+    ],
+)
+@pytest.mark.parametrize("num_instances", [5, 2])
+def test_a_batch_is_shared_as_train_py_reads_its_size(
+    cloud, project, data_dir, monkeypatch, tmp_path, written, more, size, num_instances
+):
+    monkeypatch.chdir(tmp_path)  # flag files are found from the project all the same
+    (project / "tcn.flags").write_text(written)
+    (project / "nested.flags").write_text("# of nine\n--batch_size=9\n")
+    git(project, "add", "nested.flags")
+    result = cloud.run(
+        *("deploy", f"--data_dir={data_dir}", "--dry_run", "--instance_type=c5.large"),
+        *(f"--num_instances={num_instances}", "--", *more),
+    )
+    refused = f"a batch of {size} cannot be shared equally by" in result.err
+    assert (refused, result.status) == ((True, 1) if size % num_instances else (False, 0))
 
 
 def test_where_one_cannot_be_started_none_is_left(cloud, project, data_dir):

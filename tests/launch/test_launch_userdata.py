@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from fake_aws import Answer
 from machine_double import SYSTEMS
 from quick_run import VENV
 from whole_run import SMALL, boot_and_train, deploy, role, user_data, without_waits
@@ -139,6 +140,82 @@ def test_an_instance_that_cannot_be_set_up_says_so_and_ends_itself(
     followed = cloud.run("monitor", name, "--follow")
     assert followed.status == 1
     assert "AccessDenied" in followed.out
+
+
+def _deploy_spot(cloud, metadata, machine, data_dir):
+    """Returns the run's name, its spot request and its script."""
+    name = deploy(cloud, "--spot", "--price=1", f"--data_dir={data_dir}")
+    metadata.give_role(role(name))
+    requested = cloud.make_spot_request(name)
+    (script,) = user_data(cloud)
+    return name, requested, without_waits(script)
+
+
+def _assert_ended(cloud, requested):
+    (cancelled,) = cloud.proxy.of("ec2", "CancelSpotInstanceRequests")
+    assert cancelled.is_from_instance
+    assert cancelled.form["SpotInstanceRequestId.1"] == requested
+    assert cloud.spot_requests() == [], "its role let it"
+
+
+def test_a_spot_instance_that_cannot_be_set_up_ends_its_request(
+    cloud, metadata, machine, quick_project, data_dir
+):
+    """Or EC2 would start another one in its place, and another."""
+    name, requested, script = _deploy_spot(cloud, metadata, machine, data_dir)
+    cloud.root.delete([runs.source_key(cloud.load(name))])
+    assert machine.boot(script) != 0
+    _assert_ended(cloud, requested)
+    assert machine.recorders.calls[-1] == "shutdown -h now"
+    status = runs.read_json(runs.folder(cloud.root, name), runs.STATUS)
+    assert status["message"] == "the instance's setup or its watcher failed; the log says why"
+
+
+def test_a_spot_instance_whose_watcher_fails_ends_its_request(
+    cloud, metadata, machine, quick_project, data_dir
+):
+    name, requested, script = _deploy_spot(cloud, metadata, machine, data_dir)
+    assert machine.boot(script) == 0
+    machine.fail_service()
+    _assert_ended(cloud, requested)
+    assert machine.recorders.calls[-1] == "shutdown -h now"
+    assert runs.read_json(runs.folder(cloud.root, name), runs.STATUS)["state"] == "failed"
+
+
+def test_a_spot_request_that_cannot_be_ended_is_told(
+    cloud, metadata, machine, quick_project, data_dir
+):
+    name, requested, script = _deploy_spot(cloud, metadata, machine, data_dir)
+    cloud.root.delete([runs.source_key(cloud.load(name))])
+    denied = Answer(403, b"<Response><Errors><Error><Code>No</Code></Error></Errors></Response>")
+    cloud.proxy.rules.insert(
+        0, lambda r: denied if r.action == "CancelSpotInstanceRequests" else None
+    )
+    assert machine.boot(script) != 0
+    assert cloud.spot_requests() == [requested]
+    told = "its spot request was not ended, the time limit will, `stop` now (ClientError"
+    assert told in runs.read_json(runs.folder(cloud.root, name), runs.STATUS)["message"]
+    assert told in machine.console
+    assert machine.recorders.calls[-1] == "shutdown -h now"
+
+
+@pytest.mark.parametrize("has_command", [True, False])
+def test_a_spot_instance_without_packages_ends_its_request_if_it_can(
+    cloud, metadata, machine, quick_project, data_dir, has_command
+):
+    name, requested, script = _deploy_spot(cloud, metadata, machine, data_dir)
+    machine.fail_packages(3)
+    if has_command:
+        machine.bring_aws_command()
+    assert machine.boot(script) == 1
+    told = "may start other instances until the time limit; this ends it now: stop " + name
+    if has_command:
+        _assert_ended(cloud, requested)
+        assert told not in machine.console
+    else:
+        assert cloud.spot_requests() == [requested]
+        assert told in machine.console
+    assert machine.recorders.calls[-1] == "shutdown -h now"
 
 
 def test_user_data_holds_no_secret_and_fits(cloud, whole_project, data_dir):
