@@ -110,10 +110,10 @@ def _parse_together(places: tf.data.Dataset, count: tf.Tensor, spec: Spec) -> di
     # A file that cannot be opened fails as often as it is asked, and errors that are ignored would
     # never end: beside them runs a count, which every attempt takes one of.
     attempts = tf.data.Dataset.range(count // some)
-    found = tf.data.Dataset.zip(attempts, parsed).ignore_errors().map(lambda _, parsed: parsed)
+    found = tf.data.Dataset.zip(attempts, parsed).ignore_errors().batch(count // some)
     none = {name: tf.zeros([0, 0, *each.shape], each.dtype) for name, each in spec.items()}
-    everything = found.batch(count // some).concatenate(tf.data.Dataset.from_tensors(none))
-    arrays = everything.take(1).get_single_element()
+    nothing = tf.data.Dataset.from_tensors((tf.zeros([0], tf.int64), none))
+    _, arrays = found.concatenate(nothing).take(1).get_single_element()
     return {name: tf.reshape(arrays[name], [-1, *each.shape]) for name, each in spec.items()}
 
 
