@@ -98,7 +98,7 @@ def make_dataset(
       landmarks at 30. What the masks leave out is zero. Cardinality is known.
 
     Raises:
-      manifest.ManifestError: if the folder holds no data set.
+      manifest.ManifestError: if the folder holds no data set, or bad statistics.
       storage.StorageError: for a place that cannot be read with what is installed.
       reader.CorruptDataError: if its files are not those of its manifest, or, where everything is
         read at once, for corrupt records.

@@ -41,8 +41,8 @@ def read_examples(
 
     Returns:
       The bytes of each array, string `[B]`, and what is wrong with each record, string `[B]`: it is
-      cut short or does not match its checksum, is no `tf.train.Example` with these arrays, is
-      another one than the manifest says, or has an array of another shape; empty if nothing is.
+      missing, cut short or does not match its checksum, is no `tf.train.Example` with these arrays,
+      is another one than the manifest says, or has an array of another shape; empty if nothing is.
       Without the last, the bytes of an array are as many as its shape needs.
     """
     spec: dict[str, tf.io.FixedLenFeature] = {"example_id": tf.io.FixedLenFeature([], tf.string)}

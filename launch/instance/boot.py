@@ -81,8 +81,11 @@ def _end_spot_request(client: Any, bucket: str, key: str, attempt: int, worker: 
 def _read(client: Any, bucket: str, key: str) -> dict[str, Any]:
     try:
         return json.loads(client.get_object(Bucket=bucket, Key=key)["Body"].read())
-    except botocore.exceptions.ClientError:
-        return {}  # not there yet: the role may not list, so S3 says 'forbidden'
+    except botocore.exceptions.ClientError as error:
+        # Not there yet: the role may not list, so S3 says 'forbidden'.
+        if error.response["Error"]["Code"] in ("NoSuchKey", "404", "AccessDenied", "403"):
+            return {}
+        raise
 
 
 if __name__ == "__main__":
