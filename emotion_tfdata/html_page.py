@@ -66,9 +66,10 @@ def table(
 
 def image(figure: Figure, dpi: int = 110) -> str:
     """The figure as a PNG within the page; the same bytes for the same figure."""
-    FigureCanvasAgg(figure)
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
+    figure.set_dpi(dpi)
+    # Not `savefig`, which draws everything twice.
+    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})
     encoded = base64.b64encode(content.getvalue()).decode()
     return f'<img alt="" src="data:image/png;base64,{encoded}">'
 

@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import os
+import sys
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
@@ -27,7 +28,7 @@ class ManifestError(ValueError):
     """A data set's manifest that is missing, unreadable or of another format."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Record:
     """One clip's entry: its facts, its length, and where its bytes stand.
 
@@ -54,8 +55,17 @@ class Record:
     offset: int
     length: int
 
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Record:
+        """From the JSON values of its fields; texts that records share are held once."""
+        shared: dict[str, Any] = {
+            name: sys.intern(value) if isinstance(value, str) else value
+            for name, value in content.items()
+        }
+        return cls(**shared)
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Shard:
     """One file of records, all of one actor fold.
 
@@ -221,7 +231,7 @@ class Manifest:
             content["modalities"] = tuple(content["modalities"])
             content["left_out"] = tuple(content["left_out"])
             content["shards"] = tuple(
-                Shard(**{**shard, "records": tuple(Record(**r) for r in shard["records"])})
+                Shard(**{**shard, "records": tuple(map(Record.of, shard["records"]))})
                 for shard in content["shards"]
             )
             content["statistics"] = {
@@ -278,5 +288,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, Shard | Record | Moments):
-        return vars(value)
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     raise TypeError(f"{type(value).__name__} has no place in a manifest")

@@ -16,7 +16,7 @@ from preprocess.corpora import Clip, LeftOut, place
 from preprocess.facts import ClipFacts
 from preprocess.plan import BuildError, BuildSettings, Plan, plan_build
 from preprocess.pool import Lost, Pool, Runner, WorkerError
-from preprocess.report import write_report
+from preprocess.report import summarize, write_report
 from preprocess.summary import BuildReport, Progress, left_out_csv, left_out_lines
 from preprocess.work import ALTERED, GOES_ON, Stop, Work
 from preprocess.workspace import LEFT_OUT_NAME, Workspace, WorkspaceError
@@ -79,9 +79,9 @@ def build(
                 ) as pool:
                     clips_read = _process(plan, workspace, settings, pool)
                     _seal(workspace, pool, clip_timeout_s)
-                manifest, facts = _describe(plan, workspace, settings)
-                del plan  # as large as the manifest, and the report needs room
-                write_report(workspace.out_dir, manifest, facts)
+                manifest, summary = _describe(plan, workspace, settings)
+                del plan  # larger than the manifest, and the report needs room
+                write_report(workspace.out_dir, manifest, summary)
                 manifest.save(str(workspace.out_dir))
                 workspace.finish()
     except (WorkspaceError, WorkerError) as error:
@@ -184,8 +184,8 @@ def _loaded(workspace: Workspace) -> tuple[list[ShardPlan], list[LeftOut]]:
 
 def _describe(
     plan: Plan, workspace: Workspace, settings: BuildSettings
-) -> tuple[Manifest, dict[str, ClipFacts]]:
-    """Makes the manifest of shards that stand, and the clips' facts."""
+) -> tuple[Manifest, dict[str, Any]]:
+    """Makes the manifest of shards that stand, and what the report says of them."""
     shard_plans, left_out = _loaded(workspace)
     written = [workspace.load_shard(shard_plan.name) for shard_plan in shard_plans]
     facts = {name: each for shard in written for name, each in shard.facts.items()}
@@ -203,7 +203,7 @@ def _describe(
         statistics=writer.statistics(written, settings.num_folds, settings.built),
         left_out=tuple(dataclasses.asdict(entry) for entry in everything),
     )
-    return manifest, facts
+    return manifest, summarize(manifest, facts)
 
 
 def _altered_notes(facts: Mapping[str, ClipFacts]) -> list[str]:

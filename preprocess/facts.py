@@ -11,7 +11,7 @@ from preprocess.align import mouth_lag_s
 from preprocess.landmarks import POINTS
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class ClipFacts:
     """Measured of one clip.
 

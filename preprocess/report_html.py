@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from emotion_tfdata import schema
 from emotion_tfdata.html_page import document, image, note, table
-from emotion_tfdata.manifest import Manifest
+from emotion_tfdata.manifest import Manifest, Record
 from emotion_tfdata.schema import Example
 from emotion_tfdata.tfrecord import HEADER_BYTES
 from emotion_tfdata.timebase import AUDIO_RATE_HZ, LANDMARKS_RATE_HZ, frame_times_s
 from preprocess.landmarks import mouth_opening
+from preprocess.report import ReportedClip
 
 _LISTED = 20
 _ODD_PLOTTED = 2
@@ -71,27 +73,33 @@ def page(data_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) -> str:
         "stand on the right.</p>",
     ]
     for clip in _few(summary["clips"]):
-        example = _load(data_dir, manifest, clip["example_id"])
-        words = f"{clip['example_id']}, {clip['emotion']}"
-        if clip["why"]:
-            words += f"; {clip['why']}, {clip['oddness']:.1f} deviations"
+        example = _load(data_dir, manifest, clip.record)
+        words = f"{clip.record.example_id}, {clip.record.emotion}"
+        if clip.why:
+            words += f"; {clip.why}, {clip.oddness:.1f} deviations"
         parts += [f"<h3>{html.escape(words)}</h3>", image(plot_clip(example), dpi=100)]
     return document(title, parts)
 
 
 def plot_clip(example: Example) -> Figure:
     """Log-mel over mouth opening on one time axis, and the landmarks at three moments."""
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    grid = figure.add_gridspec(2, 5, width_ratios=(2.4, 2.4, 1.5, 1.5, 1.5), height_ratios=(2, 1))
-    moments = np.flatnonzero(example.landmarks_valid)
-    moments = (
-        moments[[len(moments) // 4, len(moments) // 2, 3 * len(moments) // 4]]
-        if len(moments)
-        else moments
+    figure = Figure(figsize=(11, 3.4))
+    # Room for the labels is given, since measuring it takes longer than drawing.
+    grid = figure.add_gridspec(
+        2,
+        2,
+        width_ratios=(1, 1),
+        height_ratios=(2, 1),
+        hspace=0.12,
+        wspace=0.04,
+        left=0.055,
+        right=0.995,
+        bottom=0.14,
+        top=0.96,
     )
     shared = None
     if len(example.audio):
-        shared = figure.add_subplot(grid[0, :2])
+        shared = figure.add_subplot(grid[0, 0])
         edge = 0.5 / AUDIO_RATE_HZ
         end_s = (len(example.audio) - 1) / AUDIO_RATE_HZ
         shared.imshow(
@@ -104,71 +112,84 @@ def plot_clip(example: Example) -> Figure:
         shared.set_ylabel("mel band")
         shared.tick_params(labelbottom=not len(example.landmarks))
     if len(example.landmarks):
-        below = figure.add_subplot(grid[1, :2], sharex=shared)
+        below = figure.add_subplot(grid[1, 0], sharex=shared)
         times_s = frame_times_s(len(example.landmarks), LANDMARKS_RATE_HZ)
         opening = np.where(example.landmarks_valid, mouth_opening(example.landmarks), np.nan)
         below.plot(times_s, opening, color="#b02a5b")
         below.set_ylabel("lips apart")
         below.set_xlabel("s")
-        for index, moment in enumerate(moments):
-            for axes in (shared, below):
-                if axes is not None:
-                    axes.axvline(times_s[moment], color="#4a90d9", linestyle="--", linewidth=1)
-            face = figure.add_subplot(grid[:, 2 + index])
-            points = example.landmarks[moment]
-            face.scatter(points[:, 0], points[:, 1], s=2, color="#1d2530", linewidths=0)
-            face.set_aspect("equal")
-            face.invert_yaxis()
-            face.set_axis_off()
-            face.set_title(f"{times_s[moment]:.2f} s", fontsize=9)
+        rows = np.flatnonzero(example.landmarks_valid)
+        moments = rows[[len(rows) * quarter // 4 for quarter in (1, 2, 3)]] if len(rows) else rows
+        for axes in figure.axes:
+            for moment in moments:
+                axes.axvline(times_s[moment], color="#4a90d9", linestyle="--", linewidth=1)
+        _draw_faces(figure.add_subplot(grid[:, 1]), example.landmarks[moments], times_s[moments])
     elif shared is not None:
         shared.set_xlabel("s")
     return figure
 
 
-def _histograms(clips: Sequence[Mapping[str, Any]]) -> Figure:
-    figure = Figure(figsize=(11, 2.4), layout="constrained")
-    corpora = sorted({clip["corpus"] for clip in clips})
+def _draw_faces(axes: Axes, faces: np.ndarray, times_s: np.ndarray) -> None:
+    """Landmarks `[N, L, 3]` side by side, each under its time in seconds."""
+    left = 0.0
+    top = faces[..., 1].min() if len(faces) else 0.0
+    for points, time_s in zip(faces, times_s, strict=True):
+        x = points[:, 0] - points[:, 0].min() + left
+        axes.scatter(x, points[:, 1], s=2, color="#1d2530", linewidths=0)
+        axes.text(x.mean(), top - 0.2, f"{time_s:.2f} s", fontsize=9, ha="center")
+        left = x.max() + 0.4  # distances between the eyes
+    axes.set_aspect("equal")
+    axes.invert_yaxis()
+    axes.set_axis_off()
+
+
+def _histograms(clips: Sequence[ReportedClip]) -> Figure:
+    figure = Figure(figsize=(11, 2.4))
+    figure.subplots_adjust(left=0.04, right=0.99, bottom=0.12, top=0.88, wspace=0.2)
+    corpora = sorted({clip.record.corpus for clip in clips})
     for axes, (key, (name, unit, scale)) in zip(
         figure.subplots(1, len(_MEASURES)), _MEASURES.items(), strict=True
     ):
         values = {
-            corpus: [
-                scale * clip[key]
-                for clip in clips
-                if clip["corpus"] == corpus and clip[key] is not None
-            ]
+            corpus: scale
+            * np.array(
+                [
+                    value
+                    for clip in clips
+                    if clip.record.corpus == corpus and (value := getattr(clip, key)) is not None
+                ]
+            )
             for corpus in corpora
         }
         axes.set_title(f"{name} ({unit})", fontsize=9)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
-        everything = [value for each in values.values() for value in each]
-        if not everything:
+        everything = np.concatenate(list(values.values()))
+        if not len(everything):
             axes.text(0.5, 0.5, "none", ha="center", transform=axes.transAxes)
             continue
-        low, high = min(everything), max(everything)
-        edges = np.linspace(low, high if high > low else low + 1, 25)
+        low, high = everything.min(), everything.max()
+        edges = np.linspace(low if high > low else low - 1, high, 25)
         for corpus in corpora:
             axes.hist(values[corpus], edges, alpha=0.6, label=corpus)
     figure.axes[0].legend(fontsize=8, frameon=False)
     return figure
 
 
-def _few(clips: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _few(clips: Sequence[ReportedClip]) -> list[ReportedClip]:
     """The oddest clips, and the least odd one of each corpus; each once."""
     few = list(clips[:_ODD_PLOTTED])
-    few += [clip for clip in {clip["corpus"]: clip for clip in clips}.values() if clip not in few]
+    few += [
+        clip for clip in {clip.record.corpus: clip for clip in clips}.values() if clip not in few
+    ]
     return few
 
 
-def _load(data_dir: Path, manifest: Manifest, example_id: str) -> Example:
-    for shard, record in manifest.records:
-        if record.example_id == example_id:
-            with open(data_dir / shard.name, "rb") as file:
-                file.seek(record.offset + HEADER_BYTES)
-                return schema.decode(file.read(record.length), example_id)
-    raise KeyError(example_id)
+def _load(data_dir: Path, manifest: Manifest, wanted: Record) -> Example:
+    name = next(shard.name for shard in manifest.shards if wanted in shard.records)
+    with open(data_dir / name, "rb") as file:
+        file.seek(wanted.offset + HEADER_BYTES)
+        return schema.decode(file.read(wanted.length), wanted.example_id)
 
 
 def _measures_table(measures: Mapping[str, Any]) -> str:
@@ -185,13 +206,13 @@ def _measures_table(measures: Mapping[str, Any]) -> str:
     return table(heads, rows)
 
 
-def _odd_table(clips: Sequence[Mapping[str, Any]]) -> str:
+def _odd_table(clips: Sequence[ReportedClip]) -> str:
     rows = []
     for clip in clips:
         values = [
-            "-" if clip[key] is None else f"{scale * clip[key]:.1f} {unit}"
+            "-" if (value := getattr(clip, key)) is None else f"{scale * value:.1f} {unit}"
             for key, (_, unit, scale) in _MEASURES.items()
         ]
-        rows.append((clip["example_id"], clip["why"], clip["oddness"], *values))
+        rows.append((clip.record.example_id, clip.why, clip.oddness, *values))
     heads = ("", "why", "deviations", *(name for name, _, _ in _MEASURES.values()))
     return table(heads, rows)

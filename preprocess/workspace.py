@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -270,7 +271,7 @@ class Workspace:
           WorkspaceError: if the shard itself is gone or has changed since.
         """
         content = json.loads(self._shard_path(name).read_text(encoding="utf-8"))
-        records = tuple(Record(**record) for record in content["shard"].pop("records"))
+        records = tuple(map(Record.of, content["shard"].pop("records")))
         shard = Shard(**content["shard"], records=records)
         path = self.out_dir / name
         if not path.exists() or path.stat().st_size != shard.bytes:
@@ -283,7 +284,7 @@ class Workspace:
             }
             for fold, by_modality in content["moments"].items()
         }
-        facts = {name: _facts(each) for name, each in content["facts"].items()}
+        facts = {sys.intern(name): _facts(each) for name, each in content["facts"].items()}
         return WrittenShard(shard, moments, facts)
 
     def drop_clips(self, example_ids: Iterator[str]) -> None:

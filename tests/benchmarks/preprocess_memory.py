@@ -1,6 +1,6 @@
 """Peak memory of a build's parent process, for few clips and for many.
 
-    python tests/benchmarks/preprocess_memory.py [--clips=200,2000,6000]
+    python tests/benchmarks/preprocess_memory.py [--clips=200,2000,8690]
 
 The clips are short drawn wavs under CREMA-D's names, built with `--modalities=audio`: what the
 parent holds of a clip does not hang on its length.
@@ -22,15 +22,16 @@ import numpy as np
 PROJECT = Path(__file__).resolve().parents[2]
 SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")
 EMOTIONS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
+LEVELS = ("XX", "LO")
 
 
 def draw(folder: Path, clips: int) -> None:
     """Writes so many wavs of 0.6 s at 16 kHz."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    names = itertools.product(range(1001, 1092), SENTENCES, EMOTIONS)
-    for actor, sentence, emotion in itertools.islice(names, clips):
-        with wave.open(str(folder / f"{actor}_{sentence}_{emotion}_XX.wav"), "wb") as file:
+    names = itertools.product(range(1001, 1092), SENTENCES, EMOTIONS, LEVELS)
+    for actor, sentence, emotion, level in itertools.islice(names, clips):
+        with wave.open(str(folder / f"{actor}_{sentence}_{emotion}_{level}.wav"), "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(16_000)
@@ -57,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--clips", default="200,2000,6000", help="numbers of clips, up to 6552")
+    parser.add_argument("--clips", default="200,2000,8690", help="numbers of clips, up to 13104")
     flags = parser.parse_args()
     found: list[tuple[int, int]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -66,9 +67,10 @@ def main() -> None:
             peak = peak_kb(Path(folder, f"clips-{clips}"), Path(folder, f"out-{clips}"))
             found.append((clips, peak))
             print(f"{clips} clips: {peak / 1e3:.1f} MB", flush=True)
-    (few, low), (many, high) = found[0], found[-1]
-    if many > few:
-        print(f"{(high - low) / (many - few):.2f} kB a clip, {high / low - 1:.1%} more in all")
+    few, low = found[0]
+    for many, high in found[1:]:
+        more = (high - low) / (many - few)
+        print(f"{few} to {many} clips: {more:.2f} kB a clip, {high / low - 1:.1%} more in all")
 
 
 if __name__ == "__main__":

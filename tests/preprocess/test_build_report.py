@@ -37,12 +37,12 @@ def made(tmp_path_factory):
     facts[examples[3].example_id] = ClipFacts(5.0, 0.0, ("a.wav",))
     facts[examples[5].example_id] = ClipFacts(-30.0, 0.2)
     facts[examples[6].example_id] = ClipFacts(-30.0, None)
-    report.write_report(data_dir, manifest, facts)
-    return data_dir, examples, manifest
+    report.write_report(data_dir, manifest, report.summarize(manifest, facts))
+    return data_dir, examples, manifest, facts
 
 
 def test_counts_and_measures_are_the_clips(made):
-    data_dir, examples, manifest = made
+    data_dir, examples, manifest, _ = made
     summary = json.loads((data_dir / "report.json").read_text())
     assert summary["clips_count"] == len(examples)
     emotions = [each.emotion for each in examples]
@@ -62,7 +62,7 @@ def test_counts_and_measures_are_the_clips(made):
 
 
 def test_the_oddest_clips_come_first_with_the_reason(made):
-    data_dir, examples, _ = made
+    data_dir, examples, *_ = made
     clips = json.loads((data_dir / "report.json").read_text())["clips"]
     oddness = [clip["oddness"] for clip in clips]
     assert oddness == sorted(oddness, reverse=True)
@@ -90,7 +90,7 @@ class Page(html.parser.HTMLParser):
 
 
 def test_the_page_is_whole_in_itself(made):
-    data_dir, examples, _ = made
+    data_dir, examples, *_ = made
     page = Page()
     page.feed((data_dir / "report.html").read_text())
     assert not page.addresses
@@ -104,10 +104,9 @@ def test_the_page_is_whole_in_itself(made):
         assert pixels[..., :3].std() > 0.02  # not blank
 
 
-def test_the_same_data_set_has_the_same_report(made, tmp_path):
-    data_dir, _, manifest = made
-    summary = json.loads((data_dir / "report.json").read_text())
-    page = report_html.page(data_dir, manifest, summary)
+def test_the_same_data_set_has_the_same_report(made):
+    data_dir, _, manifest, facts = made
+    page = report_html.page(data_dir, manifest, report.summarize(manifest, facts))
     assert page == (data_dir / "report.html").read_text()
 
 
@@ -120,10 +119,13 @@ def test_clips_of_either_modality_are_drawn(landmarks):
         }
         example = dataclasses.replace(example, **nothing)
     figure = report_html.plot_clip(example)
-    assert len(figure.axes) == (5 if landmarks else 1)
+    assert len(figure.axes) == (3 if landmarks else 1)
     if landmarks:
-        sound, mouth = figure.axes[:2]
+        sound, mouth, faces = figure.axes
         assert sound.get_xlim() == mouth.get_xlim()
+        assert [len(points.get_offsets()) for points in faces.collections] == 3 * [landmarks]
+        marks = {line.get_xdata()[0] for line in sound.lines}
+        assert {f"{mark:.2f} s" for mark in marks} == {text.get_text() for text in faces.texts}
 
 
 def test_loudness_is_the_mean_energy_of_the_frames():
