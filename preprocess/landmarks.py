@@ -35,6 +35,12 @@ POINTS: dict[int, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] = {
 _MAX_REACH = 3.9
 _MIN_EYE_DISTANCE = 0.005  # picture widths
 
+# A landmark as mediapipe's message has it on the wire, one after the other: a tag and a length,
+# then a tag and a float for each of x, y and z. Read at once, since a clip has 100,000 of them.
+_WIRE = np.dtype(
+    {"names": ["x", "y", "z"], "formats": ["<f4"] * 3, "offsets": [3, 8, 13], "itemsize": 17}
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Track:
@@ -86,10 +92,23 @@ class FaceTracker:
         faces = self._mesh.process(rgb).multi_face_landmarks
         if not faces:
             return None
-        points = np.array([(p.x, p.y, p.z) for p in faces[0].landmark], np.float32)
+        points = points_of(faces[0])
         height, width = rgb.shape[:2]
         points[:, 1] *= height / width  # y is in picture heights; z is in widths as x is
         return points if is_face(points) else None
+
+
+def points_of(face: Any) -> np.ndarray:
+    """Takes the points out of mediapipe's message.
+
+    Args:
+      face: `NormalizedLandmarkList`, of points with x, y and z and nothing else.
+
+    Returns:
+      float32 `[L, 3]`.
+    """
+    points = np.frombuffer(face.SerializeToString(), _WIRE)
+    return np.stack([points["x"], points["y"], points["z"]], axis=1)
 
 
 def track_face(pictures: Iterable[tuple[float, np.ndarray]]) -> Track:

@@ -136,9 +136,9 @@ class Pool(Runner[Task, Result]):
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Results have been handed over; a worker that unloads its libraries takes half a second.
         for worker in self._workers:
-            if worker.task is not None:
-                worker.process.kill()
+            worker.process.kill()
         for worker in list(self._workers):
             self._end(worker)
 

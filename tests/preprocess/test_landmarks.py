@@ -88,6 +88,13 @@ def test_a_drawn_face_is_found_in_every_picture_with_its_height_in_widths(pictur
     assert np.abs(track.points[0, :, :2].mean(axis=0) - [0.5, 0.375]).max() < 0.15
 
 
+def test_points_are_those_that_mediapipe_s_message_has_one_by_one(pictures):
+    with lm.FaceTracker() as tracker:
+        (found,) = tracker._mesh.process(pictures[0]).multi_face_landmarks
+    one_by_one = [(point.x, point.y, point.z) for point in found.landmark]
+    np.testing.assert_array_equal(lm.points_of(found), np.array(one_by_one, np.float32))
+
+
 def test_each_clip_has_a_tracker_of_its_own(pictures):
     timed = [(i / 25, picture) for i, picture in enumerate(pictures[:6])]
     first = lm.track_face(timed)
