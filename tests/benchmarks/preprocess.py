@@ -1,11 +1,13 @@
 """Clips a second of a build, beside the sum of its parts and a plain sequential script.
 
-    python tests/benchmarks/preprocess.py [--rounds=3] [--copies=6] [--results=FILE]
+    python tests/benchmarks/preprocess.py [--rounds=2] [--copies=52] [--results=FILE]
 
-The clips are the real ones that are at hand and a drawn one, each several times over. The parts are
-timed one after the other on one core; builds with one and two workers from the command's start to
-its end and, by the difference to a build of each clip once, without what every build takes to start
-and to end. What the whole of both corpora takes follows from the parts and the clips' seconds.
+The clips are the real ones that are at hand and a drawn one, each several times over: 416 of them.
+Builds with one and two workers are timed from the command's start to its end and, by the difference
+to a build of each clip once, without what every build takes to start and to end. The parts and the
+script, whose cost a clip does not hang on how many there are, run on every eighth copy: the parts
+on one core, half before the builds and half after. What the whole of both corpora takes follows
+from the parts and the clips' seconds. About 11 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -53,23 +55,20 @@ class Meter:
     """Processor time beside the clock's, since other processes may want the machine too.
 
     Attributes:
-      cpu_s: what -> seconds of this process and its children.
       others: most cores that all other processes took at a time.
     """
 
     def __init__(self) -> None:
-        self.cpu_s: dict[str, float] = {}
         self.others = 0.0
 
-    def __call__(self, what: str, measure: Callable[[], Any]) -> Any:
-        """What `measure` returns."""
+    def __call__(self, measure: Callable[[], Any]) -> tuple[Any, float]:
+        """What `measure` returns, and seconds of this process and its children meanwhile."""
         began_s, own_s, all_s = self._now()
         result = measure()
         ended_s, own_end_s, all_end_s = self._now()
-        self.cpu_s[what] = self.cpu_s.get(what, 0.0) + own_end_s - own_s
-        others_s = all_end_s - all_s - self.cpu_s[what]
-        self.others = max(self.others, others_s / (ended_s - began_s))
-        return result
+        cpu_s = own_end_s - own_s
+        self.others = max(self.others, (all_end_s - all_s - cpu_s) / (ended_s - began_s))
+        return result, cpu_s
 
     @staticmethod
     def _now() -> tuple[float, float, float]:
@@ -235,9 +234,10 @@ def gather(corpora_dir: Path, drawn_dir: Path, folder: Path, copies: int) -> dic
     for copy in range(copies):
         for index, path in enumerate([*flv, drawn[copy % len(drawn)]]):
             shutil.copy(path, roots["crema_d"] / f"{1001 + copy}_{SENTENCES[index]}_ANG_XX.flv")
+        take, actor = divmod(copy, 24)
         for index, path in enumerate(mp4):
-            name = f"01-01-{3 + index:02d}-01-01-01-{copy + 1:02d}.mp4"
-            shutil.copy(path, roots["ravdess"] / name)
+            name = f"01-01-{3 + index:02d}-01-{take // 2 + 1:02d}-{take % 2 + 1:02d}"
+            shutil.copy(path, roots["ravdess"] / f"{name}-{actor + 1:02d}.mp4")
     return roots
 
 
@@ -249,95 +249,96 @@ def origin(example_id: str) -> str:
 def measure_round(
     folder: Path, corpora_dir: Path, drawn_dir: Path, copies: int
 ) -> dict[str, float]:
-    """One round: each contestant once, on the same clips. Seconds."""
-    roots = gather(corpora_dir, drawn_dir, folder / "many", copies)
+    """One round, each contestant once. Milliseconds a clip, unless the name says otherwise."""
+    samples = [
+        gather(corpora_dir, drawn_dir, folder / name, -(-copies // 16)) for name in ("a", "b")
+    ]
+    many = gather(corpora_dir, drawn_dir, folder / "many", copies)
     few = gather(corpora_dir, drawn_dir, folder / "few", 1)
-    clips = plan_build(roots, BuildSettings()).clips
-    first = [clip for clip in clips if clip.corpus == "crema_d"][:1]
-    parts(first, folder / "first")  # what loads libraries comes before what is timed
-    seconds = {"clips": float(len(clips))}
+    clips = [plan_build(roots, BuildSettings()).clips for roots in samples]
+    parts(clips[0][:1], folder / "first")  # what loads libraries comes before what is timed
     meter = Meter()
-    for corpus in (*roots, "drawn"):
-        of_corpus = [clip for clip in clips if origin(clip.example_id) == corpus]
-        measure = functools.partial(parts, of_corpus, folder / f"parts-{corpus}")
-        for name, value in meter("sum of the parts", measure).items():
-            seconds[name] = seconds.get(name, 0.0) + value
-            seconds["sum of the parts"] = seconds.get("sum of the parts", 0.0) + value
-            seconds[f"{corpus} sum"] = seconds.get(f"{corpus} sum", 0.0) + value
+    found: dict[str, float] = {}
+
+    def add(name: str, seconds: float, count: int) -> None:
+        found[name] = found.get(name, 0.0) + 1000 * seconds / count
+
+    def add_parts(half: int) -> None:
+        for corpus in (*many, "drawn"):
+            own = [clip for clip in clips[half] if origin(clip.example_id) == corpus]
+            measure = functools.partial(parts, own, folder / f"parts-{half}-{corpus}")
+            measured, cpu_s = meter(measure)
+            add("cpu sum of the parts", cpu_s, 2 * len(clips[half]))
+            for name, seconds in measured.items():
+                add(name, seconds, 2 * len(clips[half]))
+                add("sum of the parts", seconds, 2 * len(clips[half]))
+                add(f"{corpus} sum", seconds, 2 * len(own))
+
+    add_parts(0)
     for workers in (2, 1):
-        out_dir = folder / f"out{workers}"
         build = f"build, {workers} workers"
-        many_s = meter(build, functools.partial(build_seconds, roots, out_dir, workers))
+        out_dir = folder / f"out{workers}"
+        few_s, few_cpu_s = meter(functools.partial(build_seconds, few, out_dir, workers))
+        few_count = len(Manifest.load(str(out_dir)).records)
+        many_s, many_cpu_s = meter(functools.partial(build_seconds, many, out_dir, workers))
         manifest = Manifest.load(str(out_dir))
-        few_s = meter("few", functools.partial(build_seconds, few, out_dir, workers))
-        few_cpu_s = meter.cpu_s.pop("few")
-        more_cpu_s = (meter.cpu_s[build] - few_cpu_s) * copies / (copies - 1)
-        meter.cpu_s[f"{build}, a clip more"] = more_cpu_s
-        more_s = (many_s - few_s) * copies / (copies - 1)
-        seconds[build] = many_s
-        seconds[f"{build}, a clip more"] = more_s
-        seconds[f"{build}, its start and end"] = many_s - more_s
-    seconds["plain script"] = meter("plain script", lambda: plain_script(clips, folder / "plain"))
-    seconds["others"] = meter.others
-    seconds |= {f"cpu {name}": value for name, value in meter.cpu_s.items()}
-    for corpus in roots:
+        found["clips"] = count = len(manifest.records)
+        more = count - few_count
+        add(f"{build}, whole", many_s, count)
+        add(f"{build}, a further clip", many_s - few_s, more)
+        add(f"cpu {build}, a further clip", many_cpu_s - few_cpu_s, more)
+        found[f"{build}, start and end (s)"] = few_s - (many_s - few_s) * few_count / more
+    add_parts(1)
+    script_s, cpu_s = meter(functools.partial(plain_script, clips[1], folder / "plain"))
+    add("plain script", script_s, len(clips[1]))
+    add("cpu plain script", cpu_s, len(clips[1]))
+    found["others"] = meter.others
+    for corpus in many:
         records = [record for _, record in manifest.records if origin(record.example_id) == corpus]
-        seconds[f"{corpus} clip_s"] = sum(record.audio_frames for record in records) / 100
-        seconds[f"{corpus} bytes"] = float(sum(record.length + 16 for record in records))
-    return seconds
+        found[f"{corpus} clip_s"] = sum(record.audio_frames for record in records) / 100
+        found[f"{corpus} clip_s"] /= len(records)
+        found[f"{corpus} bytes"] = sum(record.length + 16 for record in records) / len(records)
+    return found
 
 
 def report(rounds: list[dict[str, float]]) -> None:
     """Prints medians over the rounds, and what follows for the whole of both corpora."""
     median = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
-    clips = median["clips"]
     others = max(each["others"] for each in rounds)
     print(
-        f"{clips:.0f} clips, medians of {len(rounds)} rounds, while other processes took up to "
-        f"{others:.2f} cores"
+        f"builds of {median['clips']:.0f} clips, medians of {len(rounds)} rounds, while other "
+        f"processes took up to {others:.2f} cores; ms a clip"
     )
-    for name in [
-        name
-        for name in median
-        if not name.startswith(("ravdess", "crema_d", "drawn", "clips", "others", "cpu"))
-    ]:
-        values = " ".join(f"{each[name]:.2f}" for each in rounds)
-        rate = f"{1000 * median[name] / clips:8.1f} ms a clip {clips / median[name]:7.2f} clips/s"
-        if name.endswith("start and end"):
-            rate = f"{'':37s}"
-        print(f"{name:36s} {rate}   ({values} s)")
-    for kind in ("", ", a clip more"):
-        one, two = (f"build, {workers} workers{kind}" for workers in (1, 2))
-        share = [each["sum of the parts"] / 2 / each[two] for each in rounds]
-        ratio = [each[one] / each[two] for each in rounds]
-        plain = [each["plain script"] / each[two] for each in rounds]
-        print(
-            f"two workers{kind or ', whole'}: {statistics.median(share):.3f} of cores / sum, "
-            f"{statistics.median(ratio):.3f} times one worker, "
-            f"{statistics.median(plain):.3f} times the plain script"
-        )
-    for name in [name for name in median if name.startswith("cpu")]:
-        values = " ".join(f"{each[name]:.2f}" for each in rounds)
-        print(f"{name:36s} {1000 * median[name] / clips:8.1f} ms a clip {'':15s}   ({values} s)")
-    cpu_share = median["cpu sum of the parts"] / median["cpu build, 2 workers, a clip more"]
+    for name in median:
+        if not name.startswith(("ravdess", "crema_d", "drawn", "clips", "others")):
+            each_round = " ".join(f"{each[name]:.1f}" for each in rounds)
+            print(f"{name:40s} {median[name]:8.1f}   ({each_round})")
+    for kind in ("whole", "a further clip"):
+        one, two = (f"build, {workers} workers, {kind}" for workers in (1, 2))
+        ratios = {
+            "of cores / sum": [each["sum of the parts"] / 2 / each[two] for each in rounds],
+            "times one worker": [each[one] / each[two] for each in rounds],
+            "times the plain script": [each["plain script"] / each[two] for each in rounds],
+        }
+        print(f"two workers, {kind}:")
+        for name, values in ratios.items():
+            each_round = " ".join(f"{value:.3f}" for value in values)
+            print(f"  {statistics.median(values):.3f} {name} ({each_round})")
+    cpu_share = median["cpu sum of the parts"] / median["cpu build, 2 workers, a further clip"]
     print(f"processor time of the parts over that of the build, two workers: {cpu_share:.3f}")
-    work_s = sum(
-        total_s * median[f"{corpus} sum"] / median[f"{corpus} clip_s"]
-        for corpus, (_, total_s) in WHOLE.items()
-    )
-    size_gb = sum(
-        total_s * median[f"{corpus} bytes"] / median[f"{corpus} clip_s"] / 1e9
-        for corpus, (_, total_s) in WHOLE.items()
-    )
+    work_s = size_gb = 0.0
+    for corpus, (_, total_s) in WHOLE.items():
+        times = total_s / median[f"{corpus} clip_s"]
+        work_s += times * median[f"{corpus} sum"] / 1000
+        size_gb += times * median[f"{corpus} bytes"] / 1e9
     count = sum(clips for clips, _ in WHOLE.values())
-    reached = median["sum of the parts"] / 2 / median["build, 2 workers, a clip more"]
-    fixed_s = median["build, 2 workers, its start and end"]
+    reached = median["sum of the parts"] / 2 / median["build, 2 workers, a further clip"]
     print(
         f"both corpora, computed: {count} clips, {work_s / 3600:.2f} h of one core, "
         f"{size_gb:.2f} GB"
     )
     for cores in (2, 96):
-        total_s = work_s / cores / reached + fixed_s
+        total_s = work_s / cores / reached + median["build, 2 workers, start and end (s)"]
         print(f"  {cores} cores: {total_s / 60:.1f} min, {count / total_s:.1f} clips/s")
 
 
@@ -347,8 +348,8 @@ def main() -> None:
     shared = PROJECT.parent / "shared" / "corpora"
     flags.add_argument("--corpora_dir", type=Path, default=shared, help="real clips")
     flags.add_argument("--drawn_dir", type=Path, default=PROJECT / "data/sample/corpus")
-    flags.add_argument("--rounds", type=int, default=3)
-    flags.add_argument("--copies", type=int, default=6, help="of each clip")
+    flags.add_argument("--rounds", type=int, default=2)
+    flags.add_argument("--copies", type=int, default=52, help="of each clip, 2 to 91")
     flags.add_argument("--results", type=Path, help="json that earlier rounds are in, and these")
     arguments = flags.parse_args()
     rounds: list[dict[str, float]] = []
