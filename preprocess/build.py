@@ -58,8 +58,6 @@ def build(
     workspace = Workspace(out_dir.absolute())
     roots = {corpus: root.absolute() for corpus, root in roots.items()}
     try:
-        if "audio" in settings.built:
-            settings.audio.check_filters()
         workspace.check_writable()
         plan = plan_build(roots, settings)
         clips_found = len(plan.clips)

@@ -8,6 +8,7 @@ At least one corpus. The same command goes on where an interrupted build stopped
 from __future__ import annotations
 
 import functools
+import math
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -79,11 +80,13 @@ _RAY_ADDRESS = flags.DEFINE_string(
 _CLIP_TIMEOUT_S = flags.DEFINE_float(
     "clip_timeout_s", 300.0, "Seconds after which a clip is given up.", lower_bound=1.0
 )
+flags.register_validator("clip_timeout_s", math.isfinite, message="must be finite")
 _WORKER_MEMORY_MB = flags.DEFINE_integer(
     "worker_memory_mb",
     2048,
     "Memory that a worker may take; a clip that needs more is left out. 0: no limit.",
     lower_bound=0,
+    upper_bound=10**9,
 )
 _SPLIT_PROTOCOL = flags.DEFINE_enum(
     "split_protocol",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -89,10 +90,14 @@ class BuildSettings:
             )
         if self.num_folds < 2:
             raise ValueError(f"num_folds must be at least 2, got {self.num_folds}")
-        if not self.max_shard_size_mb > 0:
-            raise ValueError(f"max_shard_size_mb must be positive, got {self.max_shard_size_mb}")
+        if not 0 < self.max_shard_size_mb < math.inf:
+            raise ValueError(
+                f"max_shard_size_mb must be positive and finite, got {self.max_shard_size_mb}"
+            )
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1, got {self.limit}")
+        if "audio" in self.built:
+            self.audio.check_filters()
 
     @property
     def built(self) -> tuple[str, ...]:

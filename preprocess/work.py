@@ -123,6 +123,8 @@ class Work:
             left_out = LeftOut(where, "unreadable", f"cannot be read ({error.strerror})")
         except ImportError as error:  # no clip is to blame
             return Stop(f"{error}. {INSTALL}; then {GOES_ON}")
+        except MemoryError:
+            return LeftOut(where, "failed", "needs more memory than --worker_memory_mb gives")
         except Exception as error:  # whatever a file provokes costs that file alone, and is listed
             traceback.print_exc()
             return LeftOut(where, "failed", f"{type(error).__name__}: {error}")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from emotion_tfdata.labels import EMOTIONS, class_index
 from emotion_tfdata.splits import actor_folds
+from preprocess.audio import AudioSettings
 from preprocess.corpora import Clip, sample
 from preprocess.plan import BuildError, BuildSettings, plan_build, spread_over_actors
 
@@ -180,6 +181,8 @@ def test_nothing_to_build_is_an_error_with_its_reasons(tmp_path):
         ({"num_classes": 7}, "num_classes must be 6 or 8, got 7"),
         ({"num_folds": 1}, "num_folds must be at least 2, got 1"),
         ({"max_shard_size_mb": 0.0}, "max_shard_size_mb must be positive"),
+        ({"max_shard_size_mb": float("inf")}, "max_shard_size_mb must be positive and finite"),
+        ({"audio": AudioSettings(num_mels=500)}, "153 of 500 mel bands hold no frequency"),
         ({"limit": 0}, "limit must be at least 1, got 0"),
     ],
 )
