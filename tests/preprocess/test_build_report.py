@@ -7,6 +7,7 @@ import dataclasses
 import html.parser
 import io
 import json
+import tracemalloc
 
 import matplotlib.image
 import numpy as np
@@ -71,6 +72,35 @@ def test_the_oddest_clips_come_first_with_the_reason(made):
     assert why[examples[5].example_id] == "lag high"
     assert why[examples[7].example_id] == "rows without a face"
     assert {clips[i]["example_id"] for i in range(3)} == {examples[i].example_id for i in (3, 5, 7)}
+
+
+def held_bytes(manifest, clips):
+    """What a build's parent holds when it draws the report of so many clips."""
+    content = json.loads(manifest.to_json())
+    shard = content["shards"][0]
+    records = [
+        {**shard["records"][0], "example_id": f"crema_d/{index:015d}", "offset": index << 16}
+        for index in range(clips)
+    ]
+    text = json.dumps({**content, "shards": [{**shard, "records": records}]})
+    tracemalloc.start()
+    loaded = Manifest.from_json(text)
+    facts = {
+        record.example_id: ClipFacts(-30 + index / 10, index / 1e6)
+        for index, (_, record) in enumerate(loaded.records)
+    }
+    summary = report.summarize(loaded, facts)
+    del facts
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(summary["clips"]) == len(loaded.records) == clips
+    return held
+
+
+def test_the_parent_holds_about_half_a_kilobyte_of_a_clip(made):
+    _, _, manifest, _ = made
+    few, many = (held_bytes(manifest, clips) for clips in (100, 1100))
+    assert 200 < (many - few) / 1000 < 600
 
 
 class Page(html.parser.HTMLParser):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import subprocess
 import sys
 
@@ -10,7 +12,9 @@ import pytest
 from scipy.io import wavfile
 
 from emotion_tfdata.manifest import Manifest
+from emotion_tfdata.splits import PROTOCOLS
 from preprocess.corpora import sample
+from preprocess.verify import verify
 
 
 def run(project_dir, *flags):
@@ -57,9 +61,12 @@ def test_a_build_prints_its_summary_and_a_second_one_finds_it_finished(project_d
     assert any(line.startswith("ravdess/03-01-05-01-01-01-01.wav: not a whole") for line in lines)
     assert lines[-1] == f"data set {out_dir}"
     # Progress and nothing else: native libraries' chatter stays out.
-    clips_line, shards_line = done.stderr.splitlines()
-    assert clips_line.startswith("5/5 clips, ")
-    assert shards_line.startswith("2/2 shards, ")
+    told = done.stderr.splitlines()
+    assert all(re.match(r"\d/(5 clips|2 shards), ", line) for line in told), told
+    assert [line.split(",")[0] for line in told if line[0] == line[2]] == [
+        "5/5 clips",
+        "2/2 shards",
+    ]
     assert "left out: 1 unreadable" in done.stderr
     manifest = Manifest.load(str(out_dir))
     assert manifest.provenance == "drawn clips"
@@ -93,23 +100,28 @@ def test_a_dry_run_tells_what_would_be_built_and_writes_nothing(project_dir, wav
     assert not out_dir.exists()
 
 
-def test_shards_cut_by_random_folds_serve_the_same_clips(project_dir, flags, built, tmp_path):
-    from emotion_tfdata import make_dataset
+def test_shards_cut_by_random_folds_hold_the_same_clips_for_either_protocol(
+    project_dir, flags, built, tmp_path
+):
+    from emotion_tfdata.table import select  # what `make_dataset` reads
 
     done = run(project_dir, *flags, "--split_protocol=random", f"--out_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
-    served = {}
-    for protocol, out_dir in (("actor", built[0]), ("random", tmp_path)):
-        for held_out in ("actor", "random"):
-            data = make_dataset(
-                str(out_dir), "test", protocol=held_out, modalities="audio", with_ids=True
-            )
-            ids = {name for features, _ in data for name in features["example_id"].numpy()}
-            served[protocol, held_out] = ids
-    assert served["actor", "actor"] == served["random", "actor"]
-    assert served["actor", "random"] == served["random", "random"]
-    assert all(len(ids) == 2 for ids in served.values())
-    assert all("-random-" in path.name for path in tmp_path.glob("fold-*"))
+    assert list(verify(tmp_path)) == []
+    by_actors, by_both = (
+        {
+            (protocol, fold): {
+                *select(Manifest.load(str(path)), "", protocol, [fold], 6).example_ids
+            }
+            for protocol, fold in itertools.product(PROTOCOLS, range(2))
+        }
+        for path in (built[0], tmp_path)
+    )
+    assert by_actors == by_both
+    for shard in Manifest.load(str(tmp_path)).shards:
+        assert f"fold-{shard.fold}-of-2-random-" in shard.name
+        assert len({record.random_fold for record in shard.records}) == 1
+    assert all(len(ids) == 2 for ids in by_both.values())
 
 
 @pytest.mark.parametrize(
@@ -139,6 +151,10 @@ def test_shards_cut_by_random_folds_serve_the_same_clips(project_dir, flags, bui
         (
             ["--ravdess_dir={wavs}", "--out_dir={tmp}/o", "--fmax=9000"],
             "fmin and fmax must be 0 <= fmin < fmax <= 8000 Hz, got 50 and 9000",
+        ),
+        (
+            ["--ravdess_dir={wavs}", "--out_dir={tmp}/o", "--clip_timeout_s=nan"],
+            "flag --clip_timeout_s=nan: must be finite",
         ),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import re
 import shutil
@@ -59,8 +61,9 @@ def data_dir(corpus, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(data_dir, tmp_path_factory):
-    """Models of either modality and of both, with weights as they are made, and their data."""
+    """Modalities -> a model with weights as they are made, its data and its folder."""
 
+    @functools.cache
     def make(modalities):
         config = ModelConfig(modalities=modalities, num_landmarks=119, **_SMALL)
         settings = Settings(
@@ -75,7 +78,23 @@ def trained(data_dir, tmp_path_factory):
         export.save_served(model, data, folder)
         return model, data, folder
 
-    return {modalities: make(modalities) for modalities in ("both", "audio")}
+    return make
+
+
+@pytest.fixture(scope="module")
+def served(trained, corpus, project_dir):
+    """What a model of both makes of two of its clips and, where they are there, two real ones."""
+    model, data, folder = trained("both")
+    expected = from_shards(model, data)
+    assert len(expected) == 6
+    records = {clip_of(corpus, example_id): expected[example_id] for example_id in [*expected][:2]}
+    shared = project_dir.parent / "shared" / "corpora"
+    found = (shared.glob("ravdess/Video*/*/*.mp4"), shared.glob("crema_d/VideoFlash/*.flv"))
+    paths = [*records, *(path for clips in found for path in itertools.islice(clips, 1))]
+    features = predictor.load_features(folder)
+    results = list(predictor.predict_clips(folder, paths, features, num_workers=1))
+    assert [path for path, _ in results] == paths
+    return records, dict(results)
 
 
 def from_shards(model, data):
@@ -98,18 +117,22 @@ def assert_as_in_its_record(result, shares):
     assert result.faces_frames > 10
 
 
-def test_a_clip_gets_what_its_record_gets(trained, corpus):
-    model, data, folder = trained["both"]
-    expected = from_shards(model, data)
-    assert len(expected) == 6
-    paths = {clip_of(corpus, example_id): example_id for example_id in list(expected)[:2]}
-    features = predictor.load_features(folder)
-    results = list(predictor.predict_clips(folder, list(paths), features, num_workers=1))
-    assert [path for path, _ in results] == list(paths)
-    for path, result in results:
-        assert_as_in_its_record(result, expected[paths[path]])
+def test_a_clip_gets_what_its_record_gets(served):
+    records, results = served
+    for path, shares in records.items():
+        assert_as_in_its_record(results[path], shares)
     # They differ from clip to clip by more than they are held to.
-    assert np.std([list(r.probabilities.values()) for _, r in results], axis=0).max() > 1e-4
+    assert np.std(list(records.values()), axis=0).max() > 1e-4
+
+
+def test_real_clips_are_served(served, corpora_dir):
+    _, results = served
+    real = {path: result for path, result in results.items() if corpora_dir in path.parents}
+    assert [path.suffix for path in real] == [".mp4", ".flv"]
+    for path, result in real.items():
+        assert isinstance(result, Prediction), (path, result)
+        assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert result.faces_frames > 30
 
 
 def run(*arguments, **options):
@@ -128,7 +151,7 @@ def test_bad_clips_are_named_and_the_others_served(
     shutil.copy(good, tmp_path / "good.mp4")
     names = ["nobody.mp4", "mute.mp4", "good.mp4", "cut.mp4", "notes.txt", "none.mp4"]
     done = run(
-        *(f"--model_dir={trained['both'][2]}", "--json=-", "--num_workers=1", *names),
+        *(f"--model_dir={trained('both')[2]}", "--json=-", "--num_workers=1", *names),
         cwd=tmp_path,
         env={"PYTHONPATH": str(project_dir), "PATH": ""},
     )
@@ -158,7 +181,7 @@ def test_bad_clips_are_named_and_the_others_served(
 def test_a_model_that_hears_takes_a_wav_and_a_film_without_a_face(
     trained, corpus, encode, blank_pictures, tmp_path
 ):
-    model, data, folder = trained["audio"]
+    model, data, folder = trained("audio")
     example_id, shares = next(iter(from_shards(model, data).items()))
     paths = [
         clip_of(corpus, example_id),  # cut where its picture ends, as its record is
@@ -175,22 +198,9 @@ def test_a_model_that_hears_takes_a_wav_and_a_film_without_a_face(
     assert voice.audio_frames in range(98, 105)
 
 
-def test_real_clips_are_served(trained, corpora_dir):
-    paths = [
-        next(corpora_dir.glob("ravdess/Video*/*/*.mp4")),
-        next(corpora_dir.glob("crema_d/VideoFlash/*.flv")),
-    ]
-    folder = trained["both"][2]
-    results = predictor.predict_clips(folder, paths, predictor.load_features(folder), num_workers=1)
-    for path, result in results:
-        assert isinstance(result, Prediction), (path, result)
-        assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-5)
-        assert result.faces_frames > 30
-
-
 def test_a_clip_that_hangs_costs_itself(trained, corpus, monkeypatch):
     monkeypatch.setattr(predictor, "_CLIP_TIMEOUT_S", 0.01)
-    folder, path = trained["both"][2], sorted(corpus.glob("*.mp4"))[0]
+    folder, path = trained("both")[2], sorted(corpus.glob("*.mp4"))[0]
     features = predictor.load_features(folder)
     ((_, result),) = predictor.predict_clips(folder, [path], features, num_workers=1)
     assert result == Failure("failed", "took longer than 0.01 s and was stopped")
@@ -205,7 +215,7 @@ def test_a_folder_without_a_model_is_told_from_one_of_folds(trained, tmp_path):
     with pytest.raises(PredictError, match="a training that is not finished"):
         predictor.load_features(tmp_path)
     for fold in (0, 3):
-        shutil.copytree(trained["audio"][2], tmp_path / f"fold-{fold}")
+        shutil.copytree(trained("both")[2], tmp_path / f"fold-{fold}")
     with pytest.raises(
         PredictError, match=r"one model a fold \(fold-0, fold-3\): .* --model_dir=.*/fold-0"
     ):
@@ -222,7 +232,7 @@ def test_a_folder_without_a_model_is_told_from_one_of_folds(trained, tmp_path):
     ],
 )
 def test_features_that_cannot_be_made_here_are_refused(trained, tmp_path, change, says):
-    source = trained["audio"][2] / "saved_model" / "features.json"
+    source = trained("both")[2] / "saved_model" / "features.json"
     target = tmp_path / "saved_model" / "features.json"
     target.parent.mkdir()
     target.write_text(json.dumps(json.loads(source.read_text()) | change))
@@ -231,7 +241,7 @@ def test_features_that_cannot_be_made_here_are_refused(trained, tmp_path, change
 
 
 def test_openfaces_landmarks_are_not_found_in_raw_clips(trained, tmp_path):
-    shutil.copytree(trained["both"][2] / "saved_model", tmp_path / "saved_model")
+    shutil.copytree(trained("both")[2] / "saved_model", tmp_path / "saved_model")
     path = tmp_path / "saved_model" / "features.json"
     content = json.loads(path.read_text())
     content["build"]["landmarks"] = "openface"
@@ -241,7 +251,7 @@ def test_openfaces_landmarks_are_not_found_in_raw_clips(trained, tmp_path):
 
 
 def test_other_versions_are_noted(trained):
-    features = predictor.load_features(trained["audio"][2])
+    features = predictor.load_features(trained("both")[2])
     assert [note for note in predict._notes(features) if "versions" in note] == []
     (note,) = predict._notes(
         predictor.Features(**vars(features) | {"provenance": "", "versions": {"librosa": "0.1"}})
