@@ -54,7 +54,7 @@ def request(
     subnet: Subnet,
     group_id: str,
     profile: str,
-    user_data: str,
+    user_data: bytes,
     worker: int,
 ) -> dict[str, Any]:
     """What RunInstances is asked for.
@@ -128,7 +128,7 @@ def launch(
     image: Image,
     subnets: list[Subnet],
     group_id: str,
-    user_data: str,
+    user_data: bytes,
     worker: int,
 ) -> Instance:
     """Starts one of the run's instances in the first subnet that has room for it.

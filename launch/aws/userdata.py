@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shlex
 from pathlib import Path
 
@@ -11,15 +12,22 @@ from launch.s3 import Folder
 
 # EC2's limit, before its encoding.
 _MAX_BYTES = 16384
-# boto3 and all that it needs.
+# What the script writes down before anything else; Python's library is all that they need.
+_MODULES = (
+    *("__init__.py", "instance/__init__.py", "instance/metadata.py", "instance/sigv4.py"),
+    *("instance/bare_aws.py", "instance/boot.py"),
+)
+# boto3 and all that it needs, for the agent.
 _BOTO = ("boto3", "botocore", "jmespath", "python-dateutil", "s3transfer", "six", "urllib3")
 
 
-def render(project_dir: Path, run: runs.Run, root: Folder, region: str, worker: int = 0) -> str:
-    """The script for a run's attempt; it holds no secret, the instance's role lets it in.
+def render(project_dir: Path, run: runs.Run, root: Folder, region: str, worker: int = 0) -> bytes:
+    """The script for a run's attempt, packed by gzip, which cloud-init unpacks.
+
+    It holds no secret, the instance's role lets it in. The same arguments give the same bytes.
 
     Args:
-      project_dir: the project's top folder, whose boot.sh and locked versions go into it.
+      project_dir: the project's top folder, whose modules and locked versions go into it.
       run: the attempt.
       root: where everything of it is.
       region: the bucket's and the instance's.
@@ -28,7 +36,7 @@ def render(project_dir: Path, run: runs.Run, root: Folder, region: str, worker: 
     Raises:
       LaunchError: if it is longer than EC2 takes.
     """
-    here = project_dir / "launch" / "instance"
+    package = project_dir / "launch"
     settings = {
         "RUN": run.name,
         "ATTEMPT": str(run.attempt),
@@ -41,15 +49,19 @@ def render(project_dir: Path, run: runs.Run, root: Folder, region: str, worker: 
         "DEADLINE": str(run.deadline),
         "BOTO": " ".join(_locked(project_dir)),
     }
-    body = (here / "boot.sh").read_text(encoding="utf-8")
-    boot = (here / "boot.py").read_text(encoding="utf-8")
     script = "#!/bin/bash\n"
     script += "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
-    script += f"BOOT_PY=$(cat <<'END_OF_BOOT_PY'\n{boot}END_OF_BOOT_PY\n)\n{body}"
-    size = len(script.encode())
-    if size > _MAX_BYTES:
-        raise LaunchError(f"the instance's first script has {size} bytes, EC2 takes {_MAX_BYTES}")
-    return script
+    script += "write_modules() {\n"
+    for name in _MODULES:
+        text = (package / name).read_text(encoding="utf-8")
+        script += f"cat >\"$1/{name}\" <<'END_OF_MODULE'\n{text}END_OF_MODULE\n"
+    script += "}\n" + (package / "instance" / "boot.sh").read_text(encoding="utf-8")
+    packed = gzip.compress(script.encode(), mtime=0)
+    if len(packed) > _MAX_BYTES:
+        raise LaunchError(
+            f"the instance's first script has {len(packed)} bytes, EC2 takes {_MAX_BYTES}"
+        )
+    return packed
 
 
 def _locked(project_dir: Path) -> list[str]:

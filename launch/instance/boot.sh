@@ -1,6 +1,6 @@
 # Runs once as root when the instance first starts, after the lines that set RUN, ATTEMPT, WORKER,
-# SPOT, BUCKET, PREFIX, REGION, SOURCE_SHA256, DEADLINE, BOTO and BOOT_PY. Whatever happens here ends
-# with a shutdown, and a shutdown ends the instance.
+# SPOT, BUCKET, PREFIX, REGION, SOURCE_SHA256, DEADLINE and BOTO, and the function write_modules.
+# Whatever happens here ends with a shutdown, and a shutdown ends the instance.
 # shellcheck shell=bash disable=SC2154
 set -euo pipefail
 
@@ -10,37 +10,30 @@ export HOME=${HOME:-/root} AWS_DEFAULT_REGION=$REGION DEBIAN_FRONTEND=noninterac
 # Amazon Linux keeps /tmp in memory, and the systems' pip takes two more gigabytes of it to keep
 # TensorFlow for another time, which there is not.
 export TMPDIR=$root/tmp PIP_NO_CACHE_DIR=1
-mkdir -p "$TMPDIR"
-printf '%s\n' "$BOOT_PY" >"$root/boot.py"
+first=$root/first # modules that need no package
+mkdir -p "$TMPDIR" "$first/launch/instance"
+write_modules "$first/launch"
 log=$root/run.log
 exec 3>&1 >>"$log" 2>&1 # 3 is cloud-init's, which copies it to the console
 
-# Without boto3. Amazon Linux comes with AWS's command line, Ubuntu does not.
-end_spot_request() {
-  local launch request
-  command -v aws >/dev/null &&
-    launch=$(aws s3 cp "s3://$BUCKET/${PREFIX:+$PREFIX/}runs/$RUN/launch.json" -) &&
-    grep -q "\"attempt\": $ATTEMPT," <<<"$launch" &&
-    request=$(grep -o 'sir-[a-z0-9]*' <<<"$launch" | sed -n "$((WORKER + 1))p") &&
-    [ -n "$request" ] &&
-    aws ec2 cancel-spot-instance-requests --spot-instance-request-ids "$request"
-}
+export RUN ATTEMPT WORKER SPOT BUCKET PREFIX # for boot.py
+# With the system's own Python, which cloud-init needs as well.
+boot() (
+  cd "$first"
+  exec python3 -m launch.instance.boot "$@"
+)
 
 give_up() {
   local status=$?
   [ "$status" -eq 0 ] && return
   echo "The instance could not be set up (status $status); it ends itself."
-  if "$root/boot/bin/python" -c 'import boto3' 2>/dev/null; then
-    "$root/boot/bin/python" "$root/boot.py" failed "$log" || true
-  elif [ -n "$SPOT" ]; then
-    end_spot_request || echo "The spot request was not ended: EC2 may start other instances until" \
-      "the time limit; this ends it now: stop $RUN"
-  fi
+  boot failed "$log" ||
+    echo "This log did not get to S3. If it is a spot instance, EC2 may start others until the" \
+      "time limit; this ends it now: stop $RUN"
   tail -n 40 "$log" >&3 || true
   shutdown -h now
 }
 trap give_up EXIT
-export RUN ATTEMPT WORKER SPOT BUCKET PREFIX # for boot.py
 
 three_times() {
   local wait
@@ -90,7 +83,7 @@ if command -v apt-get >/dev/null; then
   three_times apt-get -o DPkg::Lock::Timeout=300 install -y \
     python3 python3-venv libgl1 libglib2.0-0
 else
-  three_times dnf install -y python3.11 python3.11-pip mesa-libGL glib2 tar
+  three_times dnf install -y python3.11 python3.11-pip mesa-libGL glib2
 fi
 python=${PYTHON:-}
 for candidate in python3.12 python3.11 python3.10; do
@@ -98,15 +91,13 @@ for candidate in python3.12 python3.11 python3.10; do
 done
 [ -n "$python" ] || { echo "No Python 3.10, 3.11 or 3.12 was installed."; exit 1; }
 
-# 3. An environment for what watches the training; the training gets its own.
+# 3. The project's source. Not earlier: a new role is not known everywhere at once.
+three_times boot fetch "$SOURCE_SHA256" "$root/source"
+
+# 4. An environment for what watches the training; the training gets its own.
 "$python" -m venv "$root/boot"
 # shellcheck disable=SC2086
 three_times "$root/boot/bin/python" -m pip install --quiet --disable-pip-version-check $BOTO
-
-# 4. The project's source.
-mkdir -p "$root/source"
-three_times "$root/boot/bin/python" "$root/boot.py" fetch "$SOURCE_SHA256" "$root/source.tar"
-tar -xf "$root/source.tar" -C "$root/source"
 
 # 5. The training, which goes on by itself after a restart.
 cat >"$units/emotion-tfdata.service" <<EOF
@@ -136,9 +127,10 @@ Description=Ends this instance after the training's watcher failed
 
 [Service]
 Type=oneshot
+WorkingDirectory=$first
 Environment=HOME=$HOME AWS_DEFAULT_REGION=$REGION
 Environment=RUN=$RUN ATTEMPT=$ATTEMPT WORKER=$WORKER SPOT=$SPOT BUCKET=$BUCKET PREFIX=$PREFIX
-ExecStart=-$root/boot/bin/python $root/boot.py failed $log
+ExecStart=-$(command -v python3) -m launch.instance.boot failed $log
 ExecStart=shutdown -h now
 EOF
 systemctl daemon-reload

@@ -45,6 +45,19 @@ class Metadata:
         except OSError:
             return ""  # only the status speaks of it
 
+    def credentials(self) -> dict[str, str]:
+        """Keys of the instance's role: `AccessKeyId`, `SecretAccessKey`, `Token` and more.
+
+        Raises:
+          OSError: if the service does not answer, or knows no role, as moments after the start.
+        """
+        start = "meta-data/iam/security-credentials/"
+        role = self.get(start)
+        keys = self.get(start + role.strip()) if role else None
+        if not keys:
+            raise OSError("the metadata service knows no role of this instance")
+        return json.loads(keys)
+
     def interruption_s(self) -> float | None:
         """When a spot instance is taken away, in seconds since 1970; None while it is not to be.
 

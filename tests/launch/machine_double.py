@@ -26,21 +26,6 @@ _RECORDED = ("shutdown", "systemctl", "apt-get", "dnf")
 # What installs packages there, and the Python that is among them.
 SYSTEMS = {"ubuntu": ("apt-get", "python3.10"), "amazon": ("dnf", "python3.11")}
 
-_AWS_COMMAND = """
-import sys
-import boto3
-
-match sys.argv[1:]:
-    case ["s3", "cp", url, "-"]:
-        bucket, _, key = url.removeprefix("s3://").partition("/")
-        body = boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"]
-        sys.stdout.write(body.read().decode())
-    case ["ec2", "cancel-spot-instance-requests", "--spot-instance-request-ids", request]:
-        boto3.client("ec2").cancel_spot_instance_requests(SpotInstanceRequestIds=[request])
-    case _:
-        sys.exit(f"aws: {sys.argv[1:]}?")
-"""
-
 
 class Metadata:
     """A machine's metadata service: version 2 alone, so nothing without a token."""
@@ -134,8 +119,9 @@ class Machine:
     downloads from a package index: both environments see this project's own packages, so that pip
     resolves, checks and installs as it would, and finds everything satisfied.
 
-    Of this machine's commands it has neither the package managers nor any Python: its own package
-    manager is a recorder that brings one, this project's under the name that it has there.
+    Of this machine's commands it has neither the package managers nor any Python but the system's
+    own, which sees no package: its own package manager is a recorder that brings one, this
+    project's under the name that it has there.
     """
 
     def __init__(
@@ -157,6 +143,8 @@ class Machine:
         self._packages.mkdir()
         base = getattr(sys, "_base_executable", sys.executable)
         _write_command(self._packages / self.python, f'exec "{base}" "$@"')
+        self.system_python = self.recorders.path / "python3"
+        _write_command(self.system_python, f'exec "{base}" -S -E "$@"')
         _write_command(
             self.recorders.path / manager,
             f'echo "{manager} $*" >>"{self.recorders.calls_path}"\n'
@@ -190,12 +178,6 @@ class Machine:
         """Has the package manager fail so often, before it does what it is asked."""
         self._failures.write_text("\n" * times)
 
-    def bring_aws_command(self) -> None:
-        """As on Amazon Linux: the two calls of AWS's command line that the script makes."""
-        script = self.recorders.path / "aws.py"
-        script.write_text(_AWS_COMMAND)
-        _write_command(self.recorders.path / "aws", f'exec "{sys.executable}" "{script}" "$@"')
-
     @property
     def log(self) -> str:
         return (self.root / "run.log").read_text()
@@ -205,14 +187,14 @@ class Machine:
         """What the script left for who looks at the machine from outside."""
         return self._console.read_text()
 
-    def boot(self, user_data: str) -> int:
-        """Runs the script as cloud-init does; returns its status."""
-        script = self.root.parent / "user-data"
-        script.write_text(user_data)
-        script.chmod(0o755)
+    def boot(self, script: str) -> int:
+        """Runs a first script as cloud-init does; returns its status."""
+        path = self.root.parent / "user-data"
+        path.write_text(script)
+        path.chmod(0o755)
         with open(self._console, "wb") as console:
             return subprocess.run(
-                [str(script)],
+                [str(path)],
                 env=self._environment,
                 cwd="/",
                 stdout=console,
@@ -264,7 +246,7 @@ def _link_commands(folder: Path) -> None:
     folder.mkdir()
     for place in os.environ["PATH"].split(os.pathsep):
         for command in Path(place).glob("*"):
-            link, hidden = folder / command.name, command.name.startswith(("python", "aws"))
+            link, hidden = folder / command.name, command.name.startswith("python")
             if command.name not in _RECORDED and not hidden and not link.is_symlink():
                 link.symlink_to(command.absolute())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import re
@@ -11,6 +10,7 @@ from typing import ClassVar
 
 import pytest
 from fake_aws import ACCOUNT, REGION, Answer, git, quota, write_data
+from whole_run import unpacked
 
 from launch import ec2
 from launch import run as runs
@@ -52,7 +52,7 @@ def test_the_instance_is_asked_for_safely(cloud, deployed):
     assert kinds == {"instance", "volume", "network-interface"}
     for number in (1, 2, 3):
         assert _tags(form, number)["emotion_tfdata:run"] == "safe"
-    script = base64.b64decode(form["UserData"]).decode()
+    script = unpacked(form["UserData"])
     run = cloud.load(name)
     assert f"DEADLINE={run.started_at + 3 * 3600}\n" in script
 

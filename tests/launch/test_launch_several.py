@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 
@@ -10,6 +9,7 @@ import pytest
 from fake_aws import Answer, git, quota
 from machine_double import ADDRESS
 from waiting import wait_until
+from whole_run import unpacked
 
 from launch import run as runs
 from launch.aws import deploy
@@ -20,7 +20,7 @@ OTHER = "10.1.2.4:2222"
 
 def _scripts(cloud):
     requests = cloud.proxy.of("ec2", "RunInstances")
-    return [base64.b64decode(request.form["UserData"]).decode() for request in requests]
+    return [unpacked(request.form["UserData"]) for request in requests]
 
 
 def _tag(entry, key):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import re
 import shutil
 from collections.abc import Callable
@@ -96,9 +97,14 @@ def user_data(cloud: Cloud) -> list[str]:
         answer = cloud.client("ec2").describe_instance_attribute(
             InstanceId=instance["InstanceId"], Attribute="userData"
         )
-        script = base64.b64decode(answer["UserData"]["Value"]).decode()
+        script = unpacked(answer["UserData"]["Value"])
         scripts[re.findall("^WORKER=([0-9]+)$", script, re.M)[0]] = script
     return [scripts[worker] for worker in sorted(scripts)]
+
+
+def unpacked(user_data: str) -> str:
+    """The script that cloud-init makes of user data as EC2 keeps it."""
+    return gzip.decompress(base64.b64decode(user_data)).decode()
 
 
 def boot_and_train(cloud: Cloud, metadata: Metadata, machine: Machine, name: str) -> None:
