@@ -130,8 +130,9 @@ flags.DEFINE_integer("seed", 0, "of weights, dropout, order and augmentation")
 flags.DEFINE_enum(
     "precision",
     "float32",
-    ["float32", "mixed_bfloat16"],
-    "of matrix products; weights, recurrence, statistics and loss are float32 in either",
+    ["float32", "mixed_bfloat16", "float64"],
+    "mixed_bfloat16: of matrix products; weights, recurrence, statistics and loss are float32. "
+    "float64: all of it, to check what rounding does",
 )
 
 # The machine. None of these changes what is computed, but for the rounding of other thread counts.
@@ -142,7 +143,7 @@ flags.register_validator("checkpoint_every_s", math.isfinite, "must be a number 
 flags.DEFINE_integer(
     "intra_op_threads",
     0,
-    "threads within an operation; 0: one a core, at most 16",
+    "threads within an operation; 0: one for two cores, at most 16",
     lower_bound=0,
 )
 flags.DEFINE_integer(

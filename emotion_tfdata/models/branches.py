@@ -136,8 +136,9 @@ class Head(keras.layers.Layer):
             self.stages.append((dense, norm, _dropout(rate, seed, f"joined/dropout{i}")))
             width = units
         # Probabilities want more digits than bfloat16 has.
+        wide = keras.config.dtype_policy().variable_dtype
         logits = _dense(
-            config.num_classes, config, seed, "joined/logits", activation=None, dtype="float32"
+            config.num_classes, config, seed, "joined/logits", activation=None, dtype=wide
         )
         self.logits = built(logits, width)
         self.built = True

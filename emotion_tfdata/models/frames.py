@@ -111,6 +111,16 @@ def take_rows(
     return take(x)
 
 
+def permute_rows(x: tf.Tensor, order: tf.Tensor, inverse: tf.Tensor) -> tf.Tensor:
+    """`x [N, C]` in the given order, which `inverse` undoes: `take_rows` where all are taken."""
+
+    @tf.custom_gradient
+    def permute(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+        return tf.gather(x, order), lambda dy: tf.gather(dy, inverse)
+
+    return permute(x)
+
+
 def with_row(x: tf.Tensor, fill: float = 0.0) -> tf.Tensor:
     """`x [N, C]` and one row of `fill` after it, for look-ups that find no frame."""
     return tf.pad(x, [[0, 1], [0, 0]], constant_values=tf.cast(fill, x.dtype))

@@ -108,7 +108,7 @@ class RowBatchNorm(keras.layers.Layer):
     """Batch normalisation over rows: `[N, C]`, whatever `N`, zero included.
 
     In training the mean and the (biased) variance are those of the rows given, of all replicas
-    together, in float32; a batch without rows leaves the moving statistics as they are.
+    together, in the weights' dtype; a batch without rows leaves the moving statistics as they are.
     """
 
     def __init__(self, *, momentum: float = 0.99, epsilon: float = 0.001, **kwargs: Any) -> None:
@@ -125,34 +125,77 @@ class RowBatchNorm(keras.layers.Layer):
         self.built = True
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        if training:
-            mean, variance = self._batch_moments(tf.cast(x, tf.float32))
-        else:
-            mean = tf.convert_to_tensor(self.moving_mean)
-            variance = tf.convert_to_tensor(self.moving_variance)
-        scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
-        shift = self.beta - mean * scale
-        return x * tf.cast(scale, x.dtype) + tf.cast(shift, x.dtype)
+        gamma, beta, moving_mean, moving_variance = map(
+            tf.convert_to_tensor,
+            (self.gamma, self.beta, self.moving_mean, self.moving_variance),
+        )
+        if not training:
+            scale = gamma * tf.math.rsqrt(moving_variance + self.epsilon)
+            shift = beta - moving_mean * scale
+            return x * tf.cast(scale, x.dtype) + tf.cast(shift, x.dtype)
+        rows = tf.cast(x, gamma.dtype)
+        y, mean, variance, count = normalize_by_batch(rows, gamma, beta, self.epsilon)
+        step = tf.cast(tf.where(count > 0, 1.0 - self.momentum, 0.0), gamma.dtype)
+        self.moving_mean.assign(moving_mean + step * (mean - moving_mean))
+        self.moving_variance.assign(moving_variance + step * (variance - moving_variance))
+        return tf.cast(y, x.dtype)
 
-    def _batch_moments(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        count = tf.cast(tf.shape(x)[0], tf.float32)
-        some = tf.maximum(count, 1.0)
-        mean = tf.reduce_sum(x, axis=0) / some
-        squares = tf.reduce_sum(tf.math.squared_difference(x, mean), axis=0)
-        if replicas.count() > 1:
-            # Chan, Golub and LeVeque 1979: moments of the whole from those of its parts.
-            parts = replicas.gather(tf.concat([mean, squares, count[None]], axis=0))
-            means, parts_squares, counts = tf.split(parts, [x.shape[1], x.shape[1], 1], axis=1)
-            count = tf.reduce_sum(counts)
-            some = tf.maximum(count, 1.0)
-            mean = tf.reduce_sum(counts * means, axis=0) / some
-            apart = counts * tf.math.squared_difference(means, mean)
-            squares = tf.reduce_sum(parts_squares + apart, axis=0)
-        variance = squares / some
-        step = tf.where(count > 0, 1.0 - self.momentum, 0.0)
-        for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving + step * (tf.stop_gradient(now) - moving))
-        return mean, variance
+
+def normalize_by_batch(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Rows by the mean and variance of all replicas' rows: `gamma * (x - mean) / root + beta`.
+
+    With a gradient of its own (Ioffe and Szegedy 2015) that passes over the rows half as often as
+    TensorFlow's, which goes back through mean and variance one after the other.
+
+    Args:
+      x: `[N, C]`.
+      gamma, beta: `[C]`.
+      epsilon: added to the variance before its root is taken.
+
+    Returns:
+      The rows; mean and (biased) variance, `[C]`, and number of rows they were taken over, none of
+      which has a gradient.
+    """
+
+    @tf.custom_gradient
+    def run(
+        x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
+    ) -> tuple[tuple[tf.Tensor, ...], Callable[..., Any]]:
+        mean, variance, count = _moments(x)
+        one_over_root = tf.math.rsqrt(variance + epsilon)
+        scale = gamma * one_over_root
+
+        def gradient(dy: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            dbeta = tf.reduce_sum(dy, axis=0)
+            dscale = tf.reduce_sum(dy * x, axis=0) - mean * dbeta
+            # The statistics hang on every replica's rows; gamma and beta are each one's own.
+            all_dbeta, all_dscale = replicas.totals([dbeta, dscale])
+            some = tf.maximum(count, 1)
+            by_x = -scale * one_over_root**2 * all_dscale / some
+            dx = dy * scale + x * by_x - (scale * all_dbeta / some + mean * by_x)
+            return dx, dscale * one_over_root, dbeta
+
+        return (x * scale + (beta - mean * scale), mean, variance, count), gradient
+
+    return run(x, gamma, beta)
+
+
+def _moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Mean, biased variance and number of all replicas' rows; zeros where there are none."""
+    count = tf.cast(tf.shape(x)[0], x.dtype)
+    mean = tf.reduce_sum(x, axis=0) / tf.maximum(count, 1)
+    squares = tf.reduce_sum(tf.math.squared_difference(x, mean), axis=0)
+    if replicas.count() > 1:
+        # Chan, Golub and LeVeque 1979: moments of the whole from those of its parts.
+        parts = replicas.gather(tf.concat([mean, squares, count[None]], axis=0))
+        means, parts_squares, counts = tf.split(parts, [x.shape[1], x.shape[1], 1], axis=1)
+        count = tf.reduce_sum(counts)
+        mean = tf.reduce_sum(counts * means, axis=0) / tf.maximum(count, 1)
+        apart = counts * tf.math.squared_difference(means, mean)
+        squares = tf.reduce_sum(parts_squares + apart, axis=0)
+    return mean, squares / tf.maximum(count, 1), count
 
 
 class RowDropout(keras.layers.Layer):

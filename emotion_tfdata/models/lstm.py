@@ -17,7 +17,10 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from emotion_tfdata.models.frames import Frames, take_rows, with_row
+from emotion_tfdata.models.frames import Frames, permute_rows, with_row
+
+# A turn of TensorFlow's loop costs about as much in handing on its state as a small step computes.
+_STEPS_A_TURN = 4
 
 
 class BiLSTM(keras.layers.Layer):
@@ -71,12 +74,13 @@ class BiLSTM(keras.layers.Layer):
             (steps.forward_inverse, steps.backward_inverse),
             strict=True,
         ):
-            gates = tf.nn.bias_add(tf.matmul(take_rows(x, order, inverse), kernel), bias)
-            # The state sums over many steps: it stays in float32 whatever the layer computes in.
-            h = recur(tf.cast(gates, tf.float32), tf.cast(recurrent, tf.float32), steps.size)
+            wide = self.variable_dtype
+            gates = tf.nn.bias_add(tf.matmul(permute_rows(x, order, inverse), kernel), bias)
+            # The state sums over many steps: it keeps the digits that the weights have.
+            h = recur(tf.cast(gates, wide), tf.cast(recurrent, wide), steps.size)
             h = tf.cast(h, x.dtype)
             if self.return_sequences:
-                outputs.append(take_rows(h, inverse, order))
+                outputs.append(permute_rows(h, inverse, order))
             else:
                 outputs.append(tf.gather(with_row(h), steps.last))
         return tf.concat(outputs, axis=1)
@@ -156,29 +160,32 @@ def recur(gates: tf.Tensor, recurrent: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
 def _forward(gates: tf.Tensor, recurrent: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """Outputs, cell states, the three sigmoid gates and the candidates of all steps."""
     units = recurrent.shape[0]
-    steps = tf.size(size)
+    size, turns = _turns(size)
+    inputs = _dealt(gates, size)
+    state_shape = tf.stack([size, tf.fill(tf.shape(size), units)], axis=1)
 
-    def step(
-        t: tf.Tensor, start: tf.Tensor, h: tf.Tensor, c: tf.Tensor, *kept: tf.TensorArray
+    def turn(
+        number: tf.Tensor, h: tf.Tensor, c: tf.Tensor, *kept: tf.TensorArray
     ) -> tuple[Any, ...]:
-        n = size[t]
-        preactivation = gates[start : start + n] + tf.matmul(h[:n], recurrent)
-        sigmoids = tf.sigmoid(preactivation[:, : 3 * units])
-        candidate = tf.tanh(preactivation[:, 3 * units :])
-        i, f, o = tf.split(sigmoids, 3, axis=1)
-        c = f * c[:n] + i * candidate
-        h = o * tf.tanh(c)
-        made = (h, c, sigmoids, candidate)
-        return (t + 1, start + n, h, c, *(a.write(t, x) for a, x in zip(kept, made, strict=True)))
+        for t in _steps_of(number):
+            shape = tf.gather(state_shape, t)
+            preactivation = inputs.read(t) + tf.matmul(tf.slice(h, [0, 0], shape), recurrent)
+            sigmoids = tf.sigmoid(preactivation[:, : 3 * units])
+            candidate = tf.tanh(preactivation[:, 3 * units :])
+            i, f, o = tf.split(sigmoids, 3, axis=1)
+            c = f * tf.slice(c, [0, 0], shape) + i * candidate
+            h = o * tf.tanh(c)
+            made = (h, c, sigmoids, candidate)
+            kept = tuple(array.write(t, x) for array, x in zip(kept, made, strict=True))
+        return (number + 1, h, c, *kept)
 
-    state = tf.zeros([tf.reduce_sum(size[:1]), units])
-    kept = [_per_step(steps, width) for width in (units, units, 3 * units, units)]
-    _, _, _, _, *kept = tf.while_loop(
-        lambda t, *_: t < steps,
-        step,
-        (0, 0, state, state, *kept),
+    state = tf.zeros([tf.reduce_sum(size[:1]), units], gates.dtype)
+    kept = [_per_step(size, width, gates.dtype) for width in (units, units, 3 * units, units)]
+    _, _, _, *kept = tf.while_loop(
+        lambda number, *_: number < turns,
+        turn,
+        (0, state, state, *kept),
         shape_invariants=(
-            tf.TensorShape([]),
             tf.TensorShape([]),
             tf.TensorShape([None, units]),
             tf.TensorShape([None, units]),
@@ -201,7 +208,6 @@ def _backward(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Gradients to the gates' input share and to the recurrent kernel, given that to `h`."""
     units = recurrent.shape[0]
-    steps = tf.size(size)
     # The place one step back: as far back as the step before is wide. The first step has none.
     before = tf.range(tf.shape(h)[0]) - tf.repeat(tf.concat([size[:1], size[:-1]], 0), size)
     before = tf.where(before < 0, tf.shape(h)[0], before)
@@ -216,35 +222,30 @@ def _backward(
         axis=1,
     )
     transposed = tf.transpose(recurrent)
+    size, turns = _turns(size)
+    joining = size - tf.concat([size[1:], [0]], axis=0)  # clips whose last step this is
+    grow = tf.pad(joining[:, None, None], [[0, 0], [0, 1], [1, 0]])
+    dealt = [_dealt(x, size) for x in (dh, cell_slope, slope, f)]
 
-    def step(
-        t: tf.Tensor,
-        end: tf.Tensor,
-        dh_later: tf.Tensor,
-        dc_later: tf.Tensor,
-        kept: tf.TensorArray,
+    def turn(
+        number: tf.Tensor, dh_later: tf.Tensor, dc_later: tf.Tensor, kept: tf.TensorArray
     ) -> tuple[Any, ...]:
-        n = size[t]
-        rows = slice(end - n, end)
-        grow = [[0, n - tf.shape(dh_later)[0]], [0, 0]]
-        dh_now = dh[rows] + tf.pad(dh_later, grow)
-        dc = tf.pad(dc_later, grow) + dh_now * cell_slope[rows]
-        dgates = tf.concat([dc, dc, dh_now, dc], axis=1) * slope[rows]
-        return (
-            t - 1,
-            end - n,
-            tf.matmul(dgates, transposed),
-            dc * f[rows],
-            kept.write(t, dgates),
-        )
+        for t in reversed(_steps_of(number)):
+            dh_given, cell_slope, slope, f = (array.read(t) for array in dealt)
+            more = tf.gather(grow, t)
+            dh_now = dh_given + tf.pad(dh_later, more)
+            dc = tf.pad(dc_later, more) + dh_now * cell_slope
+            dgates = tf.concat([dc, dc, dh_now, dc], axis=1) * slope
+            dh_later, dc_later = tf.matmul(dgates, transposed), dc * f
+            kept = kept.write(t, dgates)
+        return number - 1, dh_later, dc_later, kept
 
-    none = tf.zeros([0, units])
+    none = tf.zeros([0, units], dh.dtype)
     *_, kept = tf.while_loop(
-        lambda t, *_: t >= 0,
-        step,
-        (steps - 1, tf.shape(h)[0], none, none, _per_step(steps, 4 * units)),
+        lambda number, *_: number >= 0,
+        turn,
+        (turns - 1, none, none, _per_step(size, 4 * units, dh.dtype)),
         shape_invariants=(
-            tf.TensorShape([]),
             tf.TensorShape([]),
             tf.TensorShape([None, units]),
             tf.TensorShape([None, units]),
@@ -257,8 +258,24 @@ def _backward(
     return dgates, drecurrent
 
 
-def _per_step(steps: tf.Tensor, width: int) -> tf.TensorArray:
-    """An array of `steps` tensors `[n, width]`, each with an `n` of its own."""
+def _turns(size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The steps filled up with empty ones to whole turns of the loop, and how many turns."""
+    turns = -(-tf.size(size) // _STEPS_A_TURN)
+    return tf.pad(size, [[0, turns * _STEPS_A_TURN - tf.size(size)]]), turns
+
+
+def _steps_of(number: tf.Tensor) -> list[tf.Tensor]:
+    """The steps of a turn."""
+    return [number * _STEPS_A_TURN + k for k in range(_STEPS_A_TURN)]
+
+
+def _dealt(x: tf.Tensor, size: tf.Tensor) -> tf.TensorArray:
+    """`x [N, width]` by step, without a copy."""
+    return _per_step(size, x.shape[1], x.dtype).split(x, size)
+
+
+def _per_step(size: tf.Tensor, width: int, dtype: tf.DType) -> tf.TensorArray:
+    """An array of a tensor `[n, width]` for each step, each with an `n` of its own."""
     return tf.TensorArray(
-        tf.float32, steps, element_shape=tf.TensorShape([None, width]), infer_shape=False
+        dtype, tf.size(size), element_shape=tf.TensorShape([None, width]), infer_shape=False
     )

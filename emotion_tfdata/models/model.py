@@ -28,6 +28,7 @@ def build_model(config: ModelConfig, *, seed: int = 0, dtype: str | None = None)
         The global generators are neither read nor set.
       dtype: name of a Keras dtype policy, by default the global one. With `mixed_bfloat16` matrix
         products are in bfloat16; weights, statistics, recurrence and logits stay in float32.
+        With `float64` all of it is in float64.
 
     Returns:
       The model; call it with the features that `make_dataset` yields.
@@ -69,7 +70,7 @@ class EmotionModel(keras.Model):
           training: dropout on, normalisation by the batch.
 
         Returns:
-          `[B, num_classes]` float32.
+          `[B, num_classes]` in the weights' dtype, float32 unless the model's is `float64`.
 
         Raises:
           KeyError: a feature is missing.
@@ -78,7 +79,7 @@ class EmotionModel(keras.Model):
         return tf.nn.softmax(self.logits(features, training=training))
 
     def logits(self, features: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """What `call` takes the softmax of: `[B, num_classes]` float32."""
+        """What `call` takes the softmax of, `[B, num_classes]`."""
         config, branches = self.config, []
         if self.audio:
             x, frames = _packed(features, "audio", (config.num_audio_features,))
@@ -86,7 +87,7 @@ class EmotionModel(keras.Model):
         if self.video:
             x, frames = _packed(features, "landmarks", (config.num_landmarks, 3))
             branches.append(self.video(x, frames, training=training))
-        return tf.cast(self.head(tf.concat(branches, axis=1), training=training), tf.float32)
+        return self.head(tf.concat(branches, axis=1), training=training)
 
     def get_config(self) -> dict[str, Any]:
         return {

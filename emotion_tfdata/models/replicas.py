@@ -27,7 +27,7 @@ def total(x: tf.Tensor) -> tf.Tensor:
 
 
 def totals(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """The sums of several float32 tensors, in one exchange."""
+    """The sums of several tensors of one dtype, in one exchange."""
     if count() == 1:
         return tensors
     sizes = [tf.size(tensor) for tensor in tensors]

@@ -70,7 +70,7 @@ def serving_function(
             if views[modality].relative:
                 x = x - clip_level(x, mask)[:, None, None]
             served[modality], served[f"{modality}_mask"] = scale(x), mask
-        logits = model.logits(served, training=False)
+        logits = tf.cast(model.logits(served, training=False), tf.float32)
         probabilities = tf.nn.softmax(logits)
         return {
             "logits": logits,

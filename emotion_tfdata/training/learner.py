@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from emotion_tfdata.models import build_model, replicas
 from emotion_tfdata.training import metrics
+from emotion_tfdata.training.adam import Adam
 from emotion_tfdata.training.data import with_ids_apart
 from emotion_tfdata.training.settings import Settings
 from emotion_tfdata.training.workers import Workers
@@ -72,11 +73,11 @@ class Learner:
         keras.utils.clear_session()  # layer names, which checkpoints hold, count from 0 again
         keras.utils.set_random_seed(settings.seed)
         self.model = build_model(settings.model, seed=settings.seed, dtype=settings.precision)
-        self.optimizer = keras.optimizers.Adam(settings.learning_rate)
+        self.optimizer = Adam(settings.learning_rate)
         self.optimizer.build(self.model.trainable_variables)
         self._settings = settings
         self._workers = workers or Workers()
-        self._class_weights = tf.constant(class_weights)
+        self._class_weights = tf.constant(class_weights, self.model.variable_dtype)
         self._step: Callable[..., Any] | None = None
         self._logits: Callable[..., Any] | None = None
 
@@ -161,7 +162,8 @@ class Learner:
         self, features: dict[str, tf.Tensor], labels: tf.Tensor
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Gradients and figures of the whole batch, from this worker's rows and the others'."""
-        own = tf.cast(tf.size(labels), tf.float32)
+        dtype = self.model.variable_dtype
+        own = tf.cast(tf.size(labels), dtype)
         clips = replicas.total(own)
         with tf.GradientTape() as tape:
             logits = self.model.logits(features, training=True)
@@ -177,7 +179,7 @@ class Learner:
                 loss += tf.add_n(self.model.losses) / replicas.count()  # once in the sum
         gradients = tape.gradient(loss, self.model.trainable_variables)
         predicted = tf.argmax(logits, axis=1, output_type=labels.dtype)
-        correct = tf.reduce_sum(tf.cast(predicted == labels, tf.float32))
+        correct = tf.reduce_sum(tf.cast(predicted == labels, dtype))
         *gradients, loss, cross_entropy, correct = replicas.totals(
             [*gradients, loss, tf.reduce_sum(cross_entropy), correct]
         )

@@ -56,7 +56,8 @@ class Settings:
       label_smoothing: share of the target spread over all classes.
       clip_norm: largest norm of the gradient; 0 does not clip.
       seed: of weights, dropout, order and augmentation.
-      precision: `float32`, or `mixed_bfloat16`: matrix products in bfloat16, the rest in float32.
+      precision: `float32`, or `mixed_bfloat16`: matrix products in bfloat16, the rest in float32;
+        `float64`: all of it, twice as slow, to check what rounding does.
     """
 
     name: str

@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
-# A step's largest matrix product takes 7 ms on one core, most take less than 1 ms, and the
-# recurrence, a third of the step, is a chain of products of 30 us that more threads only slow down.
-_MOST_INTRA_OP = 16
 # What can go on side by side: two directions of two branches.
 _MOST_INTER_OP = 4
+# Two branches side by side leave each operation half of the cores: with all of them its threads
+# wait for each other, which took a seventh of a step's processor time on two cores. A step's
+# largest matrix product takes 7 ms on one core, most take 2 ms, and the recurrence, a third of the
+# step, is a chain of products of 30 us that more threads only slow down.
+_MOST_INTRA_OP = 16
 # Reading and augmenting takes a twentieth of a step's processor time. Each thread holds a batch.
 _MOST_INPUT = 4
 
@@ -58,7 +60,7 @@ def suited_to(cores: int) -> Threads:
     training at the same time, of another fold or seed.
     """
     return Threads(
-        intra_op=min(cores, _MOST_INTRA_OP),
+        intra_op=min(max(1, cores // 2), _MOST_INTRA_OP),
         inter_op=min(cores, _MOST_INTER_OP),
         input=min(cores, _MOST_INPUT),
     )

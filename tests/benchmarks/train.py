@@ -3,7 +3,8 @@
     python -m tests.benchmarks.train [--landmarks=478] [--lengths=own] [--rounds=3]
 
 Every peer trains on the same drawn clips in the same batches of 24, in a process of its own, in
-turns, so that what else the machine does falls on all of them. The peers are the model as its
+turns, so that what else the machine does falls on all of them. Ours is the step of train.py, its
+looking for NaN included, with the threads that train.py chooses. The peers are the model as its
 source document writes it in plain Keras (graph mode, and under XLA where all shapes are equal) and
 in PyTorch eager, if the interpreter given by --torch_python has it. Lengths are drawn like those of
 RAVDESS (2.9 to 5.3 s) and CREMA-D (1.3 to 5 s), half each, or are all 3.5 s (`--lengths=equal`);
@@ -56,9 +57,14 @@ def draw_batches(lengths: str, landmarks: int) -> list[Batch]:
 def ours(batches: list[Batch], landmarks: int) -> Callable[[int], object]:
     import tensorflow as tf
 
-    from emotion_tfdata.models import ModelConfig, build_model
+    from emotion_tfdata.models import ModelConfig
+    from emotion_tfdata.training import threads
+    from emotion_tfdata.training.learner import Learner
+    from emotion_tfdata.training.settings import Settings
 
-    model = build_model(ModelConfig(num_landmarks=landmarks, num_audio_features=AUDIO_FEATURES))
+    threads.choose(0, 0, 0)  # as train.py does
+    model = ModelConfig(num_landmarks=landmarks, num_audio_features=AUDIO_FEATURES)
+    learner = Learner(Settings("tcn", model), np.ones(CLASSES, np.float32))
     inputs = []
     for audio, audio_count, video, video_count, label in batches:
         features = {
@@ -68,7 +74,7 @@ def ours(batches: list[Batch], landmarks: int) -> Callable[[int], object]:
             "landmarks_mask": np.arange(video.shape[1]) < video_count[:, None],
         }
         inputs.append(({k: tf.constant(v) for k, v in features.items()}, tf.constant(label)))
-    return _keras_step(model, inputs, logits=model.logits, jit=False)
+    return lambda i: learner.train(*inputs[i])
 
 
 def plain_keras(batches: list[Batch], landmarks: int, jit: bool = False) -> Callable[[int], object]:

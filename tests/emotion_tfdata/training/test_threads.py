@@ -13,7 +13,7 @@ from emotion_tfdata.training.threads import Threads
 
 @pytest.mark.parametrize(
     ("cores", "expected"),
-    [(1, (1, 1, 1)), (2, (2, 2, 2)), (8, (8, 4, 4)), (96, (16, 4, 4))],
+    [(1, (1, 1, 1)), (2, (1, 2, 2)), (8, (4, 4, 4)), (96, (16, 4, 4))],
 )
 def test_a_large_machine_gets_no_more_threads_than_a_step_can_use(cores, expected):
     assert threads.suited_to(cores) == Threads(*expected)
