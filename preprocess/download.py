@@ -88,7 +88,8 @@ def download(
       OSError: if one cannot be written.
     """
     known = _RAVDESS_PARTS if corpus == "ravdess" else _CREMA_D_PARTS
-    for part in parts:
+    parts = [*dict.fromkeys(parts)]
+    for part in parts or [""]:
         if part not in known:
             raise FetchError(f"{corpus} has the parts {', '.join(known)}, not {part!r}")
     tell(TERMS[corpus])

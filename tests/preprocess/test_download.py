@@ -326,7 +326,7 @@ def test_ravdess_s_zips_come_from_zenodo_and_are_unzipped(server, tmp_path):
     server.trouble["/api/records/1188976"] = ["503"]
     (tmp_path / ".Video_Speech_Actor_01.part" / "half").mkdir(parents=True)
 
-    count, lines = run("ravdess", server, tmp_path)
+    count, lines = run("ravdess", server, tmp_path, parts=["video", "video"])
 
     assert count == 3
     assert "not for commercial use" in lines[0]
@@ -352,7 +352,9 @@ def test_a_disk_that_is_too_small_is_noticed_first(server, crema_d, tmp_path, mo
     assert not server.seen
 
 
-def test_an_unknown_part_is_named(server, tmp_path):
+def test_no_part_and_an_unknown_one_are_refused(server, tmp_path):
+    with pytest.raises(FetchError, match="crema_d has the parts video, audio, mp3, not ''"):
+        run("crema_d", server, tmp_path, parts=[])
     with pytest.raises(FetchError, match="ravdess has the parts video, audio, tracking, not 'x'"):
         run("ravdess", server, tmp_path, parts=["x"])
 
