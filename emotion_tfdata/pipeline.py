@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from emotion_tfdata import arguments, batching, reader, storage
+from emotion_tfdata import arguments, batching, reader, soundness, storage
 from emotion_tfdata import table as table_lib
 from emotion_tfdata.augment.draw import Augment
 from emotion_tfdata.manifest import Manifest
@@ -88,7 +87,8 @@ def make_dataset(
       cache: whether to read everything at once, before the first batch, and keep it in memory, in
         16 bits a value as it is on disk: about 0.3 MB a clip of 3 s with all of FaceMesh.
       on_corrupt: `"raise"`, or `"skip"`: read everything once before the first batch, leave out the
-        records that are corrupt and no others, and name them in a warning.
+        records that are corrupt and no others, and name them in a warning; after the last batch
+        they are named again, on the standard error.
 
     Returns:
       A `tf.data.Dataset` of `(features, label)`. `features` has `audio` float32 `[B, Ta, M]`,
@@ -127,7 +127,9 @@ def make_dataset(
     ]
     how = {modality: effects(manifest, modality, augment) for modality in chosen}
     wanted = {name: (v.modality, sizes) for v in views for name, sizes in v.stored.items()}
-    table, cached = _check(manifest, data_dir, table, wanted, on_corrupt, cache, threads)
+    table, cached, left_out = soundness.check(
+        manifest, data_dir, table, wanted, on_corrupt, cache, threads
+    )
     batches = batching.num_batches(len(table), augment, batch_size)
     if start_batch > batches:
         raise ValueError(
@@ -135,9 +137,10 @@ def make_dataset(
         )
     buckets = batching.make_buckets(table, num_buckets, augment.stretch if augment else (1.0, 1.0))
 
-    @tf.autograph.experimental.do_not_convert
-    def plan(epoch: tf.Tensor) -> tf.data.Dataset:
-        planned = batching.plan_epoch(
+    # A function of its own: with every batch, tf.data looks at all operations of `batches_of`.
+    @tf.function(autograph=False)
+    def plan(epoch: tf.Tensor) -> batching.Batches:
+        return batching.plan_epoch(
             table,
             buckets,
             seed=seed,
@@ -146,8 +149,11 @@ def make_dataset(
             augment=augment,
             shuffle=shuffle,
         )
+
+    @tf.autograph.experimental.do_not_convert
+    def batches_of(epoch: tf.Tensor) -> tf.data.Dataset:
         passed_over = tf.where(epoch == start_epoch, start_batch, 0)
-        planned = tf.nest.map_structure(lambda values: values[passed_over:], planned)
+        planned = tf.nest.map_structure(lambda values: values[passed_over:], plan(epoch))
         return tf.data.Dataset.from_tensor_slices(planned)
 
     @tf.autograph.experimental.do_not_convert
@@ -179,7 +185,7 @@ def make_dataset(
         return tf.nest.map_structure(lambda values: values[:present], served)
 
     end = _FOREVER if num_epochs is None else start_epoch + num_epochs
-    dataset = tf.data.Dataset.range(start_epoch, end).flat_map(plan)
+    dataset = tf.data.Dataset.range(start_epoch, end).flat_map(batches_of)
     # A batch that waits for its turn or for its records holds a call but no thread: two calls more
     # than threads keep these at work.
     calls = threads + 2 if threads > 1 else 1
@@ -187,7 +193,10 @@ def make_dataset(
     cardinality = (
         tf.data.INFINITE_CARDINALITY if num_epochs is None else num_epochs * batches - start_batch
     )
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(2)
+    dataset = dataset.prefetch(2)
+    if left_out:
+        dataset = dataset.concatenate(soundness.words_at_the_end(left_out, dataset.element_spec))
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality))
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = False
@@ -247,36 +256,6 @@ def _rows_of_shard(shard: tuple[int, int], batch_size: int) -> list[int]:
         )
     part = batch_size // count
     return list(range(index * part, (index + 1) * part))
-
-
-def _check(
-    manifest: Manifest,
-    data_dir: str,
-    table: table_lib.Table,
-    wanted: reader.Wanted,
-    on_corrupt: str,
-    cache: bool,
-    threads: int,
-) -> tuple[table_lib.Table, dict[str, tf.Tensor]]:
-    """The clips to serve, and their bytes where they are to be kept in memory."""
-    if on_corrupt not in ("raise", "skip"):
-        raise ValueError(f"on_corrupt must be 'raise' or 'skip', got {on_corrupt!r}")
-    problems = table_lib.shard_problems(manifest, data_dir)
-    if problems and on_corrupt == "raise":
-        raise reader.CorruptDataError(f"{data_dir}: " + "; ".join(problems))
-    if on_corrupt == "raise" and not cache:
-        return table, {}
-    contents, sound, unsound = reader.read_all(table, wanted, threads)
-    if unsound:
-        found = f"{len(unsound)} of {len(table)} records are corrupt:\n" + "\n".join(unsound)
-        if on_corrupt == "raise":
-            raise reader.CorruptDataError(found)
-        if not sound.any():
-            raise reader.CorruptDataError(f"{found}\nNone is left to serve.")
-        warnings.warn(f"Left out, {found}", stacklevel=3)
-        table = table.only(sound)
-        contents = {name: tf.boolean_mask(values, sound) for name, values in contents.items()}
-    return table, contents if cache else {}
 
 
 def _serve(

@@ -11,15 +11,16 @@ from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.data.ops import dataset_ops  # a dataset from a raw op has no public door
+
+# Neither a dataset from a raw op nor a map that stays on its thread has a public door.
+from tensorflow.python.data.ops import dataset_ops, map_op
 
 from emotion_tfdata.schema import ARRAY_FEATURES
 from emotion_tfdata.table import Table
 from emotion_tfdata.tfrecord import FOOTER_BYTES, HEADER_BYTES
 
 _WHOLE, _NO_EXAMPLE, _UNREADABLE = 0, 1, 2
-_READ_AT_ONCE = 32
-_PARSED_AT_ONCE = 8
+_READ_AT_ONCE, _OPENED_AT_ONCE = 32, 8
 
 # Arrays wanted: name -> (modality whose frames it has, sizes beyond the frames).
 Wanted = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -36,7 +37,7 @@ def read_examples(
 
     Args:
       table: of the split.
-      clips: int32 `[B]`, which of its entries.
+      clips: int32 `[B]`, which of its entries; `B` is known when the graph is made.
       wanted: the arrays wanted.
 
     Returns:
@@ -54,13 +55,12 @@ def read_examples(
     whole = table.lengths + HEADER_BYTES + FOOTER_BYTES
     buffer_bytes = np.where(["://" in path for path in table.paths], whole, 0)
     columns = (table.paths, table.offsets, buffer_bytes)
-    places = tf.data.Dataset.from_tensor_slices(tuple(tf.gather(c, clips) for c in columns))
-    count = tf.size(clips, tf.int64)
-    parsed = _parse_together(places, count, spec)
+    places = tuple(tf.gather(column, clips) for column in columns)
+    parsed = _parse_together(places, spec)
     parsed, state = tf.cond(
-        tf.size(parsed["example_id"], tf.int64) == count,
-        lambda: (parsed, tf.fill([count], _WHOLE)),
-        lambda: _parse_one_by_one(places, count, spec),
+        tf.size(parsed["example_id"]) == tf.size(clips),
+        lambda: (parsed, tf.fill(tf.shape(clips), _WHOLE)),
+        lambda: _parse_one_by_one(places, spec),
     )
 
     problems = [
@@ -85,6 +85,8 @@ def read_examples(
 
 
 Spec = Mapping[str, tf.io.FixedLenFeature]
+# Of some records: path, offset and size of the buffer, each `[B]`.
+Places = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 def _record_at(path: tf.Tensor, offset: tf.Tensor, buffer_bytes: tf.Tensor) -> tf.data.Dataset:
@@ -97,29 +99,46 @@ def _record_at(path: tf.Tensor, offset: tf.Tensor, buffer_bytes: tf.Tensor) -> t
     return dataset_ops._VariantDataset(from_there, tf.TensorSpec([], tf.string)).take(1)
 
 
-def _parse_together(places: tf.data.Dataset, count: tf.Tensor, spec: Spec) -> dict[str, tf.Tensor]:
-    """All `count` records, or fewer if any cannot be read or parsed.
+def _parse_together(places: Places, spec: Spec) -> dict[str, tf.Tensor]:
+    """All records, or fewer if any cannot be read or parsed."""
+    (count,) = places[0].shape
+    # Some in one call of a function: a call for each would cost more than reading it.
+    some = max(size for size in range(1, _OPENED_AT_ONCE + 1) if count % size == 0)
+    grouped = tf.data.Dataset.from_tensor_slices(
+        tuple(tf.reshape(column, [-1, some]) for column in places)
+    )
 
-    Some at a time: a call for each would cost more than its parsing does, and one for all of them
-    would hold all records and their parsed arrays at once.
-    """
-    sizes = tf.range(1, _PARSED_AT_ONCE + 1, dtype=tf.int64)
-    some = tf.reduce_max(tf.where(count % sizes == 0, sizes, 1))
-    records = places.flat_map(_record_at).batch(some, drop_remainder=True)
-    parsed = records.map(lambda records: tf.io.parse_example(records, spec))
+    def open_some(*places: tf.Tensor) -> tf.data.Dataset:
+        each = zip(*map(tf.unstack, places), strict=True)
+        return _one_after_the_other([_record_at(*place) for place in each])
+
+    # Parsed on the thread that reads, which is handed nothing over; and not by `parse_example`,
+    # which leaves it to TensorFlow's own threads, where a training's products wait.
+    parsed = map_op._MapDataset(
+        grouped.flat_map(open_some),
+        lambda record: tf.io.parse_single_example(record, spec),
+        use_inter_op_parallelism=False,
+    )
     # A file that cannot be opened fails as often as it is asked, and errors that are ignored would
     # never end: beside them runs a count, which every attempt takes one of.
-    attempts = tf.data.Dataset.range(count // some)
-    found = tf.data.Dataset.zip(attempts, parsed).ignore_errors().batch(count // some)
-    none = {name: tf.zeros([0, 0, *each.shape], each.dtype) for name, each in spec.items()}
+    attempts = tf.data.Dataset.range(count)
+    found = tf.data.Dataset.zip(attempts, parsed).ignore_errors().batch(count)
+    none = {name: tf.zeros([0, *each.shape], each.dtype) for name, each in spec.items()}
     nothing = tf.data.Dataset.from_tensors((tf.zeros([0], tf.int64), none))
     _, arrays = found.concatenate(nothing).take(1).get_single_element()
-    return {name: tf.reshape(arrays[name], [-1, *each.shape]) for name, each in spec.items()}
+    return arrays
 
 
-def _parse_one_by_one(
-    places: tf.data.Dataset, count: tf.Tensor, spec: Spec
-) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+def _one_after_the_other(parts: list[tf.data.Dataset]) -> tf.data.Dataset:
+    """The parts joined as a tree, so that an element passes few of its nodes."""
+    if len(parts) == 1:
+        return parts[0]
+    middle = len(parts) // 2
+    first, second = parts[:middle], parts[middle:]
+    return _one_after_the_other(first).concatenate(_one_after_the_other(second))
+
+
+def _parse_one_by_one(places: Places, spec: Spec) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     """All records `[B]`, with blanks where one cannot be read or parsed, and which those are."""
     blank = {name: tf.zeros(feature.shape, feature.dtype) for name, feature in spec.items()}
 
@@ -132,7 +151,8 @@ def _parse_one_by_one(
         unread = tf.data.Dataset.from_tensors((blank, _UNREADABLE))
         return example.ignore_errors().concatenate(unparsed).concatenate(unread).take(1)
 
-    return places.flat_map(parse_one).batch(count).get_single_element()
+    found = tf.data.Dataset.from_tensor_slices(places).flat_map(parse_one)
+    return found.batch(places[0].shape[0]).get_single_element()
 
 
 def assert_sound(table: Table, clips: tf.Tensor, problem: tf.Tensor) -> tf.Operation:
@@ -155,16 +175,21 @@ def read_all(
       The bytes of each array wanted, string `[N]`; whether each record is sound, bool `[N]`; and
       shard, record and problem of those that are not.
     """
-    places = tf.data.Dataset.range(len(table), output_type=tf.int32).batch(_READ_AT_ONCE)
+    # Parts of one size; what the last one lacks is read as the last record, and not returned.
+    places = np.arange(-(-len(table) // _READ_AT_ONCE) * _READ_AT_ONCE, dtype=np.int32)
+    places = np.minimum(places, len(table) - 1).reshape(-1, _READ_AT_ONCE)
 
     def read(clips: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
         contents, problem = read_examples(table, clips, wanted)
         return contents, problem, _named(table, clips, problem)
 
-    parts = list(places.map(read, num_parallel_calls=num_threads))
-    contents = {name: tf.concat([part[0][name] for part in parts], axis=0) for name in wanted}
-    sound = np.concatenate([part[1].numpy() == b"" for part in parts])
-    named = np.concatenate([part[2].numpy() for part in parts])
+    dataset = tf.data.Dataset.from_tensor_slices(places)
+    parts = list(dataset.map(read, num_parallel_calls=num_threads))
+    contents = {
+        name: tf.concat([part[0][name] for part in parts], axis=0)[: len(table)] for name in wanted
+    }
+    sound = np.concatenate([part[1].numpy() == b"" for part in parts])[: len(table)]
+    named = np.concatenate([part[2].numpy() for part in parts])[: len(table)]
     return contents, sound, [words.decode() for words in named[~sound]]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -374,7 +375,7 @@ def test_one_flipped_bit_is_named_with_shard_and_record(tmp_path, place):
         list(make_dataset(str(tmp_path), "all"))
 
 
-def test_skipping_leaves_out_the_corrupt_records_and_no_others(tmp_path):
+def test_skipping_leaves_out_the_corrupt_records_and_no_others(tmp_path, capfd):
     def flip(content):
         content[40] ^= 16
         content[-2] ^= 16
@@ -383,10 +384,24 @@ def test_skipping_leaves_out_the_corrupt_records_and_no_others(tmp_path):
     name = _damaged(tmp_path, flip)
     third = sorted(tmp_path.glob("*.tfrecord-*"))[2]
     third.write_bytes(third.read_bytes()[:-20])
+    (tmp_path / "more.tfrecord-00000-of-00001").touch()
     with pytest.warns(UserWarning, match=rf"3 of 30 records are corrupt:\n.*{name}: record") as w:
-        batches = served.batches(str(tmp_path), "all", on_corrupt="skip")
+        dataset = make_dataset(
+            str(tmp_path), "all", batch_size=8, with_ids=True, num_epochs=2, on_corrupt="skip"
+        )
+    warning = str(w[0].message)
     bad = {"ravdess/clip-02-000", "ravdess/clip-02-005", "ravdess/clip-03-005"}
-    assert all(example_id in str(w[0].message) for example_id in bad)
+    assert all(example_id in warning for example_id in bad)
+    assert re.search(rf"{third.name} has \d+ bytes", warning)
+    assert "more.tfrecord-00000-of-00001" in warning
+    assert int(dataset.cardinality()) == 8
+    stream = iter(dataset)
+    batches = [next(stream) for _ in range(8)]
+    assert warning not in capfd.readouterr().err
+    assert list(stream) == []
+    assert capfd.readouterr().err.count(warning) == 1
+    batches, again = batches[:4], batches[4:]
+    assert [c[0] for c in served.clips(again)] == [c[0] for c in served.clips(batches)]
     assert sorted(c[0] for c in served.clips(batches)) == sorted(set(_EXAMPLES) - bad)
     with pytest.raises(CorruptDataError, match=rf"{third.name} has \d+ bytes"):
         make_dataset(str(tmp_path), "all", cache=True)

@@ -1,0 +1,84 @@
+"""Whether a data set's files are what its manifest says, and what is left to serve if not."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import tensorflow as tf
+
+from emotion_tfdata import reader
+from emotion_tfdata import table as table_lib
+from emotion_tfdata.manifest import Manifest
+
+
+def check(
+    manifest: Manifest,
+    data_dir: str,
+    table: table_lib.Table,
+    wanted: reader.Wanted,
+    on_corrupt: str,
+    cache: bool,
+    threads: int,
+) -> tuple[table_lib.Table, dict[str, tf.Tensor], str]:
+    """Compares the files with the manifest, and reads every record where that is asked for.
+
+    Args:
+      manifest: of the data set.
+      data_dir: where it is.
+      table: the clips wanted.
+      wanted: their arrays.
+      on_corrupt: `"raise"`, or `"skip"` to leave corrupt records out, with a warning.
+      cache: whether the bytes are to be kept in memory.
+      threads: to read with.
+
+    Returns:
+      The clips to serve; the bytes of each of their arrays, string `[N]`, empty without `cache`;
+      and what was left out, in words.
+
+    Raises:
+      reader.CorruptDataError: for files that are not the manifest's or, where all records are read,
+        corrupt ones; with `"skip"`, if no record is sound.
+      ValueError: for another `on_corrupt`.
+    """
+    if on_corrupt not in ("raise", "skip"):
+        raise ValueError(f"on_corrupt must be 'raise' or 'skip', got {on_corrupt!r}")
+    problems = table_lib.shard_problems(manifest, data_dir)
+    if problems and on_corrupt == "raise":
+        raise reader.CorruptDataError(f"{data_dir}: " + "; ".join(problems))
+    if on_corrupt == "raise" and not cache:
+        return table, {}, ""
+    contents, sound, unsound = reader.read_all(table, wanted, threads)
+    wrong = [*unsound, *(f"{data_dir}: {problem}" for problem in problems)]
+    left_out = ""
+    if wrong:
+        found = f"{len(unsound)} of {len(table)} records are corrupt:\n" + "\n".join(wrong)
+        if on_corrupt == "raise":
+            raise reader.CorruptDataError(found)
+        if not sound.any():
+            raise reader.CorruptDataError(f"{found}\nNone is left to serve.")
+        left_out = f"Left out, {found}"
+        warnings.warn(left_out, stacklevel=3)
+        table = table.only(sound)
+        contents = {name: tf.boolean_mask(values, sound) for name, values in contents.items()}
+    return table, contents if cache else {}, left_out
+
+
+def words_at_the_end(words: str, element_spec: Any) -> tf.data.Dataset:
+    """An empty data set that prints to the standard error when it is its turn.
+
+    Args:
+      words: what it prints.
+      element_spec: of the data set that it is to follow.
+    """
+
+    def say(_: tf.Tensor) -> tf.Tensor:
+        with tf.control_dependencies([tf.print(words)]):
+            return tf.constant(False)
+
+    def element(_: tf.Tensor) -> Any:
+        return tf.nest.map_structure(
+            lambda spec: tf.zeros([size or 0 for size in spec.shape], spec.dtype), element_spec
+        )
+
+    return tf.data.Dataset.range(1).filter(say).map(element)
