@@ -109,7 +109,7 @@ class Fit:
 
         Raises:
           StoppedError: if asked to; everything done is saved.
-          TrainingError: for a loss that is not finite; the message names the batch's clips.
+          TrainingError: for a loss or an output that is not finite; the message names the clips.
         """
         writer = tf.summary.create_noop_writer()
         if self._workers.is_chief:
@@ -136,6 +136,7 @@ class Fit:
 
         Raises:
           StoppedError: if asked to; the finished training is saved.
+          TrainingError: for an output that is not finite; the message names the clips.
         """
 
         def leave_if_asked() -> None:
@@ -143,7 +144,8 @@ class Fit:
             if self._workers.any(self._should_stop()):
                 raise StoppedError("the report on the held-out clips")
 
-        return self.learner.predict(self._data.batches_of(self._data.held_out), leave_if_asked)
+        seen = self.learner.predict(self._data.batches_of(self._data.held_out), leave_if_asked)
+        return _checked(seen, "the held-out clips")
 
     @property
     def _finished(self) -> bool:
@@ -204,6 +206,7 @@ class Fit:
             better = True
         else:
             seen = self.learner.predict(to_select_on, self._pause)
+            _checked(seen, f"epoch {at.epoch + 1}/{self.settings.epochs}, the clips to select on")
             entry["selection"] = _figures(seen)
             better = schedule.observe(at.epoch, self._score(seen))
         if better:
@@ -302,6 +305,19 @@ class Fit:
             f"{text}  rate {entry['learning_rate']:.2g}  {entry['clips_per_s']:.0f} clips/s  "
             f"input wait {entry['input_wait_share']:.0%}  at most {duration(left_s)} left"
         )
+
+
+def _checked(seen: Predictions, where: str) -> Predictions:
+    """What was given, if all of it is numbers; TrainingError else."""
+    ids = seen.not_finite
+    if ids:
+        more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+        raise TrainingError(
+            f"{where}: the model's output is not finite for {len(ids)} of {len(seen.labels)}: "
+            f"{', '.join(ids[:5])}{more}. Look at these clips, or lower --learning_rate or set "
+            "--clip_norm."
+        )
+    return seen
 
 
 def _figures(seen: Predictions) -> dict[str, Any]:

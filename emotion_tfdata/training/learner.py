@@ -41,6 +41,12 @@ class Predictions:
         predicted = self.probabilities.argmax(axis=1)
         return metrics.confusion_matrix(self.labels, predicted, self.probabilities.shape[1])
 
+    @property
+    def not_finite(self) -> list[str]:
+        """Ids of the clips of which the model says no number."""
+        finite = np.isfinite(self.probabilities).all(axis=1)
+        return [name for name, is_finite in zip(self.example_ids, finite, strict=True) if not is_finite]
+
 
 class Step(NamedTuple):
     """What a step found in its batch, all workers' rows of it together, before it learned from it.

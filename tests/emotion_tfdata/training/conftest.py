@@ -31,7 +31,7 @@ SMALL_MODEL = ModelConfig(
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings() -> Callable[..., Settings]:
     """Makes settings of a small training, with the given changes."""
     return small_settings

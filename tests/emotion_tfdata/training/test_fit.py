@@ -10,6 +10,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from emotion_tfdata.labels import class_names
 from emotion_tfdata.training import checkpoint, run, run_dir
@@ -113,6 +114,19 @@ def test_a_loss_that_is_not_finite_names_the_batchs_clips(fit):
         chosen.run()
 
 
+def test_an_output_that_is_not_finite_names_the_clips(fit):
+    chosen = fit(epochs=1)
+    *_, variance = (v for v in chosen.learner.model.variables if v.path.endswith("_variance"))
+    variance.assign(np.full(variance.shape, -1e6))  # finite, its root is not; training reads it not
+    said = r": the model's output is not finite for 6 of 6: (ravdess/clip-0{}-\d{{3}}, ){{4}}.* and 1 "
+    with pytest.raises(
+        TrainingError, match=r"^epoch 1/1, the clips to select on" + said.format(2)
+    ):
+        chosen.run()
+    with pytest.raises(TrainingError, match="^the held-out clips" + said.format(1)):
+        chosen.predict_held_out()
+
+
 def test_a_checkpoint_of_another_model_is_refused(fit, settings):
     fit()._save()
     wider = dataclasses.replace(settings().model, tcn_filters=5)
@@ -177,23 +191,28 @@ def test_balanced_weights_make_up_for_rare_classes(tmp_path, settings):
     np.testing.assert_allclose(data.class_weights(), clips.sum() / 6 / clips, rtol=1e-6)
 
 
-def test_a_finished_training_is_not_done_again(fake_data_dir, settings, tmp_path):
+@pytest.fixture(scope="module")
+def finished(fake_data_dir, settings, tmp_path_factory):
+    """The folder of a training that is over, and its report."""
+    options = run.Options(fake_data_dir, tmp_path_factory.mktemp("finished"), input_threads=1)
+    tf.config.run_functions_eagerly(True)
+    report = run.train_fold(settings(epochs=1), options, Progress(io.StringIO()))
+    tf.config.run_functions_eagerly(False)
+    return options, report
+
+
+def test_a_finished_training_is_not_done_again(finished, settings):
+    options, report = finished
     out = io.StringIO()
-    options = run.Options(fake_data_dir, tmp_path / "m", input_threads=1)
-    first = run.train_fold(settings(epochs=1), options, Progress(out))
-    second = run.train_fold(settings(epochs=1), options, Progress(out))
+    assert run.train_fold(settings(epochs=1), options, Progress(out)) == report
     assert "finished; --overwrite trains it again" in out.getvalue()
-    assert second == first
 
 
-def test_the_saved_model_says_what_the_predictions_say(fake_data_dir, settings, tmp_path):
-    chosen = settings(epochs=1)
-    run.train_fold(
-        chosen, run.Options(fake_data_dir, tmp_path, input_threads=1), Progress(io.StringIO())
-    )
-    model = keras.models.load_model(tmp_path / run_dir.BEST_MODEL)
-    data = Data(fake_data_dir, chosen, num_threads=1)
-    with (tmp_path / run_dir.PREDICTIONS).open() as file:
+def test_the_saved_model_says_what_the_predictions_say(finished, fake_data_dir, settings):
+    folder = finished[0].model_dir
+    model = keras.models.load_model(folder / run_dir.BEST_MODEL)
+    data = Data(fake_data_dir, settings(epochs=1), num_threads=1)
+    with (folder / run_dir.PREDICTIONS).open() as file:
         rows = {row["example_id"]: row for row in csv.DictReader(file)}
     seen = 0
     for features, _, ids in with_ids_apart(data.batches_of(data.held_out)):
