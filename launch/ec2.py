@@ -13,6 +13,7 @@ Region and credentials come from AWS's usual places: environment, ~/.aws, an ins
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import signal
@@ -29,7 +30,7 @@ except ModuleNotFoundError:
     sys.exit("launch.ec2 needs boto3: pip install -c launch/constraints.txt -e '.[aws,train]'")
 
 from launch import run as runs
-from launch.aws import dataset, deploy, machine, monitor, plan, resources, results, stop
+from launch.aws import bucket, dataset, deploy, machine, monitor, plan, results, stop
 from launch.aws.session import Aws, LaunchError, connect
 from launch.s3 import Folder, S3Error
 
@@ -65,6 +66,11 @@ flags.DEFINE_string("ssh_cidr", "", "addresses to open port 22 to; default: none
 flags.DEFINE_string("key_name", "", "EC2 key pair for --ssh_cidr")
 flags.DEFINE_integer("num_instances", 1, "instances that train one model together", lower_bound=1)
 
+flags.DEFINE_bool("follow", False, "monitor: copy the log until the run is over")
+flags.DEFINE_float("every_s", 5.0, "monitor --follow: seconds between two looks")
+flags.DEFINE_string("out_dir", None, "fetch: where to; default: runs/RUN")
+flags.DEFINE_bool("delete", False, "stop: remove everything made for the run, its files too")
+
 # Not by absl's bounds, within which nan is.
 flags.register_validator(
     "max_hours",
@@ -76,11 +82,9 @@ flags.register_validator(
     lambda usd: usd is None or (usd >= 0 and math.isfinite(usd)),
     "give USD for an hour of one instance, 0 or more",
 )
-
-flags.DEFINE_bool("follow", False, "monitor: copy the log until the run is over")
-flags.DEFINE_float("every_s", 5.0, "monitor --follow: seconds between two looks", lower_bound=0.1)
-flags.DEFINE_string("out_dir", None, "fetch: where to; default: runs/RUN")
-flags.DEFINE_bool("delete", False, "stop: remove everything made for the run, its files too")
+flags.register_validator(
+    "every_s", lambda seconds: 0.1 <= seconds <= 3600, "give from 0.1 to 3600 seconds"
+)
 
 
 def say(text: str) -> None:
@@ -94,8 +98,12 @@ def main(argv: list[str]) -> int:
         say(__doc__ or "")
         say(f"give one of: {', '.join(_COMMANDS)}")
         return 2
-    command, takes_run = _COMMANDS[argv[1]]
+    command, takes_run, takes = _COMMANDS[argv[1]]
     rest = argv[2:]
+    for flag in _ALL_FLAGS:
+        if flag not in takes and FLAGS[flag].present:
+            say(f"launch.ec2: {argv[1]} takes no --{flag.removeprefix('training_')}")
+            return 2
     if takes_run and len(rest) != 1:
         say(f"launch.ec2: {argv[1]} takes the name of one run")
         return 2
@@ -106,6 +114,9 @@ def main(argv: list[str]) -> int:
         say(f"launch.ec2: unexpected argument {rest[0]!r}")
         return 2
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, _interrupt)
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # where it found what, line by line
     try:
         aws = connect()
         return command(aws, _root(aws), *rest)
@@ -160,6 +171,8 @@ def _resume(aws: Aws, root: Folder, name: str) -> int:
             "--instance_type, --spot, --max_hours and --price, `deploy` starts another run"
         )
     seen = monitor.look(aws, root, name)
+    if seen.state == monitor.NOT_STARTED and seen.run.attempt == 1:
+        raise LaunchError(f"{name} has not been started; the same deploy command goes on with it")
     if seen.live:
         had = ", ".join(one.id for one in seen.live)
         say(f"{name} has its instance{'s' if len(seen.live) > 1 else ''}: {had} ({seen.state})")
@@ -219,6 +232,15 @@ def _stop(aws: Aws, root: Folder, name: str) -> int:
             "shows what there is"
         )
     if not FLAGS.delete:
+        if runs.load(root, name) is None:
+            raise LaunchError(
+                f"{name} is not in {root} and cannot be asked to save; give its --prefix, or "
+                f"remove it as it is: stop {name} --delete"
+            )
+        if FLAGS.dry_run:
+            live = monitor.live_of(aws, name)
+            say(f"dry run: nothing was ended; it has {', '.join(live) or 'no instance'}")
+            return 0
         stop.end(aws, root, name, say)
         return 0
     say(f"removes, for good (first: fetch {name}):")
@@ -231,20 +253,25 @@ def _stop(aws: Aws, root: Folder, name: str) -> int:
     return 0
 
 
-_COMMANDS: dict[str, tuple[Callable[..., int], bool]] = {  # and whether it takes a run's name
-    "deploy": (_deploy, False),
-    "monitor": (_monitor, True),
-    "list": (_list, False),
-    "fetch": (_fetch, True),
-    "stop": (_stop, True),
-    "resume": (_resume, True),
+_TO_ASK = ("yes", "dry_run")
+_TO_START = (*_OF_DEPLOY, *("instance_type", "spot", "max_hours", "price"), *_TO_ASK)
+# What each calls, whether it takes a run's name, and its flags besides --prefix. `resume` says
+# itself what it cannot change.
+_COMMANDS: dict[str, tuple[Callable[..., int], bool, tuple[str, ...]]] = {
+    "deploy": (_deploy, False, _TO_START),
+    "monitor": (_monitor, True, ("follow", "every_s")),
+    "list": (_list, False, ()),
+    "fetch": (_fetch, True, ("out_dir",)),
+    "stop": (_stop, True, ("delete", *_TO_ASK)),
+    "resume": (_resume, True, _TO_START),
 }
+_ALL_FLAGS = sorted({flag for *_, takes in _COMMANDS.values() for flag in takes})
 
 
 def _root(aws: Aws) -> Folder:
     if FLAGS.prefix:
         return dataset.folder_of(aws, FLAGS.prefix)
-    return Folder(aws.s3, resources.default_bucket(aws), "")
+    return Folder(aws.s3, bucket.default_name(aws), "")
 
 
 def _is_confirmed(question: str, otherwise: str) -> bool:

@@ -91,6 +91,12 @@ class Run:
         return self.started_at + round(self.max_hours * 3600)
 
     @property
+    def most(self) -> str:
+        """What an attempt costs if it takes all its time, for a person."""
+        usd = self.max_hours * self.usd_per_hour
+        return f"${usd:.2f} {'at this price, which changes' if self.spot else 'at most'}"
+
+    @property
     def log(self) -> str:
         """The attempt's log within the run's folder, of several instances worker 0's."""
         return self.log_of(0)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import run as runs
-from launch.aws import dataset, instances, machine, prices, resources, stop, userdata
+from launch.aws import bucket, dataset, instances, machine, prices, resources, stop, userdata
 from launch.aws.machine import Image, Machine, Subnet
 from launch.aws.session import Aws, LaunchError
 from launch.aws.source import Source
@@ -31,6 +31,7 @@ class Plan:
       kind, image, subnets: what AWS has for it.
       price: of an hour of one instance.
       quota: what was found of it.
+      new_bucket: whether the bucket is to be made.
       root: where everything goes.
       source, data: what to upload; None to use what is there.
     """
@@ -41,6 +42,7 @@ class Plan:
     subnets: list[Subnet]
     price: prices.Price
     quota: str
+    new_bucket: bool
     root: Folder
     source: Source | None
     data: dataset.DataSet | None
@@ -71,7 +73,7 @@ def execute(aws: Aws, plan: Plan, project_dir: Path, say: Callable[[str], None])
         for one in instances.end(aws, name, wait=True):
             say(f"{one} of an earlier attempt ended")
     try:
-        if resources.ensure_bucket(aws, root.bucket):
+        if bucket.ensure(aws, root.bucket):
             say(f"bucket {root.bucket} made")
         run = _claim(aws, plan, folder)
     except LaunchError:
@@ -172,7 +174,10 @@ def _undo(
 ) -> None:
     """Removes what was made; what cannot be removed is named."""
     why = f"{type(error).__name__}: {error}".strip(": ")
-    say(f"not started ({why}); removing what was made ...")
+    say(
+        f"not started ({why}); removing what was made. Should that be broken off too, this removes "
+        f"the rest: stop {run.name} --delete"
+    )
     for what, remove in (
         ("instance", lambda: instances.end(aws, run.name, wait=True)),
         ("role", lambda: resources.delete_role(aws, run.name)),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from launch import run as runs
-from launch.aws import instances, resources
+from launch.aws import bucket, instances, resources
 from launch.aws.session import TAG, Aws, LaunchError
 from launch.s3 import Folder
 
@@ -17,7 +17,8 @@ from launch.s3 import Folder
 NOT_FINISHED = 3
 # An instance that started says something in this time; one that runs, every half minute.
 _SILENT_S = 300
-LOST, WAITING_FOR_SPOT = "lost", "waiting for a spot instance"
+LOST, NOT_STARTED = "lost", "not started"
+WAITING_FOR_SPOT = "waiting for a spot instance"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Seen:
 
     Attributes:
       run: what was asked for.
-      state: of `launch.run`, or `starting`, `waiting for a spot instance`, `lost`.
+      state: of `launch.run`, or `not started`, `starting`, `waiting for a spot instance`,
+        `lost`.
       status: what was last said of this attempt, by worker 0; empty before.
       live: the instances it has, by worker.
       cost_usd: of the run until now.
@@ -48,7 +50,7 @@ class Seen:
     @property
     def is_over(self) -> bool:
         """Whether nothing more happens by itself."""
-        return self.state in (*runs.ENDED, LOST)
+        return self.state in (*runs.ENDED, LOST, NOT_STARTED)
 
     @property
     def exit_status(self) -> int:
@@ -74,21 +76,27 @@ def look(aws: Aws, root: Folder, name: str) -> Seen:
     live = tuple(instances.find(aws, name))
     instance = next((one for one in live if one.worker == 0), None)
     cost = float(status.get("cost_usd", 0.0))
-    current = status.get("attempt") == run.attempt
+    current, lost_id = status.get("attempt") == run.attempt, ""
     state = status["state"] if current else "starting"
     if state not in runs.ENDED:
         if instance is None:
             waits = run.spot and "open" in instances.open_requests(aws, name).values()
-            gone = runs.STOPPED if folder.find(runs.STOP) else LOST
-            state = WAITING_FOR_SPOT if waits else gone
+            launched = runs.read_json(folder, runs.LAUNCH)
+            if waits:
+                state = WAITING_FOR_SPOT
+            elif folder.find(runs.STOP):
+                state = runs.STOPPED
+            elif current or launched.get("attempt") == run.attempt:
+                state = LOST
+                started = launched.get("instances", [])
+                lost_id = started[0]["instance_id"] if started else ""
+            else:
+                state = NOT_STARTED
         elif any(one.state in ("stopping", "stopped") for one in live):
             state = WAITING_FOR_SPOT
-        elif current:
-            cost += max(0.0, time.time() - status["updated_at"]) / 3600 * run.usd_per_hour
-        else:
-            cost += max(0.0, time.time() - run.started_at) / 3600 * run.usd_per_hour
-    started = runs.read_json(folder, runs.LAUNCH).get("instances") if state == LOST else None
-    lost_id = started[0]["instance_id"] if started else ""
+    if instance and state != WAITING_FOR_SPOT:  # also where it should have ended and has not
+        since = status["updated_at"] if current else run.started_at
+        cost += max(0.0, time.time() - since) / 3600 * run.usd_per_hour
     return Seen(run, state, status if current else {}, live, cost, lost_id)
 
 
@@ -109,23 +117,22 @@ def describe(seen: Seen) -> str:
         lines.append(f"  epoch      {status.get('epoch', 0)} of {status.get('epochs')}{fold}")
     if "metrics" in status:
         lines.append(f"  last       {_metrics(status['metrics'])}")
-    most = run.max_hours * run.usd_per_hour
     lines.append(
         f"  cost       ${seen.cost_usd:.2f} so far, computed (${run.usd_per_hour:.3f} an hour, "
-        f"{run.price_source}); an attempt costs ${most:.2f} at most"
+        f"{run.price_source}); an attempt costs {run.most}"
     )
     now = time.time()
     if status:
         ago = now - status["updated_at"]
         lines.append(f"  last word  {ago:.0f} s ago: {status.get('last_line', '')}")
     if not seen.is_over:
-        left_h = (run.deadline - now) / 3600
-        lines.append(f"  time limit in {left_h:.1f} h")
-        since = now - status.get("updated_at", run.started_at)
-        silent = since > _SILENT_S and seen.instance and seen.instance.state == "running"
-        if left_h < 0 or silent:
-            why = "past its time limit" if left_h < 0 else f"silent for {since:.0f} s"
-            lines.append(f"  WARNING    {why}; end it: stop {run.name}")
+        lines.append(f"  time limit in {(run.deadline - now) / 3600:.1f} h")
+    if warning := _warning(seen, now):
+        lines.append(f"  WARNING    {warning}; end it: stop {run.name}")
+    if seen.state == NOT_STARTED:
+        again = f"`resume {run.name}`" if run.attempt > 1 else "the same deploy command"
+        lines.append(f"  it is being deployed, or that was broken off: then {again} goes on, and")
+        lines.append(f"  stop {run.name} --delete removes what was made")
     if seen.state == LOST:
         first = f"stop {run.name}, then " if seen.live else ""
         which = "worker 0" if run.num_instances > 1 else "its instance"
@@ -134,6 +141,20 @@ def describe(seen: Seen) -> str:
             ask = f"aws ec2 get-console-output --output text --instance-id {seen.lost_id}"
             lines.append(f"  for an hour AWS knows what it wrote last: {ask}")
     return "\n".join(lines)
+
+
+def _warning(seen: Seen, now: float) -> str:
+    """What costs money and should not; empty if nothing does."""
+    since = now - seen.status.get("updated_at", seen.run.started_at)
+    running = [one for one in seen.live if one.state == "running"]
+    if not seen.is_over and now > seen.run.deadline:
+        return "past its time limit"
+    if since <= _SILENT_S or not running:
+        return ""
+    if seen.is_over:
+        which = ", ".join(one.id for one in running)
+        return f"{seen.state} for {since:.0f} s, and {which} runs and costs still"
+    return f"silent for {since:.0f} s" if seen.instance in running else ""
 
 
 def follow(
@@ -181,7 +202,7 @@ def overview(aws: Aws, root: Folder) -> list[str]:
     """A line a run, and what lies about without one."""
     names = set()
     lines = []
-    if resources.is_bucket_there(aws, root.bucket):
+    if bucket.is_there(aws, root.bucket):
         names = set(root.folder("runs").folders())
     for name in sorted(names):
         try:
@@ -196,7 +217,10 @@ def overview(aws: Aws, root: Folder) -> list[str]:
         )
     for name in sorted(_named_by_resources(aws) - names):
         made = ", ".join(made_for(aws, name))
-        lines.append(f"{name:32}  without files    in AWS: {made}; remove: stop {name} --delete")
+        lines.append(
+            f"{name:32}  not in {root}    in AWS: {made}; look under another --prefix, or "
+            f"remove: stop {name} --delete"
+        )
     return lines
 
 
@@ -212,10 +236,15 @@ def _metrics(entry: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def live_of(aws: Aws, name: str) -> list[str]:
+    """What of a run costs by the hour or may begin to, for a person."""
+    live = [f"{one.id} ({one.state})" for one in instances.find(aws, name)]
+    return live + [f"spot request {one}" for one in instances.open_requests(aws, name)]
+
+
 def made_for(aws: Aws, name: str) -> list[str]:
     """What a run has in AWS besides files, for a person."""
-    made = [f"{one.id} ({one.state})" for one in instances.find(aws, name)]
-    made += [f"spot request {one}" for one in instances.open_requests(aws, name)]
+    made = live_of(aws, name)
     made += [group["GroupId"] for group in resources.find_security_groups(aws, name)]
     return made + (["role"] if resources.has_role(aws, name) else [])
 

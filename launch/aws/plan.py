@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from launch import run as runs
-from launch.aws import dataset, instances, machine, prices, resources, source
+from launch.aws import bucket, dataset, instances, machine, prices, resources, source
 from launch.aws.deploy import Plan
 from launch.aws.session import Aws, LaunchError
 from launch.s3 import Folder
@@ -108,12 +108,18 @@ def new(
             f"--name={run.name}: give up to 32 of a-z, 0-9 and -, the first no hyphen"
         )
     subnets = machine.subnets(aws, instance_type, subnet_id)
+    new_bucket = bucket.is_to_be_made(aws, root.bucket)
+    live = instances.find(aws, run.name)
+    if live and (new_bucket or runs.folder(root, run.name).find(runs.RUN) is None):
+        raise LaunchError(
+            f"{', '.join(one.id for one in live)} belongs to a run {run.name} that is not in "
+            f"{root}, but under another --prefix, or removed in part. Choose another --name, or "
+            f"end that one: stop {run.name} --delete"
+        )
     quota = "its instances run already" if num_instances > 1 else "its instance runs already"
-    missing = num_instances - len(instances.find(aws, run.name))
-    if missing > 0:
-        quota = machine.check_quota(aws, kind, spot, missing)
-    resources.is_bucket_there(aws, root.bucket)
-    return Plan(run, kind, image, subnets, cost, quota, root, packed, data)
+    if len(live) < num_instances:
+        quota = machine.check_quota(aws, kind, spot, num_instances - len(live))
+    return Plan(run, kind, image, subnets, cost, quota, new_bucket, root, packed, data)
 
 
 def again(
@@ -161,7 +167,8 @@ def again(
     run = runs.Run(**{**before.__dict__, **changed})
     subnets = machine.subnets(aws, instance_type, run.subnet_id)
     quota = machine.check_quota(aws, kind, spot, run.num_instances)
-    return Plan(run, kind, image, subnets, cost, quota, root, None, None)
+    new_bucket = bucket.is_to_be_made(aws, root.bucket)
+    return Plan(run, kind, image, subnets, cost, quota, new_bucket, root, None, None)
 
 
 def show(plan: Plan, aws: Aws, say: Callable[[str], None]) -> None:
@@ -169,7 +176,6 @@ def show(plan: Plan, aws: Aws, say: Callable[[str], None]) -> None:
     run, root = plan.run, plan.root
     market = "spot: interrupted and gone on by itself" if run.spot else "on demand"
     graviton = " (Graviton: trains; mediapipe has no wheel, so it cannot preprocess)"
-    most = run.max_hours * run.usd_per_hour
     each = f", each of {run.num_instances}" if run.num_instances > 1 else ""
     say(f"run        {run.name}, attempt {run.attempt}")
     say(f"trains     train.py {' '.join(run.train_args)}")
@@ -190,8 +196,10 @@ def show(plan: Plan, aws: Aws, say: Callable[[str], None]) -> None:
         f"price      ${plan.price.instance_usd:.3f} an hour ({plan.price.source}) + "
         f"${plan.price.extras_usd:.3f} disk and address{each}"
     )
-    say(f"time limit {run.max_hours:g} h: ${most:.2f} at most, before tax and S3 storage")
-    say(f"makes      in account {aws.account}, {aws.region}, all of it tagged:")
+    say(f"time limit {run.max_hours:g} h: {run.most}, before tax and S3 storage")
+    say(f"makes      in account {aws.account}, {aws.region}, all but the files tagged:")
+    if plan.new_bucket:
+        say(f"  bucket   {root.bucket}: private, encrypted")
     say(f"  files    {root}/runs/{run.name}, {root}/source, {root}/data")
     say(f"  role     {resources.role_name(aws, run.name)}: this run in {root}, nothing else")
     say(f"  firewall in: {resources.let_in(run)}; out: ports 80 and 443")

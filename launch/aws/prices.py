@@ -8,7 +8,8 @@ from typing import Any
 from launch.aws.session import Aws, LaunchError
 
 # On-demand Linux prices in USD for each vCPU and hour: within a family they are proportional to
-# the vCPUs. As published in September 2026 for the regions below, which share them.
+# the vCPUs. Of the regions below, which share them. Written down in September 2026, part of it from
+# memory: --price is for where AWS's page says otherwise.
 AS_OF = "2026-09"
 REGIONS = ("us-east-1", "us-east-2", "us-west-2")
 USD_PER_VCPU_HOUR = {"c5": 0.0425, "c6i": 0.0425, "c7i": 0.044625, "c6g": 0.034, "c7g": 0.03625}

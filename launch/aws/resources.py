@@ -1,4 +1,4 @@
-"""What a run needs besides its instances: bucket, role, security group. Made, found, removed.
+"""What a run needs besides its instances and files: role, security group. Made, found, removed.
 
 Every function can be called again after it was broken off anywhere.
 """
@@ -23,68 +23,6 @@ _WEB = [
     {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
     for port in (80, 443)
 ]
-
-
-def default_bucket(aws: Aws) -> str:
-    """The bucket that is made and removed here."""
-    return f"emotion-tfdata-{aws.account}-{aws.region}"
-
-
-def is_bucket_there(aws: Aws, bucket: str) -> bool:
-    """Whether the account has the bucket.
-
-    Raises:
-      LaunchError: if someone else has it.
-    """
-    try:
-        aws.s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=aws.account)
-    except botocore.exceptions.ClientError as error:
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        if status == 404:
-            return False
-        if status == 403:
-            raise LaunchError(
-                f"bucket {bucket} is not this account's, or not open to it; name another: "
-                "--prefix=s3://BUCKET/PREFIX"
-            ) from error
-        raise
-    return True
-
-
-def ensure_bucket(aws: Aws, bucket: str) -> bool:
-    """Makes the default bucket where it is missing: private, encrypted. Returns whether it was.
-
-    Raises:
-      LaunchError: if another bucket is missing.
-    """
-    made = False
-    if not is_bucket_there(aws, bucket):
-        if bucket != default_bucket(aws):
-            raise LaunchError(f"bucket {bucket} does not exist; make it, or leave --prefix out")
-        where = {"LocationConstraint": aws.region}
-        aws.s3.create_bucket(
-            Bucket=bucket,
-            **({} if aws.region == "us-east-1" else {"CreateBucketConfiguration": where}),
-        )
-        made = True
-    if bucket == default_bucket(aws):
-        aws.s3.put_public_access_block(
-            Bucket=bucket,
-            PublicAccessBlockConfiguration={
-                "BlockPublicAcls": True,
-                "IgnorePublicAcls": True,
-                "BlockPublicPolicy": True,
-                "RestrictPublicBuckets": True,
-            },
-        )
-        aws.s3.put_bucket_encryption(
-            Bucket=bucket,
-            ServerSideEncryptionConfiguration={
-                "Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]
-            },
-        )
-        aws.s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [{"Key": TAG, "Value": "all"}]})
-    return made
 
 
 def role_name(aws: Aws, name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from launch import run as runs
 from launch.aws.session import LaunchError
-from launch.s3 import Folder
+from launch.s3 import Folder, S3Error
 
 _MARK = ".run.json"
 
@@ -22,16 +22,19 @@ def fetch(root: Folder, name: str, out_dir: Path, say: Callable[[str], None]) ->
       How many files were fetched.
 
     Raises:
-      LaunchError: if there is no such run, or `out_dir` is another run's.
-      S3Error: if a file does not come.
+      LaunchError: if there is no such run, or `out_dir` holds something else.
+      S3Error: if a file does not come, or its name leads out of `out_dir`.
     """
     run = runs.load(root, name)
     if run is None:
         raise LaunchError(f"there is no run {name} in {root}; `list` shows what there is")
     folder, mark = runs.folder(root, name), out_dir / _MARK
     mine = {"name": name, "folder": str(folder)}
-    if mark.is_file() and json.loads(mark.read_text()) != mine:
-        raise LaunchError(f"{out_dir} holds another run's files; choose another --out_dir")
+    if mark.is_file():
+        if json.loads(mark.read_text()) != mine:
+            raise LaunchError(f"{out_dir} holds another run's files; choose another --out_dir")
+    elif out_dir.is_dir() and any(out_dir.iterdir()):
+        raise LaunchError(f"{out_dir} holds files that are no run's; choose another --out_dir")
     out_dir.mkdir(parents=True, exist_ok=True)
     mark.write_text(json.dumps(mine))
     objects = [found for found in folder.objects() if found.name not in (runs.STOP, runs.LAUNCH)]
@@ -39,6 +42,8 @@ def fetch(root: Folder, name: str, out_dir: Path, say: Callable[[str], None]) ->
     for found in objects:
         # The training's folder becomes this folder, so that train.py can go on in it.
         path = out_dir / found.name.removeprefix("model/")
+        if not path.resolve().is_relative_to(out_dir.resolve()):
+            raise S3Error(f"{folder}/{found.name}: the name leads out of {out_dir}; not fetched")
         if folder.download(found.name, path):
             fetched += 1
             say(f"{path} ({found.bytes / 1e6:.2f} MB)")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from launch import run as runs
-from launch.aws import instances, monitor, resources
+from launch.aws import bucket, instances, monitor, resources
 from launch.aws.session import Aws
 from launch.s3 import Folder
 
@@ -51,7 +51,7 @@ def end(
 def found(aws: Aws, root: Folder, name: str) -> list[str]:
     """What `delete` would remove of a run, for a person; nothing if there is no such run."""
     lines = monitor.made_for(aws, name)
-    if not resources.is_bucket_there(aws, root.bucket):
+    if not bucket.is_there(aws, root.bucket):
         return lines
     folder = runs.folder(root, name)
     files, run = folder.objects(), runs.load(root, name)
@@ -75,7 +75,7 @@ def delete(aws: Aws, root: Folder, name: str, say: Callable[[str], None]) -> Non
     """
     for one in resources.delete_role(aws, name) + resources.delete_security_groups(aws, name):
         say(f"{one} removed")
-    if not resources.is_bucket_there(aws, root.bucket):
+    if not bucket.is_there(aws, root.bucket):
         return
     folder = runs.folder(root, name)
     run = runs.load(root, name)
@@ -131,7 +131,7 @@ def unshared_files(root: Folder, run: runs.Run, *others: runs.Run) -> list[str]:
 def _is_spare(aws: Aws, root: Folder, removed: int = 0) -> bool:
     """Whether the bucket was made here and holds nothing, or no more than is to be removed."""
     whole = Folder(root.client, root.bucket, "")
-    return root.bucket == resources.default_bucket(aws) and len(whole.objects()) == removed
+    return root.bucket == bucket.default_name(aws) and len(whole.objects()) == removed
 
 
 def _files(count: int) -> str:

@@ -189,7 +189,7 @@ class Cloud:
     def run(self, *arguments: object) -> Result:
         """Runs launch.ec2 in this process."""
         self._capsys.readouterr()
-        before = signal.getsignal(signal.SIGTERM)
+        before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)}
         with flagsaver.flagsaver():
             try:
                 status = ec2.main(ec2._parse(["launch.ec2", *map(str, arguments)]))
@@ -197,7 +197,8 @@ class Cloud:
                 print(end.code, file=sys.stderr)  # as the interpreter does
                 status = end.code if isinstance(end.code, int) else 1
             finally:
-                signal.signal(signal.SIGTERM, before)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
         captured = self._capsys.readouterr()
         return Result(status, captured.out, captured.err)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 
 import botocore.httpsession
 import pytest
@@ -190,6 +192,20 @@ def test_aws_that_stutters_is_asked_again(cloud, deployed):
     cloud.proxy.rules.insert(0, every_first_fails)
     deployed()
     assert len(cloud.instances()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_deployment_that_is_told_to_end_removes_what_it_made(cloud, project, data_dir, number):
+    def tell(request):
+        if request.action == "RunInstances":
+            os.kill(os.getpid(), number)
+
+    cloud.proxy.rules.append(tell)
+    result = cloud.run("deploy", f"--data_dir={data_dir}", "--yes", "--name=told")
+    assert result.status == 130
+    assert cloud.left_over() == [BUCKET]
+    assert "Should that be broken off too, this removes the rest: stop told --delete" in result.err
+    assert result.err.endswith("stop told --delete\nlaunch.ec2: interrupted\n")
 
 
 class Broken(BaseException):

@@ -240,6 +240,7 @@ class TestRefusals:
         (["--", "--model_dir=x"], "leave it out after --"),
         (["--", "--no_such_flag=1"], "train.py does not take"),
         (["--prefix=s3://not-there/x"], "does not exist"),
+        (["--prefix=s3://not-there/x", "--dry_run"], "does not exist"),
         (["--prefix=bucket"], "give s3://BUCKET/PREFIX"),
     ]
 
@@ -251,6 +252,14 @@ class TestRefusals:
         assert result.status in (1, 2)
         assert any(part in result.err for part in message.split("|")), result.err
         assert cloud.left_over() == []
+
+    def test_a_bucket_in_another_region(self, cloud, project, data_dir):
+        where = {"LocationConstraint": "eu-west-1"}
+        cloud.client("s3").create_bucket(Bucket="far", CreateBucketConfiguration=where)
+        result = cloud.run("deploy", f"--data_dir={data_dir}", "--prefix=s3://far/x", "--dry_run")
+        assert result.status == 1
+        assert "bucket far is in eu-west-1, the instance would be in us-east-1" in result.err
+        assert "export AWS_REGION=eu-west-1" in result.err
 
     def test_quota(self, cloud, project, data_dir):
         cloud.proxy.rules.insert(0, quota(64))
@@ -301,6 +310,7 @@ def test_a_dry_run_shows_everything_and_makes_nothing(cloud, project, data_dir):
     assert "96 vCPUs, 192 GiB" in result.err
     assert "$4.080 an hour (table of 2026-09, on-demand)" in result.err
     assert "2 h: $8.18 at most" in result.err
+    assert f"  bucket   {BUCKET}: private, encrypted\n" in result.err
     assert "in: nothing; out: ports 80 and 443" in result.err
     assert cloud.left_over() == []
     changing = ("Create", "Run", "Put", "Delete", "Authorize", "Add", "PUT", "POST")
@@ -334,6 +344,7 @@ def test_spot_costs_what_the_market_says(cloud, project, data_dir):
     )
     result = cloud.run("deploy", f"--data_dir={data_dir}", "--spot", "--dry_run")
     assert "$1.700 an hour (spot price now, highest zone" in result.err
+    assert "12 h: $20.49 at this price, which changes, before" in result.err, "nobody promises it"
 
 
 def test_prices_of_the_table():

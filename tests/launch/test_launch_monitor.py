@@ -60,6 +60,35 @@ def test_silence_and_lateness_are_warned_of(cloud, deployed):
     assert "past its time limit; end it" in cloud.run("monitor", name).out
 
 
+def test_an_instance_that_outlives_its_run_is_warned_of(cloud, deployed):
+    """It costs on, and nobody would look for it."""
+    name = deployed()
+    _say(cloud, name, state="finished", updated_at=round(time.time()) - 900)
+    (instance,) = cloud.instances()
+    shown = cloud.run("monitor", name).out
+    told = f"WARNING    finished for 90[0-9] s, and {instance['InstanceId']} runs and costs still"
+    assert re.search(f"{told}; end it: stop {name}\n", shown)
+    assert "$2.52 so far" in shown, "1.50 and a quarter of an hour"
+    cloud.run("stop", name)
+    shown = cloud.run("monitor", name).out
+    assert "$1.50 so far" in shown
+    assert "WARNING" not in shown
+
+
+def test_what_never_started_is_not_called_lost(cloud, deployed):
+    name = deployed()
+    cloud.client("ec2").terminate_instances(InstanceIds=[cloud.instances()[0]["InstanceId"]])
+    runs.folder(cloud.root, name).delete([runs.LAUNCH])  # as if killed before the instance
+    shown = cloud.run("monitor", name).out
+    assert f"{name}  not started" in shown
+    assert "then the same deploy command goes on, and\n" in shown
+    assert f"  stop {name} --delete removes what was made\n" in shown
+    refused = cloud.run("resume", name, "--yes")
+    assert refused.status == 1
+    assert f"{name} has not been started; the same deploy command goes on" in refused.err
+    assert cloud.instances() == []
+
+
 def test_an_instance_that_vanished_is_told(cloud, deployed):
     name = deployed()
     _say(cloud, name, state="training")
@@ -163,6 +192,55 @@ def test_stopping_an_instance_that_does_not_answer_ends_it_all_the_same(
     assert cloud.instances() == []
 
 
+def test_a_dry_run_of_stop_ends_nothing(cloud, deployed):
+    name = deployed()
+    (instance,) = cloud.instances()
+    dry = cloud.run("stop", name, "--dry_run")
+    assert dry.status == 0
+    assert f"nothing was ended; it has {instance['InstanceId']} (running)\n" in dry.err
+    assert len(cloud.instances()) == 1
+    assert runs.folder(cloud.root, name).find(runs.STOP) is None
+    assert cloud.run("stop", name).status == 0
+    assert "it has no instance" in cloud.run("stop", name, "--dry_run").err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *("fetch run --dry_run", "monitor run --delete", "list --yes", "stop run --price=1"),
+        *("deploy --out_dir=x", "resume run --follow", "stop run --flagfile=tcn.flags"),
+    ],
+)
+def test_flags_that_a_command_does_not_take_are_refused(cloud, arguments):
+    """Or who asks for a dry run would get a real one."""
+    command, *_, flag = arguments.split()
+    result = cloud.run(*arguments.split())
+    assert result.status == 2
+    assert result.err == f"launch.ec2: {command} takes no {flag.partition('=')[0]}\n"
+    assert cloud.proxy.requests == []
+
+
+def test_a_run_under_another_prefix_is_neither_taken_up_nor_ended_unsaved(
+    cloud, deployed, data_dir
+):
+    cloud.client("s3").create_bucket(Bucket="mine")
+    name = deployed("--prefix=s3://mine/a", "--name=far")
+    (instance,) = cloud.instances()
+    listed = cloud.run("list").out
+    assert f"far                               not in {cloud.root}" in listed
+    assert "look under another --prefix" in listed
+    again = cloud.run("deploy", f"--data_dir={data_dir}", "--name=far", "--dry_run")
+    assert again.status == 1
+    belongs = f"{instance['InstanceId']} belongs to a run far that is not in {cloud.root}, but"
+    assert belongs in again.err
+    refused = cloud.run("stop", name)
+    assert refused.status == 1
+    assert f"far is not in {cloud.root} and cannot be asked to save; give its" in refused.err
+    assert len(cloud.instances()) == 1
+    assert cloud.run("stop", name, "--prefix=s3://mine/a").status == 0
+    assert cloud.instances() == []
+
+
 def test_deleting_asks_first(cloud, deployed, monkeypatch):
     name = deployed()
     monkeypatch.setattr("sys.stdin", io.StringIO())
@@ -187,6 +265,7 @@ def test_wrong_usage(cloud):
     assert cloud.run("fly").status == 2
     assert "takes the name of one run" in cloud.run("monitor").err
     assert "is no run's name" in cloud.run("monitor", "../x").err
+    assert "--every_s=nan: give from 0.1" in cloud.run("monitor", "x", "--every_s=nan").err
 
 
 def test_what_aws_refuses_is_said(cloud, project):
@@ -207,6 +286,26 @@ def test_fetching_into_another_runs_folder_is_refused(cloud, deployed, tmp_path)
     assert "holds another run's files" in result.err
 
 
+def test_fetching_overwrites_nothing_that_is_not_the_runs(cloud, deployed, tmp_path):
+    name = deployed()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "report.json").write_text("dear")
+    folder = runs.folder(cloud.root, name)
+    folder.put("model/report.json", b"other")
+    result = cloud.run("fetch", name, f"--out_dir={tmp_path / 'mine'}")
+    assert result.status == 1
+    assert "mine holds files that are no run's; choose another --out_dir" in result.err
+    for key in ("model/../../mine/report.json", f"model/{tmp_path}/mine/report.json"):
+        folder.client.put_object(Bucket=folder.bucket, Key=folder.key(key), Body=b"other")
+        result = cloud.run("fetch", name, f"--out_dir={tmp_path / 'out'}")
+        assert result.status == 1
+        assert f"{folder}/{key}: the name leads out of" in result.err
+        folder.delete([key])
+    assert (tmp_path / "mine" / "report.json").read_text() == "dear"
+    assert cloud.run("fetch", name, f"--out_dir={tmp_path / 'out'}").status == 0
+    assert (tmp_path / "out" / "report.json").read_bytes() == b"other"
+
+
 def test_the_shell_commands_call_these(cloud, project_dir, deployed, tmp_path):
     def call(*arguments):
         return subprocess.run(
@@ -220,7 +319,9 @@ def test_the_shell_commands_call_these(cloud, project_dir, deployed, tmp_path):
 
     refused = call("deploy.sh", "--data_dir=/nowhere", "--dry_run")
     assert refused.returncode == 1
-    assert "--data_dir=/nowhere holds no data set" in refused.stderr
+    said = "launch.ec2: --data_dir=/nowhere holds no data set (no manifest.json). Make one with: "
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith(said), "and nothing of where boto3 found what"
     name = deployed()
     _say(cloud, name, state="failed", exit_status=5)
     runs.folder(cloud.root, name).put("log/attempt-1.log", b"what was said\n")
