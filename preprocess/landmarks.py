@@ -87,7 +87,7 @@ class FaceTracker:
           rgb: uint8 `[height, width, 3]`.
 
         Returns:
-          float32 `[478, 3]` in picture widths, or None where there is no face.
+          float32 `[478, 3]` in picture widths, or None where it finds none.
         """
         faces = self._mesh.process(rgb).multi_face_landmarks
         if not faces:
@@ -95,7 +95,7 @@ class FaceTracker:
         points = points_of(faces[0])
         height, width = rgb.shape[:2]
         points[:, 1] *= height / width  # y is in picture heights; z is in widths as x is
-        return points if is_face(points) else None
+        return points
 
 
 def points_of(face: Any) -> np.ndarray:
@@ -123,13 +123,13 @@ def track_face(pictures: Iterable[tuple[float, np.ndarray]]) -> Track:
         for time_s, rgb in pictures:
             times_s.append(time_s)
             rows.append(tracker.find(rgb))
+    found = np.array([row is not None for row in rows], bool)
     nothing = np.zeros((NUM_LANDMARKS, 3), np.float32)
-    points = [nothing if row is None else row for row in rows]
-    return Track(
-        np.array(times_s, np.float64),
-        np.array(points, np.float32).reshape(-1, NUM_LANDMARKS, 3),
-        np.array([row is not None for row in rows], bool),
-    )
+    points = np.array([nothing if row is None else row for row in rows], np.float32)
+    points = points.reshape(-1, NUM_LANDMARKS, 3)
+    found[found] = are_faces(points[found])
+    points[~found] = 0
+    return Track(np.array(times_s, np.float64), points, found)
 
 
 def to_face_frame(
@@ -196,16 +196,14 @@ def _rotate(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
     return np.stack([cos * x - sin * y, sin * x + cos * y, points[..., 2]], axis=-1)
 
 
-def is_face(points: np.ndarray) -> bool:
-    """Whether landmarks `[L, 3]` in picture widths are such as a face can have."""
-    if not np.isfinite(points).all():
-        return False
-    right_eye, left_eye, _ = POINTS[len(points)]
-    across = points[list(left_eye)].mean(axis=0) - points[list(right_eye)].mean(axis=0)
-    if np.linalg.norm(across) < _MIN_EYE_DISTANCE:
-        return False
-    landmarks, _ = to_face_frame(points[None])
-    return bool(np.abs(landmarks).max() <= _MAX_REACH)
+def are_faces(points: np.ndarray) -> np.ndarray:
+    """Whether landmarks `[N, L, 3]` in picture widths are such as a face can have: bool `[N]`."""
+    right_eye, left_eye, _ = POINTS[points.shape[1]]
+    with np.errstate(all="ignore"):  # what is not finite, or comes of that, is no face
+        across = points[:, list(left_eye)].mean(axis=1) - points[:, list(right_eye)].mean(axis=1)
+        landmarks, _ = to_face_frame(points)
+        reach = np.abs(landmarks).max(axis=(1, 2))
+        return (np.linalg.norm(across, axis=1) >= _MIN_EYE_DISTANCE) & (reach <= _MAX_REACH)
 
 
 def _import_face_mesh() -> Any:

@@ -15,7 +15,7 @@ from typing import TextIO
 
 import numpy as np
 
-from preprocess.landmarks import Track, is_face
+from preprocess.landmarks import Track, are_faces
 from preprocess.media import DEFAULT_LIMITS, Limits, MediaError
 
 NUM_POINTS = 68
@@ -72,7 +72,7 @@ def read_track(path: Path, limits: Limits = DEFAULT_LIMITS) -> Track:
     table = table[np.append(True, np.diff(times_s) > 0)]
     points = _in_picture_widths(table[:, 2:])
     found = (table[:, 1] == 1) & np.isfinite(points).all(axis=(1, 2))
-    found[found] = [is_face(each) for each in points[found]]
+    found[found] = are_faces(points[found])
     points[~found] = 0
     return Track(table[:, 0], points, found)
 

@@ -107,12 +107,19 @@ def test_nothing_is_found_where_no_face_is(blank_pictures, pictures):
     track = lm.track_face((i / 25, picture) for i, picture in enumerate(clip))
     assert track.found.tolist() == [False, True, False]
     assert not track.points[~track.found].any()
+    for empty in ([], [(0.0, blank_pictures[0])]):
+        track = lm.track_face(empty)
+        assert track.points.shape == (len(empty), lm.NUM_LANDMARKS, 3)
+        assert not track.found.any()
 
 
 def test_a_mesh_that_no_face_can_have_is_not_taken_for_one():
     far = face()
     far[0] = [0.5, 1.2, 0]
-    assert lm.is_face(face() * [1, 1, 0.1])
-    assert not lm.is_face(far)
-    assert not lm.is_face(np.full((lm.NUM_LANDMARKS, 3), 0.5))
-    assert not lm.is_face(np.full((lm.NUM_LANDMARKS, 3), np.nan))
+    flat = face() * [1, 1, 0.1]
+    one_point = np.full((lm.NUM_LANDMARKS, 3), 0.5)
+    unknown, endless = face(), face()
+    unknown[7], endless[7] = np.nan, np.inf
+    faces = lm.are_faces(np.stack([flat, far, one_point, unknown, endless, flat]))
+    assert faces.tolist() == [True, False, False, False, False, True]
+    assert lm.are_faces(np.zeros((0, lm.NUM_LANDMARKS, 3))).shape == (0,)
