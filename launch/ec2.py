@@ -270,6 +270,11 @@ _ALL_FLAGS = sorted({flag for *_, takes in _COMMANDS.values() for flag in takes}
 
 def _root(aws: Aws) -> Folder:
     if FLAGS.prefix:
+        # It becomes part of a role's policy and of systemd's units, where others mean something.
+        if not re.fullmatch("s3://[A-Za-z0-9._/-]+", FLAGS.prefix):
+            raise LaunchError(
+                f"--prefix={FLAGS.prefix}: give s3://BUCKET/PREFIX of letters, digits and . _ / -"
+            )
         return dataset.folder_of(aws, FLAGS.prefix)
     return Folder(aws.s3, bucket.default_name(aws), "")
 

@@ -95,6 +95,11 @@ def execute(aws: Aws, plan: Plan, project_dir: Path, say: Callable[[str], None])
             say(f"source is in {root}/source: {size}, {'new' if sent else 'was there'}")
         if plan.data:
             dataset.upload(plan.data, root.folder(runs.data_key(run)), say)
+        if not live and _is_stale(run):
+            # Uploading took long, and the time limit is for the instances. What an earlier call may
+            # have asked for would be known by now.
+            run = dataclasses.replace(run, started_at=int(time.time()))
+            folder.put(runs.RUN, run.to_json())
         folder.delete([runs.STOP, runs.STATUS] if run.attempt == 1 else [runs.STOP])
         resources.ensure_role(aws, run, root)
         say(f"role {resources.role_name(aws, name)} may reach this run in {root}")
@@ -147,16 +152,23 @@ def _claim(aws: Aws, plan: Plan, folder: Folder) -> runs.Run:
         )
     if begun and not live:
         state = runs.read_json(folder, runs.STATUS).get("state", "gone")
+        on = f"`resume {found.name}` goes on from its checkpoint"
+        if state == runs.FINISHED:
+            on = f"`fetch {found.name}` brings its files"
         raise LaunchError(
-            f"run {found.name} has been: {state}. `resume {found.name}` goes on from its "
-            "checkpoint, --name=... starts another one."
+            f"run {found.name} has been: {state}. {on}, --name=... starts another one."
         )
-    if live or (not different and time.time() - found.started_at < _SAME_ATTEMPT_S):
+    if live or (not different and not _is_stale(found)):
         return found
     # It never began; if its source or data is another one, nothing refers to it from here on.
     plan.root.delete(stop.unshared_files(plan.root, found, wanted))
     folder.put(runs.RUN, wanted.to_json())
     return wanted
+
+
+def _is_stale(run: runs.Run) -> bool:
+    """Whether so long has passed that it is asked for anew, where it has no instance."""
+    return time.time() - run.started_at >= _SAME_ATTEMPT_S
 
 
 def _record(folder: Folder, run: runs.Run, started: list[instances.Instance]) -> None:

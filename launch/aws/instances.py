@@ -172,29 +172,13 @@ def _run_instances(aws: Aws, arguments: dict[str, Any]) -> Any:
 
 def find(aws: Aws, name: str) -> list[Instance]:
     """The run's instances that are not terminated, by worker."""
-    found = [
-        entry
-        for page in aws.ec2.get_paginator("describe_instances").paginate(
-            Filters=[
-                {"Name": f"tag:{TAG}", "Values": [name]},
-                {"Name": "instance-state-name", "Values": list(_LIVE)},
-            ]
-        )
-        for reservation in page["Reservations"]
-        for entry in reservation["Instances"]
-    ]
+    found = _described(aws, f"tag:{TAG}", [name], _LIVE)
     # A spot request that starts another instance does not tag it.
     requested = {
         entry["InstanceId"] for entry in _spot_requests(aws, name) if entry.get("InstanceId")
     } - {entry["InstanceId"] for entry in found}
     if requested:
-        pages = aws.ec2.get_paginator("describe_instances").paginate(
-            Filters=[
-                {"Name": "instance-id", "Values": sorted(requested)},
-                {"Name": "instance-state-name", "Values": list(_LIVE)},
-            ]
-        )
-        found += [e for page in pages for r in page["Reservations"] for e in r["Instances"]]
+        found += _described(aws, "instance-id", sorted(requested), _LIVE)
     return sorted((_instance(entry, 0, 0) for entry in found), key=lambda one: one.worker)
 
 
@@ -204,7 +188,7 @@ def end(aws: Aws, name: str, *, wait: bool) -> list[str]:
     Args:
       aws: where.
       name: the run's.
-      wait: until EC2 says they are gone.
+      wait: until EC2 says they are gone, those that an earlier call has ended too.
     """
     live = find(aws, name)  # before the requests that they are found by
     ended = []
@@ -217,16 +201,31 @@ def end(aws: Aws, name: str, *, wait: bool) -> list[str]:
         ids = [instance.id for instance in live]
         aws.ec2.terminate_instances(InstanceIds=ids)
         ended += [f"instance {one}" for one in ids]
-        if wait:
-            aws.ec2.get_waiter("instance_terminated").wait(
-                InstanceIds=ids, WaiterConfig={"Delay": 5, "MaxAttempts": 120}
-            )
+    ending = _described(aws, f"tag:{TAG}", [name], ("shutting-down",)) if wait else []
+    going = sorted({one.id for one in live} | {entry["InstanceId"] for entry in ending})
+    if wait and going:
+        aws.ec2.get_waiter("instance_terminated").wait(
+            InstanceIds=going, WaiterConfig={"Delay": 5, "MaxAttempts": 120}
+        )
     return ended
 
 
 def open_requests(aws: Aws, name: str) -> dict[str, str]:
     """States of the run's spot requests that may start an instance or have one, by identifier."""
     return {one["SpotInstanceRequestId"]: one["State"] for one in _spot_requests(aws, name)}
+
+
+def _described(
+    aws: Aws, what: str, values: list[str], states: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """EC2's descriptions of the instances with one of these values, in one of these states."""
+    pages = aws.ec2.get_paginator("describe_instances").paginate(
+        Filters=[
+            {"Name": what, "Values": values},
+            {"Name": "instance-state-name", "Values": list(states)},
+        ]
+    )
+    return [e for page in pages for r in page["Reservations"] for e in r["Instances"]]
 
 
 def _spot_requests(aws: Aws, name: str) -> list[dict[str, Any]]:

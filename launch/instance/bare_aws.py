@@ -20,7 +20,7 @@ from launch.instance.sigv4 import Credentials, signed
 _PASSING_STATUSES = (429, 500, 502, 503, 504)
 _PASSING_CODES = ("RequestTimeout", "Throttling", "BadDigest", "XAmzContentSHA256Mismatch")
 _WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0)
-_TIMEOUT_S = 30.0
+_TIMEOUT_S = 15.0
 # A bucket's name that can be part of a host's: one with dots would fit no certificate.
 _HOST_NAME = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 

@@ -141,13 +141,17 @@ class Proxy:
         self.requests.clear()
         self.rules.clear()
 
+    def forward(self, request: Request) -> Answer:
+        """What moto answers to a request of one of the query APIs."""
+        return forward(request, self._port)
+
     def reopen_spot_requests(self) -> None:
         """Has moto's spot requests, active from the first, wait for room again."""
 
         def rule(request: Request) -> Answer | None:
             if request.action != "DescribeSpotInstanceRequests":
                 return None
-            answer = forward(request, self._port)
+            answer = self.forward(request)
             state = re.sub(b"<state>active<", b"<state>open<", answer.body)
             return dataclasses.replace(answer, body=state)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
+import time
 
 import botocore.httpsession
 import pytest
 from fake_aws import ACCOUNT, DROP, LOSE, REGION, Answer, quota, write_data
+from whole_run import unpacked
 
 from launch import run as runs
 from launch.aws import deploy, instances, plan, stop
@@ -69,7 +72,28 @@ def test_a_run_that_has_been_is_not_started_again(cloud, deployed, data_dir):
     result = cloud.run("deploy", f"--data_dir={data_dir}", "--yes")
     assert result.status == 1
     assert f"`resume {name}` goes on" in result.err
+    status = json.dumps({"attempt": 1, "state": "finished", "updated_at": 0}).encode()
+    runs.folder(cloud.root, name).put(runs.STATUS, status)
+    result = cloud.run("deploy", f"--data_dir={data_dir}", "--yes")
+    assert f"run {name} has been: finished. `fetch {name}` brings its files, --name" in result.err
     assert cloud.instances() == []
+
+
+def test_uploading_takes_nothing_of_the_time_limit(cloud, deployed, monkeypatch):
+    upload, hours = deploy.dataset.upload, []
+
+    def slowly(*arguments):
+        upload(*arguments)
+        hours.append(2)
+
+    now = time.time
+    monkeypatch.setattr(deploy.dataset, "upload", slowly)
+    monkeypatch.setattr(deploy.time, "time", lambda: now() + 3600 * sum(hours))
+    name = deployed("--max_hours=1")
+    run = cloud.load(name)
+    assert run.deadline == pytest.approx(now() + 3 * 3600, abs=60)
+    (request,) = cloud.proxy.of("ec2", "RunInstances")
+    assert f"DEADLINE={run.deadline}\n" in unpacked(request.form["UserData"])
 
 
 @pytest.mark.parametrize("stopped", [True, False])

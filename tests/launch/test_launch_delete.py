@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from fake_aws import ACCOUNT, REGION, write_data
 
@@ -56,6 +58,38 @@ def test_a_run_that_is_not_there_is_refused_and_nothing_removed(cloud, deployed,
         assert "there is no run typo in s3://mine, and nothing of that name in" in result.err
     assert _keys(cloud) == before
     assert not [r for r in cloud.proxy.requests[asked:] if r.action.startswith(("Del", "DEL"))]
+
+
+def test_what_is_going_down_is_waited_for(cloud, deployed):
+    """A security group cannot be removed while an instance has it."""
+    name = deployed()
+    (instance,) = cloud.instances()
+    assert cloud.run("stop", name).status == 0
+    asked = len(cloud.proxy.requests)
+
+    def is_going_down(request):
+        """What EC2 says for a minute, and moto at no time."""
+        if request.action != "DescribeInstances" or b"shutting-down" not in request.body:
+            return None
+        body = request.body.replace(b"shutting-down", b"terminated")
+        length = {**request.headers, "Content-Length": str(len(body))}
+        answer = cloud.proxy.forward(dataclasses.replace(request, body=body, headers=length))
+        state = answer.body.replace(b"<name>terminated<", b"<name>shutting-down<")
+        return dataclasses.replace(answer, body=state)
+
+    cloud.proxy.rules.append(is_going_down)
+    assert cloud.run("stop", name, "--delete", "--yes").status == 0
+    requests = cloud.proxy.requests[asked:]
+    waited = [
+        number
+        for number, request in enumerate(requests)
+        if request.action == "DescribeInstances"
+        and request.form.get("InstanceId.1") == instance["InstanceId"]
+    ]
+    removed = [request.action for request in requests].index("DeleteSecurityGroup")
+    assert waited, "its end was looked for"
+    assert max(waited) < removed
+    assert cloud.left_over() == []
 
 
 def test_an_empty_bucket_left_by_a_broken_off_deployment_is_removed(cloud, project):

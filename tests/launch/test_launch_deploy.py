@@ -242,6 +242,8 @@ class TestRefusals:
         (["--prefix=s3://not-there/x"], "does not exist"),
         (["--prefix=s3://not-there/x", "--dry_run"], "does not exist"),
         (["--prefix=bucket"], "give s3://BUCKET/PREFIX"),
+        (["--prefix=s3://mine/a b"], "of letters, digits and"),
+        (["--prefix=s3://mine/a*"], "of letters, digits and"),
     ]
 
     @pytest.mark.parametrize(("arguments", "message"), CASES)

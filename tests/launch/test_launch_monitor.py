@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import shutil
 import subprocess
+import sys
 import time
 
 import pytest
 import yaml
 from fake_aws import Answer
+from quick_run import TRAINER
 
 from launch import run as runs
 from launch.aws import monitor
@@ -353,3 +357,45 @@ def test_the_skypilot_task_is_the_same_run(project_dir):
     for script in (task["setup"], task["run"]):
         assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
     assert "train.py --flagfile=" in task["run"]
+
+
+def test_the_skypilot_task_trains_saves_and_goes_on(project_dir, tmp_path):
+    """Its script really run, with a trainer that takes no time, and a copy that fails at times."""
+    task = yaml.safe_load((project_dir / "launch" / "skypilot.yaml").read_text())
+    script = task["run"].replace("sleep 30", "sleep 0.1")
+    (tmp_path / "train.py").write_text(TRAINER)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.json").touch()
+    commands = tmp_path / "emotion-tfdata-venv" / "bin"
+    commands.mkdir(parents=True)
+    (commands / "python").symlink_to(sys.executable)
+    (commands / "cp").write_text(
+        '#!/bin/sh\necho >>"$HOME/copies"\n'
+        '[ "$(wc -l <"$HOME/copies")" != 2 ] || exit 1\nexec /bin/cp "$@"\n'
+    )
+    (commands / "cp").chmod(0o755)
+    path = f"{commands}:{os.environ['PATH']}"
+    environment = {**os.environ, **task["envs"], "HOME": str(tmp_path), "PATH": path}
+
+    def run(flags):
+        return subprocess.run(
+            ["bash", "-c", script],
+            env={**environment, "BUCKET": "b", "FLAGFILE": f"tcn.flags --epochs=9 {flags}"},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    failed = run("--fail_at=6")
+    assert failed.returncode == 1
+    assert "the loss is nan" in failed.stderr
+    assert "replaced while it was copied" in failed.stdout
+    saved = tmp_path / "runs" / "tcn"
+    assert json.loads((saved / "checkpoint.npz").read_text()) == 6
+    shutil.rmtree(tmp_path / "model")  # another machine
+    done = run("")
+    assert done.returncode == 0
+    assert "from epoch 6\n" in done.stdout
+    assert json.loads((saved / "report.json").read_text()) == {"epochs": 9}
