@@ -22,12 +22,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from absl import app, flags
-
 try:
     import botocore.exceptions
-except ModuleNotFoundError:
-    sys.exit("launch.ec2 needs boto3: pip install -c launch/constraints.txt -e '.[aws,train]'")
+    from absl import app, flags
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"launch.ec2 needs {(missing.name or '').partition('.')[0]}: "
+        "pip install -c launch/constraints.txt -e '.[aws,train]'"
+    )
 
 from launch import run as runs
 from launch.aws import bucket, dataset, deploy, machine, monitor, plan, results, stop

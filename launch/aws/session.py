@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import boto3
@@ -63,7 +64,8 @@ def connect() -> Aws:
       botocore.exceptions.NoCredentialsError: if there are no credentials.
       botocore.exceptions.ClientError: if AWS does not accept them.
     """
-    session = boto3.session.Session()
+    # AWS's own command line goes by AWS_REGION first; boto3 does not read it.
+    session = boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
     if not session.region_name:
         raise LaunchError(
             "no AWS region is set: export AWS_REGION=us-east-1, or aws configure set region ..."

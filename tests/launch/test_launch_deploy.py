@@ -303,6 +303,8 @@ class TestRefusals:
     def test_no_region(self, cloud, monkeypatch):
         monkeypatch.delenv("AWS_DEFAULT_REGION")
         assert "no AWS region is set" in cloud.run("list").err
+        monkeypatch.setenv("AWS_REGION", "eu-west-1")
+        assert f"{ACCOUNT}-eu-west-1, and nothing made in eu-west-1" in cloud.run("list").out
 
 
 def test_a_dry_run_shows_everything_and_makes_nothing(cloud, project, data_dir):
