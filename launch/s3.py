@@ -203,19 +203,18 @@ class Folder:
         return self._read(name, nothing, Range=f"bytes={offset}-") or b""
 
     def _read(self, name: str, nothing: tuple[str, ...], **more: str) -> bytes | None:
-        """Content, read whole or tried again; None where S3 answers with a code of `nothing`."""
+        """Content, read whole or asked for again; None where S3 answers a code of `nothing`."""
         for attempt in _attempts(f"{self}/{name}"):
             try:
                 answer = self.client.get_object(Bucket=self.bucket, Key=self.key(name), **more)
-                content = answer["Body"].read()
             except botocore.exceptions.ClientError as error:
                 if error.response["Error"]["Code"] in nothing:
                     return None
                 raise
+            try:
+                return answer["Body"].read()
             except _BROKEN_OFF as error:
                 attempt(error)
-                continue
-            return content
         raise AssertionError("attempts end by raising")
 
     def download(self, name: str, path: Path, sha256: str = "") -> bool:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+import botocore.exceptions
+
 from launch import run as runs
 from launch.aws import bucket, instances, resources
 from launch.aws.session import TAG, Aws, LaunchError
@@ -17,6 +19,7 @@ from launch.s3 import Folder
 NOT_FINISHED = 3
 # An instance that started says something in this time; one that runs, every half minute.
 _SILENT_S = 300
+_NOT_REACHED = (botocore.exceptions.ConnectionError, botocore.exceptions.HTTPClientError)
 LOST, NOT_STARTED = "lost", "not started"
 WAITING_FOR_SPOT = "waiting for a spot instance"
 
@@ -182,14 +185,19 @@ def follow(
     stream, folder = out or sys.stdout, runs.folder(root, name)
     attempt, offset, state = 0, 0, ""
     while True:
-        seen = look(aws, root, name)
-        if seen.run.attempt != attempt:
-            attempt, offset = seen.run.attempt, 0
+        try:
+            seen = look(aws, root, name)
+            if seen.run.attempt != attempt:
+                attempt, offset = seen.run.attempt, 0
+            # Looked up before the log is read: when it is over, the log is whole.
+            content = folder.read_from(seen.run.log, offset)
+        except _NOT_REACHED as error:  # a network that is away for an hour ends no training
+            print(f"--- {name}: AWS is not reached ({error}); again soon", file=stream, flush=True)
+            sleep(every_s)
+            continue
         if seen.state != state:
             state = seen.state
             print(f"--- {name}: {state}", file=stream, flush=True)
-        # Looked up before the log is read: when it is over, the log is whole.
-        content = folder.read_from(seen.run.log, offset)
         offset += len(content)
         stream.write(content.decode("utf-8", "replace"))
         stream.flush()

@@ -13,7 +13,7 @@ import time
 
 import pytest
 import yaml
-from fake_aws import Answer
+from fake_aws import DROP, Answer
 from quick_run import TRAINER
 
 from launch import run as runs
@@ -153,6 +153,29 @@ def test_following_ends_with_the_runs_own_status(cloud, deployed, state, exit_st
         *("line 0", "line 1", "line 2", "line 3")
     ], "every line once"
     assert f"--- {name}: {state}" in out.getvalue()
+
+
+def test_following_outlasts_a_network_that_is_away(cloud, deployed):
+    name = deployed()
+    runs.folder(cloud.root, name).put("log/attempt-1.log", b"line\n")
+    _say(cloud, name, state="training")
+    away = lambda request: DROP  # noqa: E731
+    looks = []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        if len(looks) == 1:
+            cloud.proxy.rules.insert(0, away)
+        elif len(looks) == 3:
+            cloud.proxy.rules.remove(away)
+            _say(cloud, name, state="finished", exit_status=0)
+
+    out = io.StringIO()
+    seen = monitor.follow(connect(), cloud.root, name, every_s=9, out=out, sleep=sleep)
+    assert seen.exit_status == 0
+    told = [line.partition(" (")[0] for line in out.getvalue().splitlines()]
+    lost = f"--- {name}: AWS is not reached"
+    assert told == [f"--- {name}: training", "line", lost, lost, f"--- {name}: finished"]
 
 
 def test_runs_are_listed_with_what_they_hold(cloud, deployed):

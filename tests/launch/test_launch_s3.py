@@ -97,6 +97,15 @@ def test_a_broken_download_goes_on_where_it_broke(cloud, folder, tmp_path, monke
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_a_small_object_is_read_whole_or_asked_for_again(cloud, folder, monkeypatch):
+    monkeypatch.setattr(s3.time, "sleep", lambda s: None)
+    folder.put("file", b"0123456789")
+    fault = Fault("GET", HALF, times=3)
+    cloud.proxy.rules.append(fault)
+    assert folder.read("file") == b"0123456789"
+    assert fault.left == 0
+
+
 def test_a_download_is_gone_on_with_by_the_next_call(cloud, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(s3.time, "sleep", lambda s: None)
     content = os.urandom(2_000_000)

@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_aws import Answer
+from fake_aws import REGION, Answer
 from machine_double import SYSTEMS
 from quick_run import VENV
 from whole_run import SMALL, boot_and_train, deploy, role, unpacked, user_data, without_waits
 
 from launch import run as runs
 from launch.aws import userdata
+from launch.aws.session import LaunchError
 from launch.instance import boot
 
 
@@ -255,7 +256,7 @@ def test_what_has_ended_stays_ended_where_an_instance_is_started_in_its_place(
     assert set(boot.ENDED) == set(runs.ENDED)
 
 
-def test_user_data_holds_no_secret_and_fits(cloud, whole_project, data_dir):
+def test_user_data_holds_no_secret_and_fits(cloud, whole_project, data_dir, monkeypatch):
     assert (
         cloud.run("deploy", "--flagfile=quick.flags", "--yes", f"--data_dir={data_dir}").status == 0
     )
@@ -278,3 +279,9 @@ def test_user_data_holds_no_secret_and_fits(cloud, whole_project, data_dir):
     expected = [file.read_text() + end for file, end in zip(files, ends, strict=True)]
     expected[-1] += (package / "instance" / "boot.sh").read_text()
     assert "".join(modules) == re.sub("^cat >.*\n", "", "".join(expected), flags=re.M)
+
+    size = len(base64.b64decode(request.form["UserData"]))
+    monkeypatch.setattr(userdata, "_MAX_BYTES", size - 1)
+    run = cloud.load(request.form["TagSpecification.1.Tag.1.Value"])
+    with pytest.raises(LaunchError, match=f"first script has {size} bytes, EC2 takes {size - 1}"):
+        userdata.render(whole_project, run, cloud.root, REGION)
