@@ -357,6 +357,8 @@ def _folds() -> list[int]:
         folds = [int(fold) for fold in FLAGS.folds]
     except ValueError as error:
         raise ValueError(f"--folds={given}: give 'all' or numbers") from error
+    if len(set(folds)) < len(folds):
+        raise ValueError(f"--folds={given}: a fold stands there twice")
     if not set(folds) <= set(there):  # said before the first is trained
         raise ValueError(
             f"--folds={given}: {FLAGS.data_dir} has clips in {FLAGS.protocol} folds "

@@ -67,7 +67,8 @@ class Schedule:
         self.epochs_since_best += 1
         self.epochs_since_change += 1
         if self.kind == "plateau" and self.epochs_since_change >= self.lr_patience:
-            self.learning_rate = max(self.learning_rate * self.lr_factor, self.min_learning_rate)
+            lower = max(self.learning_rate * self.lr_factor, self.min_learning_rate)
+            self.learning_rate = min(self.learning_rate, lower)  # it may have begun below the least
             self.epochs_since_change = 0
         return False
 

@@ -31,8 +31,9 @@ _OURS = {"data_dir", "model_dir", "name", "protocol", "fold", "folds", "seed", "
 _OF_THE_MACHINE = {
     *("checkpoint_every_s", "intra_op_threads", "inter_op_threads", "input_threads", "profile"),
 }
-# What train.py can make use of; emotion_tfdata.training.threads says why.
-_MOST_THREADS = {"intra_op": 16, "inter_op": 4, "input": 4}
+# Cores to a thread, and the most threads that train.py can make use of;
+# emotion_tfdata.training.threads says why.
+_THREADS = {"intra_op": (2, 16), "inter_op": (1, 4), "input": (1, 4)}
 
 
 class AblationError(ValueError):
@@ -186,11 +187,12 @@ class Plan:
         """Where a training's files are."""
         return self.model_dir / training.name
 
-    def command(self, training: Training, threads: int) -> list[str]:
-        """The command of one training; of flags given twice the last counts."""
+    def command(self, training: Training, cores: int) -> list[str]:
+        """The command of one training on so many cores; of flags given twice the last counts."""
+        threads = {kind: min(max(1, cores // of), most) for kind, (of, most) in _THREADS.items()}
         return [
             *(sys.executable, str(TRAIN), f"--flagfile={flagfile(training.system)}"),
-            *(f"--{kind}_threads={min(threads, most)}" for kind, most in _MOST_THREADS.items()),
+            *(f"--{kind}_threads={number}" for kind, number in threads.items()),
             *self.train_args,
             *(f"--data_dir={self.data.path}", f"--model_dir={self.folder(training)}"),
             *(f"--protocol={training.protocol}", f"--fold={training.fold}"),

@@ -37,11 +37,11 @@ class FakeModel:
 losses = st.lists(st.integers(0, 40).map(lambda eighths: eighths / 8), min_size=1, max_size=30)
 
 
-@given(losses)
-def test_plateau_gives_the_rates_of_keras_reduce_lr_on_plateau(losses):
-    ours, model = schedule(), FakeModel()
+@given(losses, st.sampled_from([1e-4, 0.01]))
+def test_plateau_gives_the_rates_of_keras_reduce_lr_on_plateau(losses, least):
+    ours, model = schedule(min_learning_rate=least), FakeModel()
     callback = keras.callbacks.ReduceLROnPlateau(
-        monitor="loss", factor=0.5, patience=3, min_delta=0, min_lr=1e-4
+        monitor="loss", factor=0.5, patience=3, min_delta=0, min_lr=least
     )
     callback.set_model(model)
     callback.on_train_begin()
