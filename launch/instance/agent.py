@@ -214,8 +214,11 @@ class Agent:
                 time.sleep(_TICK_S)
         finally:
             self._end_child(child)
+        what = "train.py" if state == runs.TRAINING else state
+        if child.returncode < 0:  # for want of memory it is SIGKILL; a shell says 128 and more
+            by = signal.Signals(-child.returncode).name
+            raise PhaseError(f"{what} was ended by {by}", 128 - child.returncode)
         if child.returncode:
-            what = "train.py" if state == runs.TRAINING else state
             raise PhaseError(f"{what} ended with status {child.returncode}", child.returncode)
         return ""
 

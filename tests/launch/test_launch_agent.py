@@ -65,13 +65,23 @@ def test_a_failed_training_is_told_with_its_log(instance, recorders):
     assert b"train.py: the loss is nan" in instance.folder.read("log/attempt-1.log")
 
 
-def test_a_failed_installation_is_told_with_its_log(instance, recorders, quick_project):
+@pytest.mark.parametrize(
+    ("fails", "message", "exit_status"),
+    [
+        ("return 1", "installing ended with status 1", 1),
+        ("kill -KILL $$", "installing was ended by SIGKILL", 137),
+    ],
+)
+def test_a_failed_installation_is_told_with_its_log(
+    instance, cloud, recorders, quick_project, fails, message, exit_status
+):
     instance.deploy()
-    (quick_project / "launch" / "venv.sh").write_text("make_venv() { echo no wheel; return 1; }")
+    (quick_project / "launch" / "venv.sh").write_text(f"make_venv() {{ echo no wheel; {fails}; }}")
     instance.run()
     assert recorders.calls == ["shutdown -h now"]
-    assert instance.status["message"] == "installing ended with status 1"
+    assert instance.status["message"] == message
     assert b"no wheel" in instance.folder.read("log/attempt-1.log")
+    assert cloud.run("monitor", instance.name, "--follow").status == exit_status
 
 
 def test_damaged_data_is_not_trained_on(instance, cloud, recorders):

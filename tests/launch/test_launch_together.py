@@ -1,4 +1,7 @@
-"""Two instances that really train one model: each booted, found by the other, its train.py real."""
+"""Two instances that really train one model: each booted, found by the other, its train.py real.
+
+They are of Amazon Linux; one of Ubuntu is in test_launch_userdata.py.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import socket
 import pytest
 from machine_double import Metadata
 from quick_run import VENV
-from whole_run import SMALL, deploy, role, user_data
+from whole_run import SMALL, deploy, role, user_data, without_waits
 
 from launch import run as runs
 
@@ -30,7 +33,7 @@ def pair(machines):
         for worker, (address, port) in enumerate(zip(ADDRESSES, ports, strict=True)):
             metadata = stack.enter_context(contextlib.closing(Metadata()))
             metadata.pages["meta-data/local-ipv4"] = address
-            machine = machines(metadata, f"machine-{worker}", port=port)
+            machine = machines(metadata, f"machine-{worker}", system="amazon", port=port)
             made.append((machine, metadata, f"{address}:{port}"))
         yield made
 
@@ -51,11 +54,21 @@ def test_two_instances_train_one_model_and_end_themselves(
     cloud, pair, services, whole_project, fake_data_dir, tmp_path
 ):
     (whole_project / "launch" / "venv.sh").write_text(VENV)  # train.py is the real one
-    flags = ["--flagfile=quick.flags", f"--data_dir={fake_data_dir}", "--num_instances=2"]
-    name = deploy(cloud, *flags, "--", "--batch_size=8", *SMALL)
+    flags = ["--os=amazon", "--num_instances=2", "--flagfile=quick.flags"]
+    given = [f"--data_dir={fake_data_dir}", "--", "--batch_size=8", *SMALL]
+    name = deploy(cloud, *flags, *given)
+    # As when the first machine's own agent updates itself just then, without dnf's lock.
+    pair[0][0].fail_packages(2)
     for (machine, metadata, _), script in zip(pair, user_data(cloud), strict=True):
         metadata.give_role(role(name))
-        assert machine.boot(script) == 0, machine.log
+        assert machine.boot(without_waits(script)) == 0, machine.log
+    for tries, (machine, _, _) in zip((3, 1), pair, strict=True):
+        calls = [c for c in machine.recorders.calls if not c.startswith(("systemctl", "shutdown"))]
+        assert calls == tries * ["dnf install -y python3.11 python3.11-pip mesa-libGL glib2"]
+        environment = " ".join(machine.unit("emotion-tfdata.service")["Environment"]).split()
+        assert f"PYTHON={machine.recorders.path / 'python3.11'}" in environment
+        assert f"TMPDIR={machine.root / 'tmp'}" in environment, "/tmp is in memory there"
+        assert "PIP_NO_CACHE_DIR=1" in environment
     for machine, _, _ in pair:
         services.append(machine.start_service())
     logs = [machine.log for machine, _, _ in pair]

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from fake_aws import REGION, Answer
 from machine_double import SYSTEMS
-from quick_run import VENV
-from whole_run import SMALL, boot_and_train, deploy, role, unpacked, user_data, without_waits
+from whole_run import boot_and_train, deploy, role, unpacked, user_data, without_waits
 
 from launch import run as runs
 from launch.aws import userdata
@@ -67,33 +66,6 @@ def test_an_instance_installs_trains_uploads_and_ends_itself(
         p.name for p in (model / "tensorboard").iterdir()
     ]
     assert "epoch 1/1" in (out_dir / "log" / "attempt-1.log").read_text()
-
-
-def test_on_amazon_linux_dnf_brings_what_the_training_runs_with(
-    cloud, metadata, machines, whole_project, fake_data_dir, tmp_path
-):
-    (whole_project / "launch" / "venv.sh").write_text(VENV)  # train.py is the real one
-    machine = machines(metadata, system="amazon")
-    # As when the machine's own agent updates itself just then, without dnf's lock.
-    machine.fail_packages(2)
-    flags = ["--os=amazon", "--flagfile=quick.flags", f"--data_dir={fake_data_dir}"]
-    name = deploy(cloud, *flags, "--", *SMALL)
-    boot_and_train(cloud, metadata, machine, name)
-
-    packages = "python3.11 python3.11-pip mesa-libGL glib2"
-    calls = machine.recorders.calls
-    asked = [call for call in calls if not call.startswith(("systemctl", "shutdown"))]
-    assert asked == 3 * [f"dnf install -y {packages}"]
-    assert calls[-1] == "shutdown -h now"
-    environment = " ".join(machine.unit("emotion-tfdata.service")["Environment"]).split()
-    assert f"PYTHON={machine.recorders.path / 'python3.11'}" in environment
-    assert f"TMPDIR={machine.root / 'tmp'}" in environment, "/tmp is in memory there"
-    assert "PIP_NO_CACHE_DIR=1" in environment
-
-    assert "finished" in cloud.run("monitor", name).out
-    assert cloud.run("fetch", name, f"--out_dir={tmp_path / 'fetched'}").status == 0
-    assert "epoch 1/1" in (tmp_path / "fetched" / "log" / "attempt-1.log").read_text()
-    assert (tmp_path / "fetched" / "report.json").is_file()
 
 
 def test_a_training_that_fails_leaves_its_log_and_status_and_ends_the_instance(
