@@ -38,7 +38,7 @@ make_venv() {
   else
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
       fail "Python's venv module is missing. Install it: apt-get install python3-venv"
-    echo "Installing into $dir (about 1.5 GB, a few minutes the first time) ..."
+    echo "Installing into $dir (about 3.4 GB, a few minutes the first time) ..."
     rm -f "$dir/.installed"
     extras=$(echo "$installed,$2" | tr -s , '\n' | sort -u | grep . | paste -sd ,)
     log=$(mktemp)
