@@ -45,7 +45,8 @@ class Predictions:
     def not_finite(self) -> list[str]:
         """Ids of the clips of which the model says no number."""
         finite = np.isfinite(self.probabilities).all(axis=1)
-        return [name for name, is_finite in zip(self.example_ids, finite, strict=True) if not is_finite]
+        ids = zip(self.example_ids, finite, strict=True)
+        return [name for name, is_finite in ids if not is_finite]
 
 
 class Step(NamedTuple):

@@ -32,5 +32,6 @@ def test_it_is_kingma_and_bas_algorithm_and_keras_own(dtype, atol):
         weight = weight - rate * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-7)
     np.testing.assert_allclose(ours[0], weight, atol=atol)
     # Keras casts its constants by way of float32.
-    for mine, theirs in zip(ours, moved(keras.optimizers.Adam(), start, gradients, dtype), strict=True):
+    expected = moved(keras.optimizers.Adam(), start, gradients, dtype)
+    for mine, theirs in zip(ours, expected, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-5)

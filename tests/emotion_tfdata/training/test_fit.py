@@ -118,10 +118,11 @@ def test_an_output_that_is_not_finite_names_the_clips(fit):
     chosen = fit(epochs=1)
     *_, variance = (v for v in chosen.learner.model.variables if v.path.endswith("_variance"))
     variance.assign(np.full(variance.shape, -1e6))  # finite, its root is not; training reads it not
-    said = r": the model's output is not finite for 6 of 6: (ravdess/clip-0{}-\d{{3}}, ){{4}}.* and 1 "
-    with pytest.raises(
-        TrainingError, match=r"^epoch 1/1, the clips to select on" + said.format(2)
-    ):
+    said = (
+        r": the model's output is not finite for 6 of 6: "
+        r"(ravdess/clip-0{}-\d{{3}}, ){{4}}.* and 1 "
+    )
+    with pytest.raises(TrainingError, match=r"^epoch 1/1, the clips to select on" + said.format(2)):
         chosen.run()
     with pytest.raises(TrainingError, match="^the held-out clips" + said.format(1)):
         chosen.predict_held_out()

@@ -67,7 +67,7 @@ def test_it_is_refused_where_the_processor_lacks_it(tmp_path, line, has_it):
 def test_where_nobody_says_what_the_processor_has_it_is_refused(tmp_path):
     with pytest.raises(ValueError, match="none does not tell what this processor can"):
         check_precision(MIXED, tmp_path / "none")
-    with pytest.raises(ValueError, match="must be one of float32, .*, float64, got 'half'"):
+    with pytest.raises(ValueError, match=r"must be one of float32, .*, float64, got 'half'"):
         check_precision("half")
 
 
@@ -167,5 +167,6 @@ def test_broken_off_it_ends_with_the_same_weights(fake_data_dir, settings, tmp_p
 def test_it_is_part_of_what_a_training_is(settings):
     assert settings().as_dict()["precision"] == "float32"
     assert settings(precision=MIXED).as_dict()["precision"] == MIXED
-    with pytest.raises(ValueError, match="precision must be one of float32, mixed_bfloat16, float64"):
+    one_of = "precision must be one of float32, mixed_bfloat16, float64"
+    with pytest.raises(ValueError, match=one_of):
         settings(precision="float16")
