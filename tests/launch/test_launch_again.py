@@ -225,7 +225,11 @@ def test_a_deployment_that_is_told_to_end_removes_what_it_made(cloud, project, d
             os.kill(os.getpid(), number)
 
     cloud.proxy.rules.append(tell)
-    result = cloud.run("deploy", f"--data_dir={data_dir}", "--yes", "--name=told")
+    before = signal.signal(number, signal.SIG_DFL)  # nohup has it ignored, and then it stays so
+    try:
+        result = cloud.run("deploy", f"--data_dir={data_dir}", "--yes", "--name=told")
+    finally:
+        signal.signal(number, before)
     assert result.status == 130
     assert cloud.left_over() == [BUCKET]
     assert "Should that be broken off too, this removes the rest: stop told --delete" in result.err
