@@ -81,7 +81,8 @@ def main() -> None:
         together[-1].kill()
         together[-1].wait()
         together[-1] = start("several", options.workers - 1)
-        if any([process.wait() for process in together]):
+        statuses = [process.wait() for process in together]
+        if any(statuses):
             sys.exit("the training by several processes failed")
         one, several = figures(folder / "one"), figures(folder / "several")
         apart = max(abs(one[name] - several[name]) for name in one)
