@@ -11,6 +11,7 @@ from typing import Any
 
 from launch import run as runs
 from launch.aws import bucket, dataset, instances, machine, prices, resources, stop, userdata
+from launch.aws.interruption import Held
 from launch.aws.machine import Image, Machine, Subnet
 from launch.aws.session import Aws, LaunchError
 from launch.aws.source import Source
@@ -110,13 +111,14 @@ def execute(aws: Aws, plan: Plan, project_dir: Path, say: Callable[[str], None])
             image = machine.image(aws, run.os, plan.kind.architecture, run.image_id)
         for worker in missing:
             user_data = userdata.render(project_dir, run, root, aws.region, worker)
-            live[worker] = instances.launch(
-                aws, run, image, plan.subnets, group_id, user_data, worker
-            )
+            with Held(say) as held:
+                live[worker] = instances.launch(
+                    aws, run, image, plan.subnets, group_id, user_data, worker, held.give_way
+                )
             say(f"instance {live[worker].id} started")
         _record(folder, run, [live[worker] for worker in sorted(live)])
     except BaseException as error:
-        _undo(aws, run, folder, error, say)
+        _undo(aws, run, folder, list(live.values()), error, say)
         raise
     return run
 
@@ -182,7 +184,12 @@ def _record(folder: Folder, run: runs.Run, started: list[instances.Instance]) ->
 
 
 def _undo(
-    aws: Aws, run: runs.Run, folder: Folder, error: BaseException, say: Callable[[str], None]
+    aws: Aws,
+    run: runs.Run,
+    folder: Folder,
+    started: list[instances.Instance],
+    error: BaseException,
+    say: Callable[[str], None],
 ) -> None:
     """Removes what was made; what cannot be removed is named."""
     why = f"{type(error).__name__}: {error}".strip(": ")
@@ -191,7 +198,7 @@ def _undo(
         f"the rest: stop {run.name} --delete"
     )
     for what, remove in (
-        ("instance", lambda: instances.end(aws, run.name, wait=True)),
+        ("instance", lambda: instances.end(aws, run.name, wait=True, known=started)),
         ("role", lambda: resources.delete_role(aws, run.name)),
         ("security group", lambda: resources.delete_security_groups(aws, run.name)),
     ):

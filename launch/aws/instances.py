@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import hashlib
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import botocore.exceptions
@@ -130,8 +131,11 @@ def launch(
     group_id: str,
     user_data: bytes,
     worker: int,
+    give_way: Callable[[], None],
 ) -> Instance:
     """Starts one of the run's instances in the first subnet that has room for it.
+
+    `give_way` is called between two requests for it, and may raise what it likes.
 
     Raises:
       LaunchError: if none has.
@@ -142,11 +146,12 @@ def launch(
     for subnet in subnets:
         arguments = request(run, image, subnet, group_id, profile, user_data, worker)
         try:
-            answer = _run_instances(aws, arguments)
+            answer = _run_instances(aws, arguments, give_way)
         except botocore.exceptions.ClientError as error:
             if error.response["Error"]["Code"] not in _NO_CAPACITY:
                 raise
             full.append(f"{subnet.zone}: {error.response['Error']['Code']}")
+            give_way()
             continue
         return _instance(answer["Instances"][0], run.attempt, worker)
     raise LaunchError(
@@ -155,7 +160,7 @@ def launch(
     )
 
 
-def _run_instances(aws: Aws, arguments: dict[str, Any]) -> Any:
+def _run_instances(aws: Aws, arguments: dict[str, Any], give_way: Callable[[], None]) -> Any:
     give_up = time.monotonic() + _PROFILE_WAIT_S
     while True:
         try:
@@ -167,6 +172,7 @@ def _run_instances(aws: Aws, arguments: dict[str, Any]) -> Any:
             )
             if not unknown or time.monotonic() > give_up:
                 raise
+            give_way()
             time.sleep(3)
 
 
@@ -182,17 +188,21 @@ def find(aws: Aws, name: str) -> list[Instance]:
     return sorted((_instance(entry, 0, 0) for entry in found), key=lambda one: one.worker)
 
 
-def end(aws: Aws, name: str, *, wait: bool) -> list[str]:
+def end(aws: Aws, name: str, *, wait: bool, known: Sequence[Instance] = ()) -> list[str]:
     """Ends the run's spot requests and instances; returns what there was to end.
 
     Args:
       aws: where.
       name: the run's.
       wait: until EC2 says they are gone, those that an earlier call has ended too.
+      known: instances of it that have just been started. EC2 takes a while to find those.
     """
-    live = find(aws, name)  # before the requests that they are found by
+    if known:
+        aws.ec2.get_waiter("instance_exists").wait(InstanceIds=[one.id for one in known])
+    live = list({one.id: one for one in [*known, *find(aws, name)]}.values())
     ended = []
-    requests = list(open_requests(aws, name))
+    asked = {one.spot_request_id for one in known} - {""}
+    requests = sorted(asked | set(open_requests(aws, name)))  # after what is found by them
     if requests:
         # First, or it would start another instance.
         aws.ec2.cancel_spot_instance_requests(SpotInstanceRequestIds=requests)

@@ -13,8 +13,10 @@ import pytest
 from fake_aws import ACCOUNT, DROP, LOSE, REGION, Answer, quota, write_data
 from whole_run import unpacked
 
+from launch import ec2
 from launch import run as runs
 from launch.aws import deploy, instances, plan, stop
+from launch.aws.interruption import Held
 from launch.aws.session import connect
 
 BUCKET = f"emotion-tfdata-{ACCOUNT}-{REGION}"
@@ -234,6 +236,30 @@ def test_a_deployment_that_is_told_to_end_removes_what_it_made(cloud, project, d
     assert cloud.left_over() == [BUCKET]
     assert "Should that be broken off too, this removes the rest: stop told --delete" in result.err
     assert result.err.endswith("stop told --delete\nlaunch.ec2: interrupted\n")
+
+
+def test_a_signal_waits_for_what_has_begun_and_a_second_one_does_not():
+    before = signal.signal(signal.SIGTERM, ec2._interrupt)
+    said, ended = [], []
+    try:
+        with pytest.raises(KeyboardInterrupt), Held(said.append) as held:
+            held.give_way()
+            os.kill(os.getpid(), signal.SIGTERM)
+            ended.append("what had begun")
+        assert ended == ["what had begun"]
+        assert said == ["interrupted: ends when EC2 has answered, to remove what it has started"]
+        with pytest.raises(KeyboardInterrupt), Held(said.append) as held:
+            os.kill(os.getpid(), signal.SIGTERM)
+            held.give_way()
+            ended.append("what could wait")
+        with pytest.raises(KeyboardInterrupt), Held(said.append):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            ended.append("after the second")
+        assert ended == ["what had begun"]
+        assert signal.getsignal(signal.SIGTERM) is ec2._interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Broken(BaseException):
