@@ -256,6 +256,7 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)  # what TensorFlow tells of its own doings
     import tensorflow as tf
 
+    from emotion_tfdata.memory import keep_freed_memory
     from emotion_tfdata.reader import CorruptDataError
     from emotion_tfdata.storage import StorageError
     from emotion_tfdata.training import run, threads
@@ -269,6 +270,7 @@ def main(argv: list[str]) -> int:
     from emotion_tfdata.training.progress import Progress
     from emotion_tfdata.training.run_dir import RunDirError
 
+    keep_freed_memory()
     chosen = threads.choose(FLAGS.intra_op_threads, FLAGS.inter_op_threads, FLAGS.input_threads)
     try:
         check_precision(FLAGS.precision)

@@ -12,6 +12,8 @@ over.
 
 `read` is plain tf.data that reads, parses and pads the same records and does nothing else. With
 `--expressive` every peer takes the expressive landmarks out of the same files as it loads a clip.
+`train_step` reads nothing: it trains the combined model on batches of ours that are kept in memory,
+for what a step takes beside its input.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from emotion_tfdata import keep_freed_memory
 
 AUDIO_FEATURES, BATCH = 80, 24
 CORES = os.cpu_count() or 1
@@ -333,11 +337,36 @@ def ours_cache(work: Work) -> Epoch:
     return _ours(work, cache=True)
 
 
+def train_step(work: Work) -> Epoch:
+    """No input at all: the step of train.py on batches that are in memory already."""
+    from emotion_tfdata import Augment, make_dataset
+    from emotion_tfdata.models import ModelConfig
+    from emotion_tfdata.training import threads
+    from emotion_tfdata.training.learner import Learner
+    from emotion_tfdata.training.settings import Settings
+
+    threads.choose(0, 0, 0)  # as train.py does
+    landmarks = "expressive" if work.expressive else "all"
+    dataset = make_dataset(f"{work.folder}/data", "train", augment=Augment(), landmarks=landmarks)
+    count = int(dataset.cardinality())
+    kept = list(dataset.take(count - 1).shard(2, 0))  # whole ones, of every bucket
+    width = kept[0][0]["landmarks"].shape[2]
+    model = ModelConfig(num_landmarks=width, num_audio_features=AUDIO_FEATURES)
+    learner = Learner(Settings("tcn", model), np.ones(6, np.float32))
+
+    def epoch(number: int) -> Iterator[Any]:
+        for features, label in kept:
+            learner.train(features, label)
+            yield (features["audio"],)
+
+    return epoch
+
+
 PEERS: dict[str, Callable[[Work], Epoch]] = {
     peer.__name__: peer
     for peer in (
         *(generator, torch, grain, tf_data, read),
-        *(ours, ours_one_thread, ours_one_core, ours_cache),
+        *(ours, ours_one_thread, ours_one_core, ours_cache, train_step),
     )
 }
 
@@ -370,6 +399,7 @@ def measure(peer: str, work: Work) -> dict[str, float]:
     def cpu_s() -> float:
         return sum(sum(resource.getrusage(w)[:2]) for w in who)
 
+    keep_freed_memory()  # as train.py has it; the peers are helped by it as well
     epoch = PEERS[peer](work)
     best, cpu_ms = 0.0, 0.0
     frames = padded = 0
@@ -439,6 +469,12 @@ def main() -> None:
             f"| {peer} | {median['rate']:.0f} | {median['rate'] / reference:.2f} | "
             f"{median['cpu_ms']:.2f} | {median['memory_mb']:.0f} | {median['padding']:.1%} |"
         )
+    for peer in ("ours", "ours_cache") if "train_step" in figures else ():
+        pairs = zip(figures.get(peer, ()), figures["train_step"], strict=False)
+        shares = [mine["cpu_ms"] / step["cpu_ms"] for mine, step in pairs]
+        if shares:
+            each = ", ".join(f"{share:.1%}" for share in shares)
+            print(f"{peer}: {statistics.median(shares):.1%} of a training step's CPU ({each})")
     if not flags.folder:
         shutil.rmtree(folder)
 
