@@ -23,4 +23,4 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return False
-    return all([mallopt(option, value) == 1 for option, value in _KEPT.items()])
+    return all(mallopt(option, value) == 1 for option, value in _KEPT.items())

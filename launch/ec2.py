@@ -13,6 +13,7 @@ Region and credentials come from AWS's usual places: environment, ~/.aws, an ins
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import re
@@ -91,7 +92,10 @@ flags.register_validator(
 
 def say(text: str) -> None:
     """Tells the caller; standard output is for results."""
-    print(text, file=sys.stderr, flush=True)
+    # Where nobody listens any more, as when a terminal was closed, the work still goes on: what was
+    # made is to be removed.
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def main(argv: list[str]) -> int:

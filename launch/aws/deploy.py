@@ -97,10 +97,15 @@ def execute(aws: Aws, plan: Plan, project_dir: Path, say: Callable[[str], None])
         if plan.data:
             dataset.upload(plan.data, root.folder(runs.data_key(run)), say)
         if not live and _is_stale(run):
-            # Uploading took long, and the time limit is for the instances. What an earlier call may
-            # have asked for would be known by now.
-            run = dataclasses.replace(run, started_at=int(time.time()))
-            folder.put(runs.RUN, run.to_json())
+            # Uploading took long, and the time limit is for the instances. Another call may have
+            # done the same meanwhile; its instances would be known by now.
+            there = runs.load(root, name) or run
+            run = dataclasses.replace(run, started_at=there.started_at)
+            live = {one.worker: one for one in instances.find(aws, name)}
+            missing = [worker for worker in missing if worker not in live]
+            if not live and _is_stale(run):
+                run = dataclasses.replace(run, started_at=int(time.time()))
+                folder.put(runs.RUN, run.to_json())
         folder.delete([runs.STOP, runs.STATUS] if run.attempt == 1 else [runs.STOP])
         resources.ensure_role(aws, run, root)
         say(f"role {resources.role_name(aws, name)} may reach this run in {root}")
@@ -116,9 +121,11 @@ def execute(aws: Aws, plan: Plan, project_dir: Path, say: Callable[[str], None])
                     aws, run, image, plan.subnets, group_id, user_data, worker, held.give_way
                 )
             say(f"instance {live[worker].id} started")
+        instances.wait_until_found(aws, name, [one.id for one in live.values()])
         _record(folder, run, [live[worker] for worker in sorted(live)])
     except BaseException as error:
-        _undo(aws, run, folder, list(live.values()), error, say)
+        with Held(say):
+            _undo(aws, run, folder, list(live.values()), error, say)
         raise
     return run
 

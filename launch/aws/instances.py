@@ -18,6 +18,9 @@ from launch.aws.session import TAG, Aws, LaunchError
 
 # A new instance profile is known everywhere only after a while.
 _PROFILE_WAIT_S = 90
+# And a new instance is found by its tags only after a moment.
+_KNOWN_WAIT_S = 60
+_GONE_WAIT_S = 600
 _NO_CAPACITY = (
     "InsufficientInstanceCapacity",
     "InsufficientHostCapacity",
@@ -198,7 +201,7 @@ def end(aws: Aws, name: str, *, wait: bool, known: Sequence[Instance] = ()) -> l
       known: instances of it that have just been started. EC2 takes a while to find those.
     """
     if known:
-        aws.ec2.get_waiter("instance_exists").wait(InstanceIds=[one.id for one in known])
+        wait_until_found(aws, name, [one.id for one in known])
     live = list({one.id: one for one in [*known, *find(aws, name)]}.values())
     ended = []
     asked = {one.spot_request_id for one in known} - {""}
@@ -214,10 +217,31 @@ def end(aws: Aws, name: str, *, wait: bool, known: Sequence[Instance] = ()) -> l
     ending = _described(aws, f"tag:{TAG}", [name], ("shutting-down",)) if wait else []
     going = sorted({one.id for one in live} | {entry["InstanceId"] for entry in ending})
     if wait and going:
-        aws.ec2.get_waiter("instance_terminated").wait(
-            InstanceIds=going, WaiterConfig={"Delay": 5, "MaxAttempts": 120}
-        )
+        _wait_until_gone(aws, going)
     return ended
+
+
+def wait_until_found(aws: Aws, name: str, ids: Sequence[str]) -> None:
+    """Waits until EC2 finds the run's instances with these identifiers, but not for ever."""
+    give_up = time.monotonic() + _KNOWN_WAIT_S
+    while not set(ids) <= {one.id for one in find(aws, name)} and time.monotonic() < give_up:
+        time.sleep(2)
+
+
+def _wait_until_gone(aws: Aws, ids: list[str]) -> None:
+    # boto3's own waiter fails where one of them is still said to be `pending` or `stopping`.
+    give_up = time.monotonic() + _GONE_WAIT_S
+    while True:
+        pages = aws.ec2.get_paginator("describe_instances").paginate(InstanceIds=ids)
+        found = [e for page in pages for r in page["Reservations"] for e in r["Instances"]]
+        left = {e["InstanceId"]: e["State"]["Name"] for e in found}
+        left = {one: state for one, state in left.items() if state != "terminated"}
+        if not left:
+            return
+        if time.monotonic() > give_up:
+            states = ", ".join(f"{one} is {state}" for one, state in left.items())
+            raise LaunchError(f"EC2 was asked to end them, and still says: {states}")
+        time.sleep(5)
 
 
 def open_requests(aws: Aws, name: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""An interruption that waits: an instance that EC2 was asked for must be known to be removed."""
+"""An interruption that waits: what EC2 was asked for must be known to be removed, and then be."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Held:
-    """Within it, a signal that would interrupt waits for the end of the block; a second does not.
+    """Within it, a signal that would interrupt waits for the end of the block.
 
+    A second SIGINT does not wait: it is a person's. A closing terminal sends several of the others.
     One that is ignored stays ignored, and one that would end the process outright does so.
 
     Args:
@@ -38,7 +39,10 @@ class Held:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -55,7 +59,8 @@ class Held:
             raise KeyboardInterrupt
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._came:
+        if self._came and number == signal.SIGINT:
             self._before[number](number, frame)
-        self._came = True
-        self._say("interrupted: ends when EC2 has answered, to remove what it has started")
+        if not self._came:
+            self._came = True
+            self._say("interrupted: ends when EC2 has answered, to remove what it has started")

@@ -89,6 +89,8 @@ class Agent:
         """Works until the run ends or the machine is taken away; returns the exit status."""
         if self._status.is_ended:
             self._note(f"this attempt has ended: {self._status.state}")
+            if kept := self._end_spot_request():
+                self._note(kept)
             self._end_instance()
             return 0
         while True:
@@ -111,6 +113,10 @@ class Agent:
             self._stop_all()
         self._note(f"{self._status.state} {self._status.message}".strip())
         self._save(_SAVE_FOR_LONG_S)
+        if kept := self._end_spot_request():
+            self._note(kept)
+            self._status.message = "; ".join(filter(None, [self._status.message, kept]))
+            self._save(_SAVE_FOR_S[watch.SIGNAL])
         self._end_instance()
         return 0
 
@@ -265,23 +271,24 @@ class Agent:
             time.sleep(2)
 
     def _end_instance(self) -> None:
-        if self._run.spot:
-            try:
-                self._end_spot_request()
-            except _TROUBLE as error:
-                self._note(f"the spot request could not be ended, the time limit will: {error}")
         subprocess.run(["shutdown", "-h", "now"], check=True)
 
-    def _end_spot_request(self) -> None:
-        """Or it would start another instance in this one's place."""
-        started = self._read(runs.LAUNCH).get("instances", [])
-        if self._worker >= len(started):
-            return
-        request = started[self._worker]["spot_request_id"]
-        if request:
-            boto3.client("ec2", config=RETRIES).cancel_spot_instance_requests(
-                SpotInstanceRequestIds=[request]
-            )
+    def _end_spot_request(self) -> str:
+        """Or it would start another instance in this one's place; says where it was not ended."""
+        if not self._run.spot:
+            return ""
+        try:
+            launch = self._read(runs.LAUNCH)
+            if launch.get("attempt") == self._run.attempt:
+                if request := launch["instances"][self._worker]["spot_request_id"]:
+                    boto3.client("ec2", config=RETRIES).cancel_spot_instance_requests(
+                        SpotInstanceRequestIds=[request]
+                    )
+                return ""
+            why = f"{runs.LAUNCH} does not name it"
+        except _TROUBLE as error:
+            why = str(error)
+        return f"its spot request was not ended, the time limit will, `stop` now ({why})"
 
     def _is_stop_asked(self) -> bool:
         try:

@@ -74,7 +74,8 @@ class Boot:
             self._put("stop", why.encode())
             return
         run, now = self._read("run.json"), int(time.time())
-        hours = max(0, now - (before["updated_at"] if began else run["started_at"])) / 3600
+        since = before["updated_at"] if began else run["started_at"]
+        hours = max(0, now - max(since, _boot_time())) / 3600  # a paused instance costs nothing
         status = {
             **(before if began else {}),
             "state": "failed",
@@ -110,6 +111,11 @@ class Boot:
 
     def _put(self, name: str, content: bytes) -> None:
         self._aws.put(self._bucket, f"{self._run}/{name}", content)
+
+
+def _boot_time() -> float:
+    with open("/proc/stat", encoding="ascii") as stat:
+        return next((float(line.split()[1]) for line in stat if line.startswith("btime ")), 0.0)
 
 
 def main(command: str, *arguments: str) -> None:

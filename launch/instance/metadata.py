@@ -56,7 +56,10 @@ class Metadata:
         keys = self.get(start + role.strip()) if role else None
         if not keys:
             raise OSError("the metadata service knows no role of this instance")
-        return json.loads(keys)
+        found = json.loads(keys)
+        if "AccessKeyId" not in found:  # as while EC2 may not take the role yet
+            raise OSError(f"the metadata service has no keys of {role}: {found.get('Code')}")
+        return found
 
     def interruption_s(self) -> float | None:
         """When a spot instance is taken away, in seconds since 1970; None while it is not to be.

@@ -419,6 +419,15 @@ def test_a_shard_that_is_missing_is_named_whether_it_is_skipped_or_not(tmp_path,
     assert sum(len(label) for _, label in dataset) == 24
 
 
+def test_a_stray_shard_is_named_where_no_record_is_left_out(tmp_path):
+    testing.write_data_set(str(tmp_path), testing.fake_examples())
+    (tmp_path / "more.tfrecord-00000-of-00001").touch()
+    with pytest.warns(UserWarning, match=r"more\.tfrecord-00000-of-00001") as warned:
+        dataset = make_dataset(str(tmp_path), "all", on_corrupt="skip")
+    assert "Left out" not in str(warned[0].message)
+    assert sum(len(label) for _, label in dataset) == 30
+
+
 def test_shards_that_vanish_while_they_are_served_end_the_stream_with_an_error(tmp_path):
     testing.write_data_set(str(tmp_path), testing.fake_examples())
     iterator = iter(make_dataset(str(tmp_path), "all", batch_size=2, num_threads=1))

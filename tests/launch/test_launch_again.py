@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
 import signal
+import sys
 import time
 
 import botocore.httpsession
@@ -238,25 +240,84 @@ def test_a_deployment_that_is_told_to_end_removes_what_it_made(cloud, project, d
     assert result.err.endswith("stop told --delete\nlaunch.ec2: interrupted\n")
 
 
-def test_a_signal_waits_for_what_has_begun_and_a_second_one_does_not():
-    before = signal.signal(signal.SIGTERM, ec2._interrupt)
-    said, ended = [], []
+def test_an_instance_that_ec2_still_calls_pending_is_waited_for(cloud, deployed, monkeypatch):
+    """As EC2 may of one that was ended seconds after its start."""
+    monkeypatch.setattr(instances.time, "sleep", lambda s: None)
+    name = deployed()
+    asked = []
+
+    def lags(request):
+        if request.action != "DescribeInstances" or "InstanceId.1" not in request.form:
+            return None
+        asked.append(request)
+        if len(asked) > 2:
+            return None
+        answer = cloud.proxy.forward(request)
+        state = answer.body.replace(b"<name>terminated<", b"<name>pending<")
+        assert state != answer.body
+        return dataclasses.replace(answer, body=state)
+
+    cloud.proxy.rules.append(lags)
+    result = cloud.run("stop", name, "--delete", "--yes")
+    assert result.status == 0, result.err
+    assert len(asked) == 3
+    assert cloud.left_over() == []
+
+
+class Gone:
+    def write(self, text):
+        raise BrokenPipeError
+
+
+def test_where_nobody_is_told_any_more_it_is_removed_all_the_same(cloud, project, data_dir):
+    def tell(request):
+        if request.action == "RunInstances":
+            sys.stderr = Gone()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    cloud.proxy.rules.append(tell)
+    stderr, before = sys.stderr, signal.getsignal(signal.SIGTERM)
     try:
-        with pytest.raises(KeyboardInterrupt), Held(said.append) as held:
+        result = cloud.run("deploy", f"--data_dir={data_dir}", "--yes", "--name=told")
+    finally:
+        sys.stderr = stderr
+        signal.signal(signal.SIGTERM, before)
+    assert result.status == 130
+    assert cloud.left_over() == [BUCKET]
+
+
+def test_a_signal_waits_for_what_has_begun_and_only_a_persons_second_one_does_not():
+    before = signal.signal(signal.SIGTERM, ec2._interrupt)
+    said, done = [], []
+
+    def get(*numbers, and_give_way=False):
+        with Held(said.append) as held:
             held.give_way()
-            os.kill(os.getpid(), signal.SIGTERM)
-            ended.append("what had begun")
-        assert ended == ["what had begun"]
-        assert said == ["interrupted: ends when EC2 has answered, to remove what it has started"]
-        with pytest.raises(KeyboardInterrupt), Held(said.append) as held:
-            os.kill(os.getpid(), signal.SIGTERM)
-            held.give_way()
-            ended.append("what could wait")
-        with pytest.raises(KeyboardInterrupt), Held(said.append):
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGTERM)
-            ended.append("after the second")
-        assert ended == ["what had begun"]
+            for number in numbers:
+                os.kill(os.getpid(), number)
+                done.append(number)
+            if and_give_way:
+                held.give_way()
+            done.append("the rest")
+
+    try:
+        get()
+        assert done == ["the rest"]
+        for numbers, and_give_way, expected in (
+            ([signal.SIGTERM], False, [signal.SIGTERM, "the rest"]),
+            ([signal.SIGTERM], True, [signal.SIGTERM]),
+            # As of a terminal that closes, and then of a person.
+            ([signal.SIGTERM, signal.SIGTERM], False, [signal.SIGTERM] * 2 + ["the rest"]),
+            ([signal.SIGTERM, signal.SIGINT], False, [signal.SIGTERM]),
+        ):
+            said.clear()
+            done.clear()
+            with pytest.raises(KeyboardInterrupt):
+                get(*numbers, and_give_way=and_give_way)
+            assert done == expected
+            assert said == [
+                "interrupted: ends when EC2 has answered, to remove what it has started"
+            ]
         assert signal.getsignal(signal.SIGTERM) is ec2._interrupt
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -156,6 +156,20 @@ def test_at_its_end_a_spot_instance_ends_its_request(instance, cloud, recorders)
     assert recorders.calls == ["shutdown -h now"]
 
 
+def test_a_spot_request_that_is_not_known_at_the_end_is_told(instance, cloud, recorders):
+    instance.deploy(flags=["--spot", "--price=1"])
+    requested = cloud.make_spot_request(instance.name)
+    launch = json.loads(instance.folder.read(runs.LAUNCH))
+    instance.folder.put(runs.LAUNCH, json.dumps({**launch, "attempt": 0}).encode())
+    instance.run()
+    assert cloud.spot_requests() == [requested]
+    told = "its spot request was not ended, the time limit will, `stop` now (launch.json does not"
+    assert told in instance.log
+    assert told in instance.status["message"]
+    assert instance.status["state"] == "finished"
+    assert recorders.calls == ["shutdown -h now"]
+
+
 def test_it_ends_before_its_time_limit_with_everything_saved(instance, recorders, monkeypatch):
     instance.deploy("--epochs=10000", flags=["--max_hours=1"])
 

@@ -171,6 +171,11 @@ def test_the_instances_role_signs_where_no_other_credentials_are(
         aws.get(BUCKET, "new")
     assert sum(waits) > 60, "soon after the start it may come yet"
     metadata.give_role("its-role")
+    keys = "meta-data/iam/security-credentials/its-role"
+    given, metadata.pages[keys] = metadata.pages[keys], '{"Code": "AssumeRoleUnauthorizedAccess"}'
+    with pytest.raises(OSError, match="no keys of its-role: AssumeRoleUnauthorizedAccess"):
+        aws.get(BUCKET, "new")
+    metadata.pages[keys] = given
     assert aws.get(BUCKET, "new") == b"abc"
     (request,) = cloud.proxy.of("s3", "GET")
     assert f"Credential={INSTANCE_KEY}/" in request.headers["Authorization"]
