@@ -51,7 +51,7 @@ def check(
     contents, sound, unsound = reader.read_all(table, wanted, threads)
     wrong = [*unsound, *(f"{data_dir}: {problem}" for problem in problems)]
     left_out = ""
-    if problems and not unsound and on_corrupt == "skip":  # of clips that are not served here
+    if problems and not unsound:  # of clips that are not served here
         warnings.warn("\n".join(wrong), stacklevel=3)
     elif wrong:
         found = f"{len(unsound)} of {len(table)} records are corrupt:\n" + "\n".join(wrong)

@@ -279,8 +279,9 @@ class Agent:
             return ""
         try:
             launch = self._read(runs.LAUNCH)
-            if launch.get("attempt") == self._run.attempt:
-                if request := launch["instances"][self._worker]["spot_request_id"]:
+            started = launch["instances"] if launch.get("attempt") == self._run.attempt else []
+            if self._worker < len(started):
+                if request := started[self._worker]["spot_request_id"]:
                     boto3.client("ec2", config=RETRIES).cancel_spot_instance_requests(
                         SpotInstanceRequestIds=[request]
                     )

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from launch.instance.bare_aws import BareAws, RefusedError
+from launch.instance.metadata import boot_time
 
 # The caller writes the request down when all instances are started, moments after this one.
 _LAUNCHED_S = 60
@@ -75,7 +76,7 @@ class Boot:
             return
         run, now = self._read("run.json"), int(time.time())
         since = before["updated_at"] if began else run["started_at"]
-        hours = max(0, now - max(since, _boot_time())) / 3600  # a paused instance costs nothing
+        hours = max(0, now - max(since, boot_time())) / 3600  # a paused instance costs nothing
         status = {
             **(before if began else {}),
             "state": "failed",
@@ -111,11 +112,6 @@ class Boot:
 
     def _put(self, name: str, content: bytes) -> None:
         self._aws.put(self._bucket, f"{self._run}/{name}", content)
-
-
-def _boot_time() -> float:
-    with open("/proc/stat", encoding="ascii") as stat:
-        return next((float(line.split()[1]) for line in stat if line.startswith("btime ")), 0.0)
 
 
 def main(command: str, *arguments: str) -> None:

@@ -87,3 +87,9 @@ class Metadata:
         )
         with urllib.request.urlopen(request, timeout=2) as answer:
             return answer.read().decode()
+
+
+def boot_time() -> float:
+    """When this machine started, in seconds since 1970; 0 where its kernel does not say."""
+    with open("/proc/stat", encoding="ascii") as stat:
+        return next((float(line.split()[1]) for line in stat if line.startswith("btime ")), 0.0)

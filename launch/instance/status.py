@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 from launch import run as runs
+from launch.instance.metadata import boot_time
 
 
 class Status:
@@ -25,7 +25,7 @@ class Status:
         self._instance_id = instance_id
         self._spent_usd = float(before.get("cost_usd", 0.0))
         # The machine costs since it started, at the earliest since the attempt was asked for.
-        self._costs_since = max(_boot_time(), float(run.started_at))
+        self._costs_since = max(boot_time(), float(run.started_at))
         same = before.get("attempt") == run.attempt
         if same and before.get("costs_since") == self._costs_since:  # the agent was restarted
             self._spent_usd = float(before.get("spent_before_usd", 0.0))
@@ -64,10 +64,3 @@ class Status:
             },
             indent=1,
         ).encode()
-
-
-def _boot_time() -> float:
-    for line in Path("/proc/stat").read_text().splitlines():
-        if line.startswith("btime "):
-            return float(line.split()[1])
-    return 0.0
