@@ -16,6 +16,7 @@ import re
 import secrets
 import shutil
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -380,4 +381,27 @@ def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
         return []
     if found is None or wanted is None:
         return [f"{name} is {'new' if found is None else 'gone'}"]
+    if name.startswith("inputs "):
+        return [f"{name}: {_changed_file(found, wanted)}"]
     return [f"{name} was {found!r}, is now {wanted!r}"]
+
+
+def _changed_file(found: list[list[Any]], wanted: list[list[Any]]) -> str:
+    """The first of a clip's files, as `Plan.inputs` has them, that is not what it was."""
+    for (path, size, changed_ns), (path_now, size_now, changed_now_ns) in zip(
+        found, wanted, strict=False
+    ):
+        if path != path_now:
+            return f"{path} then, {path_now} now"
+        if size != size_now:
+            return f"{path} had {size} bytes, has {size_now}"
+        if changed_ns != changed_now_ns:
+            return (
+                f"{path} has its size, but was written anew "
+                f"({_time(changed_ns)}, now {_time(changed_now_ns)})"
+            )
+    return f"{len(found)} files then, {len(wanted)} now"
+
+
+def _time(time_ns: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time_ns / 1e9)) + " UTC"

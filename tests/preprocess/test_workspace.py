@@ -17,7 +17,10 @@ from preprocess.workspace import Workspace, WorkspaceError
 from preprocess.writer import ShardPlan, write_shard
 
 ID = "ravdess/01-01"
-SETTINGS = {"settings": {"num_classes": 6, "audio": {"num_mels": 80}}, "inputs": {"a": [["a", 1]]}}
+SETTINGS = {
+    "settings": {"num_classes": 6, "audio": {"num_mels": 80}},
+    "inputs": {"a": [["a", 1, 0]]},
+}
 
 
 def example(seed=0):
@@ -135,7 +138,17 @@ def test_the_same_build_may_go_on(workspace):
             {**SETTINGS, "settings": {"num_classes": 6, "audio": {"num_mels": 40}}},
             "settings audio num_mels was 80, is now 40",
         ),
-        ({**SETTINGS, "inputs": {"a": [["a", 2]]}}, r"inputs a was \[\['a', 1\]\], is now"),
+        ({**SETTINGS, "inputs": {"a": [["a", 2, 0]]}}, "inputs a: a had 1 bytes, has 2"),
+        (
+            {**SETTINGS, "inputs": {"a": [["a", 1, 90 * 10**9]]}},
+            r"inputs a: a has its size, but was written anew \(1970-01-01 00:00:00 UTC, now "
+            r"1970-01-01 00:01:30 UTC\)",
+        ),
+        ({**SETTINGS, "inputs": {"a": [["b", 1, 0]]}}, "inputs a: a then, b now"),
+        (
+            {**SETTINGS, "inputs": {"a": [["a", 1, 0], ["b", 1, 0]]}},
+            "inputs a: 1 files then, 2 now",
+        ),
         ({**SETTINGS, "inputs": {}}, "inputs a is gone"),
     ],
 )
@@ -153,7 +166,7 @@ def test_another_build_is_refused_by_what_differs(workspace, other, difference):
 
 
 def test_of_many_differences_settings_are_named_first(workspace):
-    inputs = {f"clip {index}": [["a", 1]] for index in range(9)}
+    inputs = {f"clip {index}": [["a", 1, 0]] for index in range(9)}
     settings = {"num_classes": 6, "limit": 9}
     with workspace.claim({"settings": settings, "inputs": inputs}, overwrite=False):
         pass
