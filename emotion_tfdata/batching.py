@@ -151,28 +151,27 @@ def plan_epoch(
         random = rng.key(seed, epoch, keys, copy, Stream.ORDER)
         order = _group(bucket, random, len(buckets.audio_frames), batch_size)
     batches = -(-tf.size(order) // batch_size)
+    # What the last batch lacks is the place of one entry more, which holds what is missing.
+    lacking = tf.fill([batches * batch_size - tf.size(order)], tf.size(clip))
+    places = tf.reshape(tf.concat([order, lacking], axis=0), [batches, batch_size])
+    if shuffle:
+        # The last batch may be smaller; it stays last.
+        number = tf.range(tf.cast(batches, tf.int64) - 1)
+        random = rng.key(seed, epoch, number, 0, Stream.BATCH_ORDER)
+        mixed = tf.concat([tf.argsort(_sortable(random)), [batches - 1]], axis=0)
+        places = tf.gather(places, mixed)
 
     def rows(values: tf.Tensor, missing: float) -> tf.Tensor:
-        values = tf.gather(values, order)
-        sizes = values.shape[1:]
-        pad = [batches * batch_size - tf.size(order), *sizes]
-        filled = tf.concat([values, tf.fill(pad, tf.cast(missing, values.dtype))], axis=0)
-        return tf.reshape(filled, [batches, batch_size, *sizes])
+        last = tf.fill([1, *values.shape[1:]], tf.constant(missing, values.dtype))
+        return tf.gather(tf.concat([values, last], axis=0), places)
 
-    plan = Batches(
+    return Batches(
         clip=rows(clip, -1),
         draws=Draws(*map(rows, draws, NOTHING)),
         audio_frames=rows(audio_frames, 0),
         landmarks_frames=rows(landmarks_frames, 0),
         bucket=tf.reduce_max(rows(bucket, 0), axis=1),
     )
-    if not shuffle:
-        return plan
-    # The last batch may be smaller; it stays last.
-    number = tf.range(tf.cast(batches, tf.int64) - 1)
-    random = rng.key(seed, epoch, number, 0, Stream.BATCH_ORDER)
-    mixed = tf.concat([tf.argsort(_sortable(random)), [batches - 1]], axis=0)
-    return tf.nest.map_structure(lambda values: tf.gather(values, mixed), plan)
 
 
 def _entries(

@@ -152,9 +152,8 @@ def make_dataset(
 
     @tf.autograph.experimental.do_not_convert
     def batches_of(epoch: tf.Tensor) -> tf.data.Dataset:
-        passed_over = tf.where(epoch == start_epoch, start_batch, 0)
-        planned = tf.nest.map_structure(lambda values: values[passed_over:], plan(epoch))
-        return tf.data.Dataset.from_tensor_slices(planned)
+        passed_over = tf.where(epoch == start_epoch, tf.constant(start_batch, tf.int64), 0)
+        return tf.data.Dataset.from_tensor_slices(plan(epoch)).skip(passed_over)
 
     @tf.autograph.experimental.do_not_convert
     def assemble(batch: batching.Batches) -> tuple[dict[str, tf.Tensor], tf.Tensor]:

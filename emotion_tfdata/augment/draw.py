@@ -152,11 +152,18 @@ def draw(
     Returns:
       `Draws` of `[N]` entries.
     """
-    augment = augment or Augment(probability=0.0)
-
-    streams = (Stream.AUGMENTED, Stream.KIND, Stream.STRETCH, Stream.NOISE_LEVEL, Stream.MEL_WARP)
+    if augment is None:
+        one, no_mask = tf.ones_like(example, tf.float64), tf.zeros([tf.size(example), 0, 2])
+        zero = tf.zeros_like(example, tf.float32)
+        return Draws(one, zero, tf.cast(zero, tf.uint32), one, no_mask, no_mask)
+    streams = (
+        *(Stream.AUGMENTED, Stream.KIND, Stream.STRETCH, Stream.NOISE_LEVEL, Stream.MEL_WARP),
+        *(Stream.NOISE, Stream.FREQUENCY_MASK, Stream.TIME_MASK),
+    )
+    # All at once: a key of each on its own would be half of the operations of an epoch's plan.
     keys = rng.key(seed, epoch, example, copy, streams)
-    chance, kind, stretch, level, mel_warp = tf.unstack(rng.uniform(keys), axis=-1)
+    *_, noise_key, frequency_key, time_key = tf.unstack(keys, axis=-1)
+    chance, kind, stretch, level, mel_warp = tf.unstack(rng.uniform(keys[:, :5]), axis=-1)
 
     def between(values: tf.Tensor, limits: tuple[float, float]) -> tf.Tensor:
         return limits[0] + (limits[1] - limits[0]) * values
@@ -169,17 +176,18 @@ def draw(
     level = tf.cast(between(level, augment.noise_level), tf.float32)
     mel_warp = between(mel_warp, augment.mel_warp)
 
-    def masks(stream: Stream, count: int) -> tf.Tensor:
-        numbers = tf.range(2 * count, dtype=tf.int64)
-        each = rng.fold_in(rng.key(seed, epoch, example, copy, stream)[:, None], numbers)
+    def masks(key: tf.Tensor, count: int) -> tf.Tensor:
+        if not count:
+            return tf.zeros([tf.size(example), 0, 2])
+        each = rng.fold_in(key[:, None], tf.range(2 * count, dtype=tf.int64))
         drawn = tf.reshape(tf.cast(rng.uniform(each), tf.float32), [tf.size(example), count, 2])
         return tf.where(altered[:, None, None], drawn, tf.zeros_like(drawn))
 
     return Draws(
         stretch=tf.where(warped, stretch, tf.ones_like(stretch)),
         noise_level=tf.where(noisy, level, tf.zeros_like(level)),
-        noise_key=tf.cast(rng.key(seed, epoch, example, copy, Stream.NOISE), tf.uint32),
+        noise_key=tf.cast(noise_key, tf.uint32),
         mel_warp=tf.where(altered, mel_warp, tf.ones_like(mel_warp)),
-        frequency_masks=masks(Stream.FREQUENCY_MASK, augment.frequency_masks),
-        time_masks=masks(Stream.TIME_MASK, augment.time_masks),
+        frequency_masks=masks(frequency_key, augment.frequency_masks),
+        time_masks=masks(time_key, augment.time_masks),
     )
