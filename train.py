@@ -35,7 +35,11 @@ flags.DEFINE_string(
     "--folds, --modalities and --protocol say where they are not the default)",
 )
 flags.DEFINE_string("name", "tcn", "name of the system, for the report and --model_dir")
-flags.DEFINE_bool("overwrite", False, "remove another training's files from --model_dir")
+flags.DEFINE_bool(
+    "overwrite",
+    False,
+    "remove another training's files from --model_dir; one of the same settings is gone on with",
+)
 flags.DEFINE_enum("modalities", "both", ["both", "audio", "landmarks"], "what the model is given")
 flags.DEFINE_list("landmarks", ["expressive"], "all, expressive, or indices: 0,13,14")
 flags.DEFINE_float(
@@ -159,7 +163,8 @@ flags.DEFINE_string(
     "profile",
     None,
     "FIRST,LAST, or a number of steps after the first 20: writes a profile of these steps for "
-    "TensorBoard and says where their time went; counted from where the command begins",
+    "TensorBoard and says where their time went; counted from where the command begins, and with "
+    "--folds from where each fold does",
 )
 
 
@@ -236,6 +241,8 @@ def default_model_dir() -> str:
         parts.append(f"folds-{'-'.join(FLAGS.folds)}")
     elif FLAGS.fold:
         parts.append(f"fold-{FLAGS.fold}")
+    if FLAGS.seed:
+        parts.append(f"seed-{FLAGS.seed}")
     return os.path.join("runs", "-".join(parts))
 
 
@@ -308,7 +315,8 @@ def main(argv: list[str]) -> int:
         progress.line(f"stopped at {stopped}; the same command goes on from there")
         return stop.exit_status
     except (
-        *(CheckpointError, CorruptDataError, DataError, RunDirError, TrainingError),
+        *(CheckpointError, CorruptDataError, DataError, ManifestError, RunDirError),
+        *(StorageError, TrainingError),
         tf.errors.InvalidArgumentError,  # a corrupt record, named by the reader
     ) as error:
         reason = getattr(error, "message", None) or str(error)

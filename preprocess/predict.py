@@ -101,6 +101,8 @@ def main(argv: Sequence[str]) -> int:
     screen = sys.stderr if chosen.json == "-" else sys.stdout
     results: list[tuple[Path, Prediction | Failure]] = []
     try:
+        if chosen.json:
+            _check_writable(chosen.json)
         features = load_features(model_dir)
         for note in _notes(features):
             print(note, file=sys.stderr)
@@ -144,6 +146,14 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "none"
+
+
+def _check_writable(target: str) -> None:
+    """Raises PredictError where the JSON could not be written, before clips are read for it."""
+    path = Path(target)
+    if target != "-" and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+        reason = "it is a folder" if path.is_dir() else f"no writable folder {path.parent}"
+        raise PredictError(f"--json={target} cannot be written: {reason}")
 
 
 def _write(target: str, text: str) -> None:

@@ -225,6 +225,15 @@ def test_a_users_mistake_is_one_clear_line(train, flags, says):
         (["--select_on=none"], "lr_schedule must be cosine or constant with select_on=none"),
         (["--num_classes=8"], "was built with 6 classes"),
         (["--model_dir=/proc/none"], "--model_dir=/proc/none cannot be written"),
+        (
+            ["--trim_silence_db=250"],
+            "cannot be served so: trim_silence_db must be between 0 and 200, got 250",
+        ),
+        (
+            ["--trim_silence_db=250", "--folds=0,1"],
+            "cannot be served so: trim_silence_db must be between 0 and 200, got 250",
+        ),
+        (["--model=audio_dropout=0.5,0.2"], "--model=audio_dropout=0.5,0.2: audio_dropout is one"),
         (["--profile=5,2"], "--profile=5,2: the steps must be 1 <= FIRST <= LAST"),
         (["--profile=some"], "--profile=some: give FIRST,LAST or a number of steps"),
     ],
@@ -237,6 +246,13 @@ def test_a_value_that_does_not_suit_the_data_is_one_clear_line(
     )
     assert module.main(["train.py"]) == 1
     assert re.fullmatch(rf"train\.py: .*{says}.*\n", capsys.readouterr().err)
+    assert not (tmp_path / "settings.json").exists()  # the mended command finds the folder free
+
+
+def test_each_seed_and_protocol_has_a_folder_of_its_own(parsed):
+    assert parsed().default_model_dir() == "runs/tcn"
+    flags = ["--protocol=random", "--folds=0,2", "--seed=3"]
+    assert parsed(*flags).default_model_dir() == "runs/tcn-random-folds-0-2-seed-3"
 
 
 def test_it_trains_reports_and_says_where_everything_is(parsed, fake_data_dir, tmp_path, capsys):
@@ -256,7 +272,7 @@ def test_it_trains_reports_and_says_where_everything_is(parsed, fake_data_dir, t
 
     # The same command again has nothing to do and says so; another one is refused.
     assert module.main(["train.py"]) == 0
-    assert "finished; --overwrite trains it again" in capsys.readouterr().out
+    assert "finished; remove it to train it again" in capsys.readouterr().out
     module = parsed(*flags, "--learning_rate=0.5")
     assert module.main(["train.py"]) == 1
     assert "(learning_rate: there 0.001, asked for 0.5)" in capsys.readouterr().err

@@ -75,6 +75,8 @@ class Data:
         self.manifest = load_manifest(data_dir)
         self._num_threads = num_threads
         self._shard = shard
+        # Where the training's stream was made from last, and the stream.
+        self._made: tuple[tuple[int, int] | None, Any] = (None, None)
         check_settings(self.manifest, data_dir, settings)
 
         fold, folds = settings.fold, self.manifest.num_folds
@@ -116,7 +118,16 @@ class Data:
 
         Returns:
           A `tf.data.Dataset`, and how many batches each epoch has.
+
+        Raises:
+          DataError: for settings that do not suit the data set.
         """
+        place = epoch, start_batch
+        if place != self._made[0]:
+            self._made = place, self._training_batches(epoch, start_batch)
+        return self._made[1]
+
+    def _training_batches(self, epoch: int, start_batch: int) -> tuple[Any, int]:
         epochs = self.settings.epochs - epoch
         dataset = self._dataset(
             self.train,
@@ -155,24 +166,29 @@ class Data:
         from emotion_tfdata.pipeline import make_dataset
 
         settings = self.settings
-        return make_dataset(
-            self.data_dir,
-            part.split,
-            fold=settings.fold,
-            validation_fold=self.validation_fold,
-            protocol=settings.protocol,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            modalities=settings.modalities,
-            landmarks=settings.landmarks,
-            num_classes=settings.num_classes,
-            trim_silence_db=settings.trim_silence_db or None,
-            relative_level=settings.relative_level,
-            with_ids=True,
-            num_threads=self._num_threads,
-            shard=self._shard,
-            **options,
-        )
+        try:
+            return make_dataset(
+                self.data_dir,
+                part.split,
+                fold=settings.fold,
+                validation_fold=self.validation_fold,
+                protocol=settings.protocol,
+                batch_size=settings.batch_size,
+                seed=settings.seed,
+                modalities=settings.modalities,
+                landmarks=settings.landmarks,
+                num_classes=settings.num_classes,
+                trim_silence_db=settings.trim_silence_db or None,
+                relative_level=settings.relative_level,
+                with_ids=True,
+                num_threads=self._num_threads,
+                shard=self._shard,
+                **options,
+            )
+        except ValueError as error:
+            if type(error) is not ValueError:  # one that says itself what it is of
+                raise
+            raise DataError(f"{self.data_dir} cannot be served so: {error}") from error
 
     def _clips_by_fold(self) -> list[list[Record]]:
         settings = self.settings

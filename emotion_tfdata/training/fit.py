@@ -86,6 +86,7 @@ class Fit:
         self._progress = progress or Progress()
         profile = profile if self._workers.is_chief else None
         self._profiler = Profiler(profile, model_dir / run_dir.TENSORBOARD, self._progress.line)
+        self._writer = tf.summary.create_noop_writer()
         self._at = _Position()
         self._best: dict[str, np.ndarray] = {}
         self._schedule = Schedule(
@@ -111,19 +112,20 @@ class Fit:
           StoppedError: if asked to; everything done is saved.
           TrainingError: for a loss or an output that is not finite; the message names the clips.
         """
-        writer = tf.summary.create_noop_writer()
         if self._workers.is_chief:
-            writer = tf.summary.create_file_writer(str(self._model_dir / run_dir.TENSORBOARD))
-        with writer.as_default(), contextlib.closing(self._profiler):
+            path = str(self._model_dir / run_dir.TENSORBOARD)
+            self._writer = tf.summary.create_file_writer(path)
+        with self._writer.as_default(), contextlib.closing(self._profiler):
             if not self._finished:
                 dataset, batches = self._data.training_batches(self._at.epoch, self._at.batch)
                 stream = with_ids_apart(dataset)
                 part = self._data.selection
                 to_select_on = self._data.batches_of(part) if part else None
+                self._pause()  # the first step takes seconds: its programs are made
             while not self._finished:
                 self._train_epoch(stream, batches)
                 self._end_epoch(to_select_on)
-        writer.close()
+        self._writer.close()
         if self._schedule.should_stop:
             self._progress.line(
                 f"stopped early: {self.settings.early_stopping} epochs without a better one"
@@ -241,6 +243,7 @@ class Fit:
     def _save(self) -> None:
         if not self._workers.is_chief:
             return
+        self._writer.flush()  # what the checkpoint counts as done is not told again
         checkpoint.save(str(self._model_dir / run_dir.CHECKPOINT), *self._state())
         run_dir.write_json(self._model_dir / run_dir.HISTORY, self.history)
         self._saved_s = time.monotonic()

@@ -165,8 +165,12 @@ class _Waiting:
 
 def _bound(cluster: Cluster) -> socket.socket:
     """This worker's port, which TensorFlow will want; held for a moment to see that it is free."""
-    port = cluster.host_and_port(cluster.index)[1]
+    host, port = cluster.host_and_port(cluster.index)
     try:
+        if ":" in host:  # IPv6, and IPv4 too where the system can do both
+            both = socket.has_dualstack_ipv6()
+            family = socket.AF_INET6
+            return socket.create_server(("", port), family=family, dualstack_ipv6=both)
         return socket.create_server(("", port))
     except OSError as error:
         raise ClusterError(

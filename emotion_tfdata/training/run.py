@@ -17,6 +17,7 @@ from emotion_tfdata.training.settings import Settings
 
 if TYPE_CHECKING:
     from emotion_tfdata.models import ModelConfig
+    from emotion_tfdata.training.data import Data
     from emotion_tfdata.training.profiling import ProfiledSteps
     from emotion_tfdata.training.workers import Workers
 
@@ -28,7 +29,7 @@ class Options:
     Attributes:
       data_dir: the data set.
       model_dir: where everything goes.
-      overwrite: whether another training's files there are removed.
+      overwrite: whether another training's files there are removed; this one's are gone on with.
       checkpoint_every_s: most seconds between checkpoints.
       input_threads: threads that read and augment; None for one a core.
       profile: the steps to profile, or None.
@@ -84,7 +85,10 @@ def model_config(
             values = tuple(json.loads(item) for item in value.split(","))
         except ValueError as error:
             raise ValueError(f"--model={text}: {value!r} is not a number") from error
-        given[name] = values if isinstance(known[name], tuple) else values[0]
+        several = isinstance(known[name], tuple)
+        if len(values) > 1 and not several:
+            raise ValueError(f"--model={text}: {name} is one number, not {len(values)}")
+        given[name] = values if several else values[0]
     if manifest.num_audio_features:
         given["num_audio_features"] = manifest.num_audio_features
     if modalities != "audio" and "landmarks" in manifest.modalities:
@@ -105,7 +109,7 @@ def train_fold(settings: Settings, options: Options, progress: Progress) -> dict
       The report.
 
     Raises:
-      ManifestError, DataError, CorruptDataError: for a data set that does not serve.
+      ManifestError, DataError, StorageError, CorruptDataError: for a data set that does not serve.
       RunDirError: for a folder that cannot be used.
       CheckpointError: for a checkpoint that cannot be taken up.
       StoppedError: if asked to stop; the same call goes on from there.
@@ -113,19 +117,18 @@ def train_fold(settings: Settings, options: Options, progress: Progress) -> dict
     """
     from emotion_tfdata.training import export
     from emotion_tfdata.training import report as reports
-    from emotion_tfdata.training.data import Data
-    from emotion_tfdata.training.fit import Fit
+    from emotion_tfdata.training.fit import Fit, StoppedError
     from emotion_tfdata.training.workers import Workers
 
     folder, workers = options.model_dir, options.workers or Workers()
-    data = Data(
-        options.data_dir, settings, options.input_threads, shard=(workers.index, workers.count)
-    )
+    data = _served(settings, options, workers)
     with _kept(folder, _claim(settings, options.data_dir), options, workers):
         finished = _shared(workers, lambda: _report_in(folder))
         if finished is not None:
-            progress.line(f"{folder} holds this training, finished; --overwrite trains it again")
+            progress.line(f"{folder} holds this training, finished; remove it to train it again")
             return finished
+        if workers.any(options.should_stop()):
+            raise StoppedError(f"the beginning of fold {settings.fold}")
         progress.line(_about(settings, data))
         fit = Fit(
             settings,
@@ -173,6 +176,7 @@ def train_folds(
 
     folder, workers = options.model_dir, options.workers or Workers()
     shared = _claim(settings[0], options.data_dir) | {"fold": [one.fold for one in settings]}
+    _served(settings[0], options, workers)
     with _kept(folder, shared, options, workers):
         folds = []
         for one in settings:
@@ -214,6 +218,17 @@ def closing(report: Mapping[str, Any], model_dir: Path) -> str:
 def claims(settings: Sequence[Settings], data_dir: str) -> dict[str, Any]:
     """What is to be trained, by fold: all that workers that train together must agree on."""
     return {f"fold-{one.fold}": _claim(one, data_dir) for one in settings}
+
+
+def _served(settings: Settings, options: Options, workers: Workers) -> Data:
+    """The data, with the first of its streams made: what cannot be served claims no folder."""
+    from emotion_tfdata.training.data import Data
+
+    data = Data(
+        options.data_dir, settings, options.input_threads, shard=(workers.index, workers.count)
+    )
+    data.training_batches(0, 0)
+    return data
 
 
 @contextlib.contextmanager

@@ -93,37 +93,44 @@ def claim(model_dir: Path, settings: Mapping[str, Any], overwrite: bool) -> None
     Args:
       model_dir: an existing folder.
       settings: as JSON holds them.
-      overwrite: remove another run's files instead of refusing. Files that are not a training's are
-        never touched.
+      overwrite: remove another run's files instead of refusing. This very run's stay, so that a
+        command with `--overwrite` goes on like any other; files that are not a training's are never
+        touched.
 
     Raises:
       RunDirError: if the folder holds a run of other settings and `overwrite` is false.
     """
     path = model_dir / SETTINGS
     wanted = json.loads(json.dumps(settings))
-    if path.exists() and not overwrite:
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunDirError(
-                f"{path} cannot be read ({error}); --overwrite starts anew"
-            ) from error
-        different = differences(found, wanted)
-        if different:
-            raise RunDirError(
-                f"--model_dir={model_dir} holds a training with other settings "
-                f"({'; '.join(different[:4])}{'; ...' if len(different) > 4 else ''}). "
-                "Choose another --model_dir, or --overwrite it."
-            )
-        return
+    problem = ""
+    try:
+        different = differences(json.loads(path.read_text(encoding="utf-8")), wanted)
+        if not different:
+            return
+        problem = (
+            f"--model_dir={model_dir} holds a training with other settings "
+            f"({'; '.join(different[:4])}{'; ...' if len(different) > 4 else ''}). "
+            "Choose another --model_dir, or --overwrite it."
+        )
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        problem = f"{path} cannot be read ({error}); --overwrite starts anew"
+    if problem and not overwrite:
+        raise RunDirError(problem)
     if overwrite:
-        for name in _OURS:
-            target = model_dir / name
-            if target.is_dir():
-                shutil.rmtree(target)
-            else:
-                target.unlink(missing_ok=True)
+        _clear(model_dir)
     write_json(path, wanted)
+
+
+def _clear(model_dir: Path) -> None:
+    """Removes a training's files; the one that says whose they are goes last."""
+    for name in sorted(_OURS, key=lambda name: name == SETTINGS):
+        target = model_dir / name
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> list[str]:

@@ -163,9 +163,7 @@ class SeveralWorkers(Workers):
         time.sleep(_SETTLE_S)
         signal.alarm(0)
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # ports and locks, before the new start
-        # What there is was kept or overwritten when this training began.
-        command = [sys.executable, *sys.orig_argv[1:], "--nooverwrite"]
-        os.execv(sys.executable, command)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def join(about: Callable[[], Mapping[str, Any]], should_stop: Callable[[], bool]) -> Workers:

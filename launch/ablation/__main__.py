@@ -140,10 +140,10 @@ def _run(plan: Plan, jobs: int, threads: int) -> int:
             time.monotonic() - one.since_s,
             f"{len(finished)}/{total}",
         )
-        _write(plan, pool, finished, jobs, threads)
+        _write(plan, pool, finished)
 
     pool.run(on_end, lambda: progress.look(pool, finished))
-    text = _write(plan, pool, finished, jobs, threads)
+    text = _write(plan, pool, finished)
     if pool.stopped_by:
         progress.line(
             f"stopped with {len(finished)} of {total} trainings done; the same command "
@@ -156,9 +156,7 @@ def _run(plan: Plan, jobs: int, threads: int) -> int:
     return 1 if pool.failed else 0
 
 
-def _write(
-    plan: Plan, pool: Pool, finished: Mapping[Training, Outcome], jobs: int, threads: int
-) -> str:
+def _write(plan: Plan, pool: Pool, finished: Mapping[Training, Outcome]) -> str:
     """Writes the three files, the JSON last; returns the text."""
     running = {one.training for one in pool.running}
     unfinished = {}
@@ -175,8 +173,7 @@ def _write(
         else:
             state = WAITING
         unfinished[training] = state
-    how = f"{jobs} trainings at a time, {threads} thread{'s' if threads > 1 else ''} each"
-    summary = summarize(plan, finished, unfinished, how)
+    summary = summarize(plan, finished, unfinished)
     content = blocks(summary)
     text = markdown(content)
     folders.write_text(plan.model_dir / "ablation.md", text)

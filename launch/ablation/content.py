@@ -198,7 +198,8 @@ def _method(summary: Mapping[str, Any]) -> list[Block]:
         "itself; among several, one may miss 0 by chance."
         if BASELINE in summary["systems"]
         else "The baseline is not among the systems, so there are no differences to it.",
-        "Seconds: mean of a training's epochs, start and report not counted; " + summary["how"],
+        "Seconds: mean of a training's epochs, start and report not counted; "
+        + ("trained " + "; or ".join(summary["how"]) if summary["how"] else "nothing is finished"),
         *(f"Choice of the epoch: {text}." for text in summary["selection"]),
     ]
     if summary["train_flags"]:

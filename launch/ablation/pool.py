@@ -20,6 +20,8 @@ _LOOK_EVERY_S = 0.2
 # What train.py says of a folder whose settings.json is of another training, one that was broken off
 # before train.py itself got other settings.
 _OTHER_SETTINGS = "holds a training with other settings"
+# And of one that a training still saves into, whose ablation was killed a moment ago.
+_IN_USE, _LEAVES_WITHIN_S = "is in use by another training", 60.0
 # Where the kernel tells of a parent's death, no training outlives an ablation that was killed.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
@@ -69,6 +71,7 @@ class Pool:
         self._threads = threads
         self._overwrite = overwrite
         self._anew: set[Training] = set()
+        self._in_use_since_s: dict[Training, float] = {}
         self._asked: list[int] = []
         self._told = 0
 
@@ -105,7 +108,9 @@ class Pool:
 
     def _start(self, training: Training) -> None:
         folder = self._plan.folder(training)
-        folders.prepare(folder, self._plan.request(training))
+        each = f"{self._threads} thread{'s' if self._threads > 1 else ''}"
+        how = f"{self._jobs} at a time, {each} each"
+        folders.prepare(folder, self._plan.request(training), how)
         limits = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         env = {**os.environ, **{name: str(self._threads) for name in limits}}
         with open(folder / folders.LOG, "ab") as log:
@@ -134,6 +139,11 @@ class Pool:
             folders.clear(folder)
             self.waiting.insert(0, training)
             return True
+        if _IN_USE in said:
+            since_s = self._in_use_since_s.setdefault(training, time.monotonic())
+            if time.monotonic() - since_s < _LEAVES_WITHIN_S:
+                self.waiting.append(training)
+                return True
         if status < 0 and self._asked:
             return False  # stopped before it could listen
         if status < 0:

@@ -15,7 +15,7 @@ METRICS = {"uar": "UAR", "accuracy": "accuracy"}
 
 
 def summarize(
-    plan: Plan, finished: Mapping[Training, Outcome], unfinished: Mapping[Training, str], how: str
+    plan: Plan, finished: Mapping[Training, Outcome], unfinished: Mapping[Training, str]
 ) -> dict[str, Any]:
     """Everything that is known of an ablation.
 
@@ -23,7 +23,6 @@ def summarize(
       plan: what was asked for.
       finished: what trainings came to.
       unfinished: of all others, where they stand.
-      how: how they were run, in words.
 
     Returns:
       JSON values.
@@ -59,7 +58,7 @@ def summarize(
         "num_folds": plan.data.num_folds,
         "seeds": list(plan.seeds),
         "train_flags": list(plan.train_args),
-        "how": how,
+        "how": sorted({outcome.how for outcome in finished.values() if outcome.how}),
         "selection": sorted({outcome.selection for outcome in finished.values()}),
         "systems": {
             system: {

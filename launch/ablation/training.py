@@ -14,7 +14,7 @@ from typing import Any
 from launch.ablation.plan import AblationError
 from launch.instance import progress
 
-REQUEST, LOG = "request.json", "train.log"
+REQUEST, HOW, LOG = "request.json", "how.txt", "train.log"
 _REPORT, _SETTINGS = "report.json", "settings.json"
 # Lines of train.py's about an epoch that is over, and about one that is not.
 _EPOCH = re.compile(rb"epoch (\d+)/(\d+)  (train|batch) ")
@@ -32,6 +32,7 @@ class Outcome:
       epochs: that were trained.
       seconds: that they took.
       selection: what the epoch was chosen on, in words.
+      how: in what company it was trained last, in words; empty where nothing says it.
     """
 
     figures: Mapping[str, Mapping[str, float]]
@@ -41,6 +42,7 @@ class Outcome:
     epochs: int
     seconds: float
     selection: str
+    how: str = ""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -50,9 +52,10 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def prepare(folder: Path, request: Mapping[str, Any]) -> None:
-    """Makes the folder and notes what is asked for, before anything is trained."""
+def prepare(folder: Path, request: Mapping[str, Any], how: str) -> None:
+    """Makes the folder and notes what is asked for, and how, before anything is trained."""
     folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / HOW, f"{how}\n")
     if not (folder / REQUEST).exists():
         write_text(folder / REQUEST, json.dumps(request, indent=1) + "\n")
 
@@ -87,9 +90,10 @@ def outcome(folder: Path) -> Outcome | None:
     Raises:
       AblationError: for a report that cannot be read.
     """
-    path = folder / _REPORT
+    path, how = folder / _REPORT, folder / HOW
     try:
-        return _outcome(json.loads(path.read_text(encoding="utf-8")))
+        words = how.read_text(encoding="utf-8").strip() if how.exists() else ""
+        return _outcome(json.loads(path.read_text(encoding="utf-8")), words)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -98,7 +102,7 @@ def outcome(folder: Path) -> Outcome | None:
         ) from error
 
 
-def _outcome(report: Mapping[str, Any]) -> Outcome:
+def _outcome(report: Mapping[str, Any], how: str) -> Outcome:
     held_out, clips = report["held_out"], report["clips"]
     parts = {"all": held_out, **held_out["by_corpus"]}
     selected = clips["selection"]
@@ -117,6 +121,7 @@ def _outcome(report: Mapping[str, Any]) -> Outcome:
         epochs=report["epochs"],
         seconds=report["seconds"],
         selection=f"{report['select_on']} ({report['selection_meaning']})",
+        how=how,
     )
 
 

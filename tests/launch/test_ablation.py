@@ -98,7 +98,7 @@ def story(project_dir, fake_data_dir, tmp_path_factory):
         num_seeds=1, folds=["1"], epochs=1, train_args=SMALL,
     )  # fmt: skip
     training = of.trainings[0]
-    folders.prepare(of.folder(training), of.request(training))
+    folders.prepare(of.folder(training), of.request(training), "alone")
     (of.folder(training) / "settings.json").write_text('{"name": "tcn"}')
     results["one fails"] = ablation.run("--jobs=2")
     results["one fails tables"] = (model_dir / "ablation.md").read_text()

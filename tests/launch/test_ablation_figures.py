@@ -6,6 +6,7 @@ import dataclasses
 import html.parser
 import io
 import json
+import sys
 import xml.etree.ElementTree as ET
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from launch.ablation import content, intervals, page, plan, plot, progress, summ
 from launch.ablation import training as folders
 from launch.ablation.markdown import markdown
 from launch.ablation.plan import AblationError, DataSet, Plan, Training
+from launch.ablation.pool import Pool
 from launch.ablation.training import Outcome
 
 
@@ -97,12 +99,52 @@ def make_plan(tmp_path):
     return make
 
 
+def test_a_folder_that_its_last_training_is_leaving_is_waited_for(tmp_path, monkeypatch):
+    """As after an ablation was killed and started again at once, while its trainings save."""
+    says = f"""
+import pathlib, sys
+tries = pathlib.Path({str(tmp_path / "tries")!r})
+with tries.open("a") as file:
+    file.write("x")
+if len(tries.read_text()) < 3:
+    sys.exit("train.py: --model_dir=m is in use by another training; wait for it")
+sys.exit("trained")
+"""
+    training = Training(0, 0, "actor", 0, "tcn")
+    of = SimpleNamespace(
+        folder=lambda training: tmp_path / "m",
+        request=lambda training: {},
+        command=lambda training, threads: [sys.executable, "-c", says],
+    )
+    ended = []
+    pool = Pool(of, [training], jobs=1, threads=1, overwrite=False)
+    pool.run(lambda one: ended.append(one.training))
+    assert (tmp_path / "tries").read_text() == "xxx"
+    assert pool.failed == {training: "trained"}
+    assert ended == [training]
+
+    (tmp_path / "tries").unlink()
+    monkeypatch.setattr("launch.ablation.pool._LEAVES_WITHIN_S", 0.0)
+    pool = Pool(of, [training], jobs=1, threads=1, overwrite=False)
+    pool.run(lambda one: ended.append(one.training))
+    assert "is in use by another training" in pool.failed[training]
+
+
+def test_how_trainings_were_run_is_what_was_noted_of_each(make_plan):
+    of = make_plan()
+    finished = {
+        t: dataclasses.replace(outcome(0.5), how="2 at a time" if t.seed else "1 at a time")
+        for t in of.trainings
+    }
+    assert summary.summarize(of, finished, {})["how"] == ["1 at a time", "2 at a time"]
+
+
 def results(of, uar=lambda t: 0.5):
     return {training: outcome(uar(training)) for training in of.trainings}
 
 
 def text_of(of, finished, unfinished=None):
-    found = summary.summarize(of, finished, unfinished or {}, "2 trainings at a time.")
+    found = summary.summarize(of, finished, unfinished or {})
     return markdown(content.blocks(found))
 
 
@@ -129,7 +171,7 @@ def test_differences_pair_the_same_seed_and_fold(make_plan):
     of = make_plan(protocols=("actor",))
     # What is common to a fold is in both and cancels; the rest is 0.1 everywhere.
     finished = results(of, lambda t: 0.3 * t.fold + 0.1 * (t.system == "tcn"))
-    figures = summary.summarize(of, finished, {}, "")["protocols"]["actor"]["parts"]["all"]
+    figures = summary.summarize(of, finished, {})["protocols"]["actor"]["parts"]["all"]
     difference = figures["tcn"]["uar_minus_baseline"]
     assert difference["mean"] == pytest.approx(0.1)
     assert difference["half_width"] == pytest.approx(0, abs=1e-12)
@@ -176,7 +218,8 @@ def test_real_recordings_are_not_called_anything_else(make_plan):
 def test_the_page_is_whole_and_needs_nothing_else(make_plan):
     of = make_plan()
     finished = results(of, lambda t: 0.5 + 0.1 * t.fold * t.number)
-    found = summary.summarize(of, finished, {}, "<&>")
+    finished = {t: dataclasses.replace(one, how="<&>") for t, one in finished.items()}
+    found = summary.summarize(of, finished, {})
     text = page.page(content.blocks(found), found)
     seen = []
 
@@ -195,7 +238,7 @@ def test_the_page_is_whole_and_needs_nothing_else(make_plan):
 def test_the_plot_places_means_and_intervals_to_scale(make_plan):
     of = make_plan(protocols=("actor",))
     finished = results(of, lambda t: 0.5 + t.number * (0.1 + 0.05 * t.fold))
-    systems = summary.summarize(of, finished, {}, "")["protocols"]["actor"]["parts"]["all"]
+    systems = summary.summarize(of, finished, {})["protocols"]["actor"]["parts"]["all"]
     drawing = ET.fromstring(plot.forest("actor", systems))
     space = "{http://www.w3.org/2000/svg}"
     means = [float(c.get("cx")) for c in drawing.iter(f"{space}circle") if c.get("r") == "4.5"]

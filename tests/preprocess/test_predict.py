@@ -206,6 +206,23 @@ def test_a_clip_that_hangs_costs_itself(trained, corpus, monkeypatch):
     assert result == Failure("failed", "took longer than 0.01 s and was stopped")
 
 
+def test_json_that_cannot_be_written_is_told_before_clips_are_read(trained, tmp_path, project_dir):
+    for target, says in (
+        (tmp_path / "none" / "x.json", f"no writable folder {tmp_path / 'none'}"),
+        (tmp_path, "it is a folder"),
+    ):
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "preprocess.predict", "nowhere.flv"),
+                *(f"--model_dir={trained('both')[2]}", f"--json={target}"),
+            ],
+            cwd=project_dir, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert done.stderr == f"error: --json={target} cannot be written: {says}\n"
+        assert not done.stdout
+
+
 def test_a_folder_without_a_model_is_told_from_one_of_folds(trained, tmp_path):
     with pytest.raises(PredictError, match=r"--model_dir=.*nowhere: no such folder"):
         predictor.load_features(tmp_path / "nowhere")

@@ -39,10 +39,11 @@ def test_broken_off_at_any_batch_it_ends_with_the_same_weights_and_history(fit, 
     whole.run()
     batches = whole._data.training_batches(0, 0)[1]
 
-    # Asked to stop in the first epoch, while its figures for selection are made, and in the second;
-    # then the process is lost without a word, a checkpoint half written.
-    asked = iter([False] * (batches - 1) + [True, True, False, True])
-    for _ in range(3):
+    # Asked to stop before the first step, in the first epoch, while its figures for selection are
+    # made, and in the second; then the process is lost without a word, a checkpoint half written.
+    # Each asks once before its first step.
+    asked = iter([True] + [False] * batches + [True, False, True, False, False, True])
+    for _ in range(4):
         with pytest.raises(StoppedError):
             fit("broken", lambda: next(asked)).run()
 
@@ -206,7 +207,7 @@ def test_a_finished_training_is_not_done_again(finished, settings):
     options, report = finished
     out = io.StringIO()
     assert run.train_fold(settings(epochs=1), options, Progress(out)) == report
-    assert "finished; --overwrite trains it again" in out.getvalue()
+    assert "finished; remove it to train it again" in out.getvalue()
 
 
 def test_the_saved_model_says_what_the_predictions_say(finished, fake_data_dir, settings):

@@ -70,6 +70,20 @@ def all_do(pool, workers, do):
     return [one.result(WAIT_S) for one in [pool.submit(do, worker) for worker in workers]]
 
 
+def test_addresses_of_ipv6_meet_too(pool):
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as held:
+            free = held.getsockname()[1]
+    except OSError:
+        pytest.skip("no IPv6 here")
+    addresses = (f"[::1]:{free}", free_addresses(1)[0])
+    coming = [pool.submit(Worker(addresses, index).meet) for index in (1, 0)]
+    for one in [worker.result(WAIT_S) for worker in coming]:
+        assert len(one.sockets) == 1
+        one.links.close()
+        one.die()
+
+
 def test_the_chiefs_content_comes_to_all(pool, three):
     large = bytes(range(256)) * 40_000
     for content in (b"", b"state", large):

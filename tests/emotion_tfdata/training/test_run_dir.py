@@ -42,6 +42,33 @@ def test_overwrite_removes_the_trainings_files_and_no_others(tmp_path):
     assert json.loads((tmp_path / run_dir.SETTINGS).read_text())["name"] == "other"
 
 
+def test_overwrite_leaves_a_training_of_the_same_settings_to_be_gone_on_with(tmp_path):
+    for _ in range(2):  # the very command that is said to go on from there
+        run_dir.claim(tmp_path, SETTINGS, overwrite=True)
+        (tmp_path / run_dir.CHECKPOINT).write_text("state")
+    run_dir.claim(tmp_path, SETTINGS, overwrite=True)
+    assert (tmp_path / run_dir.CHECKPOINT).read_text() == "state"
+    (tmp_path / run_dir.SETTINGS).write_text("{")
+    with pytest.raises(RunDirError, match=r"settings\.json cannot be read .*--overwrite starts"):
+        run_dir.claim(tmp_path, SETTINGS, overwrite=False)
+    run_dir.claim(tmp_path, SETTINGS, overwrite=True)
+    assert not (tmp_path / run_dir.CHECKPOINT).exists()
+
+
+def test_what_says_whose_the_files_are_is_removed_last(tmp_path, monkeypatch):
+    run_dir.claim(tmp_path, SETTINGS, overwrite=False)
+    (tmp_path / run_dir.TENSORBOARD).mkdir()
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_dir.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_dir.claim(tmp_path, SETTINGS | {"name": "other"}, overwrite=True)
+    with pytest.raises(RunDirError, match="name: there tcn, asked for other"):
+        run_dir.claim(tmp_path, SETTINGS | {"name": "other"}, overwrite=False)
+
+
 def test_a_second_process_is_kept_out_until_the_first_has_gone(tmp_path):
     attempt = (
         "import sys; from pathlib import Path; from emotion_tfdata.training import run_dir\n"

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from emotion_tfdata.labels import class_names
 from emotion_tfdata.models import ModelConfig
-from emotion_tfdata.training import run, run_dir
+from emotion_tfdata.training import checkpoint, run, run_dir
 from emotion_tfdata.training.fit import TrainingError
 from emotion_tfdata.training.learner import Learner
 from emotion_tfdata.training.profiling import ProfiledSteps
@@ -61,6 +61,20 @@ def test_tensorboard_gets_what_the_history_has(fake_data_dir, settings, tmp_path
     # A profile of the steps asked for lies where TensorBoard looks for it.
     assert list((tmp_path / run_dir.TENSORBOARD).glob("plugins/profile/*/*.xplane.pb"))
     assert "profile of steps 2 to 2:" in out.getvalue()
+
+
+def test_what_a_checkpoint_counts_as_done_is_told_before(fit, tmp_path, monkeypatch):
+    told = []
+    save = checkpoint.save
+
+    def save_and_look(path, arrays, state):
+        if state["history"]:
+            told.append(events_of(tmp_path / "run" / run_dir.TENSORBOARD))
+        save(path, arrays, state)
+
+    monkeypatch.setattr(checkpoint, "save", save_and_look)
+    fit("run", every_s=0.0, epochs=1).run()
+    assert all(1 in told[0][f"selection_recall/{name}"] for name in class_names(6))
 
 
 HEARS = ModelConfig(
