@@ -46,6 +46,10 @@ _TOKEN_NAME = "token-"
 SHARD_NAME = re.compile(
     r"\.?fold-\d+-of-\d+(-random-\d+-of-\d+)?\.tfrecord-\d{5}-of-\d{5}(\.[\w-]+\.tmp)?"
 )
+# The manifest and the description, before they have their names.
+_HALF_WRITTEN = re.compile(
+    rf"(\.{re.escape(BUILD_NAME)}|{re.escape(MANIFEST_NAME)})\.[\w-]+\.tmp", re.ASCII
+)
 
 
 class WorkspaceError(ValueError):
@@ -97,20 +101,21 @@ class Workspace:
     def _take_over(self, description: Mapping[str, Any], overwrite: bool) -> Manifest | None:
         if overwrite:
             self.clear()
-        elif self._leftovers():
+        elif any(path.suffix != ".tmp" for path in self._leftovers()):
             self._refuse_others(description)
         if (self.out_dir / MANIFEST_NAME).exists():
             manifest = self._finished()
             self.finish()
             return manifest
         for path in self._leftovers():
-            if path.name.endswith(".tmp"):
+            if path.suffix == ".tmp":
                 path.unlink(missing_ok=True)
+        # Before all else: what was broken off here says whose it is.
+        self._write_json(self.out_dir / BUILD_NAME, description)
         self.work_dir.mkdir(exist_ok=True)
         for path in self.work_dir.glob(f"{_TOKEN_NAME}*"):
             path.unlink()
         (self.work_dir / f"{_TOKEN_NAME}{self.token}").touch()
-        self._write_json(self.out_dir / BUILD_NAME, description)
         return None
 
     def _finished(self) -> Manifest:
@@ -152,9 +157,12 @@ class Workspace:
             ) from error
 
     def clear(self) -> None:
-        """Removes what builds leave in the folder, and nothing else. The manifest goes first."""
+        """Removes what builds leave in the folder, and nothing else.
+
+        The manifest goes first, and last what says whose the rest is.
+        """
         (self.out_dir / MANIFEST_NAME).unlink(missing_ok=True)
-        for path in self._leftovers():
+        for path in sorted(self._leftovers(), key=lambda path: path.name == BUILD_NAME):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -309,7 +317,7 @@ class Workspace:
             for path in sorted(self.out_dir.iterdir())
             if path.name in names
             or SHARD_NAME.fullmatch(path.name)
-            or (path.name.startswith(f"{MANIFEST_NAME}.") and path.name.endswith(".tmp"))
+            or _HALF_WRITTEN.fullmatch(path.name)
         ]
 
     def _found_description(self) -> dict[str, Any] | None:

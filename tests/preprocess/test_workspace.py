@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,6 +128,37 @@ def test_the_same_build_may_go_on(workspace):
     with workspace.claim(SETTINGS, overwrite=False):
         assert ID in workspace.outcomes()
     assert names(workspace.out_dir) == [".work", "build.json"]
+
+
+@pytest.mark.parametrize("step", ["replace", "mkdir", "touch"])
+def test_a_build_that_broke_off_before_its_first_clip_goes_on(workspace, monkeypatch, step):
+    workspace.out_dir.mkdir()
+    owner = os if step == "replace" else Path
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Workspace, "check_writable", lambda self: None)
+        patched.setattr(owner, step, full)
+        # A process that is killed takes nothing away.
+        patched.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(OSError, match="No space left"), workspace.claim(SETTINGS, False):
+            pass
+    with workspace.claim(SETTINGS, overwrite=False) as manifest:
+        assert manifest is None
+    assert names(workspace.out_dir) == [".work", "build.json"]
+
+
+def test_clearing_that_broke_off_leaves_what_says_whose_the_rest_is(workspace, monkeypatch):
+    with workspace.claim(SETTINGS, overwrite=False):
+        (workspace.out_dir / "fold-0-of-5.tfrecord-00000-of-00001").touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            workspace.clear()
+    with workspace.claim(SETTINGS, overwrite=False) as manifest:
+        assert manifest is None
 
 
 @pytest.mark.parametrize(
