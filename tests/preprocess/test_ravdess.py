@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from preprocess.corpora import CorpusError, ravdess
@@ -99,6 +102,40 @@ def test_a_folder_that_is_not_ravdess_says_so(tmp_path):
         ravdess.scan(tmp_path / "file", "both")
     with pytest.raises(CorpusError, match=r"is not RAVDESS: no file in it is named as 01-01-03"):
         scan(tmp_path / "other", ["VideoFlash/1001_DFA_ANG_XX.flv"])
+
+
+def test_folders_and_files_behind_links_are_found_each_once(tmp_path):
+    store = tmp_path / "store"
+    scan(store, [BOTH, PICTURE, AUDIO])
+    root = tmp_path / "corpus"
+    root.mkdir()
+    (root / "linked").symlink_to(store / "Video_Speech_Actor_12")
+    (root / "again").symlink_to(store / "Video_Speech_Actor_12")
+    (root / f"03-{TAKE}.wav").symlink_to(store / AUDIO)
+    (store / "Video_Speech_Actor_12" / "up").symlink_to(root)
+    found = ravdess.scan(root, "both")
+    assert [clip.picture for clip in found.clips] == [
+        root / "again" / "Actor_12" / f"01-{TAKE}.mp4"
+    ]
+    assert [(entry.path, entry.kind) for entry in found.left_out] == [
+        (f"ravdess/03-{TAKE}.wav", "duplicate take"),
+        (f"ravdess/again/Actor_12/02-{TAKE}.mp4", "duplicate take"),
+    ]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    scan(tmp_path, [BOTH])
+    closed = tmp_path / "Video_Speech_Actor_12" / "Actor_12"
+    works = os.scandir
+
+    def scandir(path):  # root may read what is closed to all
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return works(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(CorpusError, match=rf"^{closed}: cannot be read \(Permission denied\)$"):
+        ravdess.scan(tmp_path, "both")
 
 
 def test_real_ravdess_has_three_videos_and_960_wavs(corpora_dir):
