@@ -48,7 +48,7 @@ def build(
       make_pool: makes what runs the work, from what `Pool` takes.
       clip_timeout_s: longest that one clip may take.
       worker_memory_mb: memory that a worker may take, in 10^6 bytes; 0 for no limit.
-      overwrite: replaces what another build left in `out_dir`.
+      overwrite: replaces what another build left in `out_dir`, or this one if it is damaged.
 
     Raises:
       BuildError: if it cannot be built.

@@ -107,7 +107,11 @@ _DRY_RUN = flags.DEFINE_bool(
     False,
     "Says what would be built, how long it would take and how large it would be; writes nothing.",
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces another build in --out_dir.")
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite",
+    False,
+    "Replaces another build in --out_dir, or this one where it is damaged; else goes on with it.",
+)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -36,16 +36,14 @@ from emotion_tfdata.schema import ARRAY_FEATURES, TEXT_FEATURES, Example, stored
 from preprocess.corpora import LeftOut
 from preprocess.facts import ClipFacts
 from preprocess.report import HTML_NAME, JSON_NAME
-from preprocess.writer import ShardPlan, WrittenShard, unique_name
+from preprocess.verify import verify
+from preprocess.writer import SHARD_NAME, ShardPlan, WrittenShard, unique_name
 
 BUILD_NAME = "build.json"
 LEFT_OUT_NAME = "left_out.csv"
 _WORK_NAME = ".work"
 _LOCK_NAME = ".lock"
 _TOKEN_NAME = "token-"
-SHARD_NAME = re.compile(
-    r"\.?fold-\d+-of-\d+(-random-\d+-of-\d+)?\.tfrecord-\d{5}-of-\d{5}(\.[\w-]+\.tmp)?"
-)
 # The manifest and the description, before they have their names.
 _HALF_WRITTEN = re.compile(
     rf"(\.{re.escape(BUILD_NAME)}|{re.escape(MANIFEST_NAME)})\.[\w-]+\.tmp", re.ASCII
@@ -75,7 +73,7 @@ class Workspace:
 
         Args:
           description: what the build is a function of; JSON values.
-          overwrite: throws away what another build left.
+          overwrite: throws away what another build left, or this one if it was damaged since.
 
         Yields:
           The manifest, if this very build is finished already.
@@ -99,12 +97,14 @@ class Workspace:
                 lock_path.unlink(missing_ok=True)
 
     def _take_over(self, description: Mapping[str, Any], overwrite: bool) -> Manifest | None:
-        if overwrite:
+        try:
+            manifest = self._standing(description, verified=overwrite)
+        except WorkspaceError:
+            if not overwrite:
+                raise
             self.clear()
-        elif any(path.suffix != ".tmp" for path in self._leftovers()):
-            self._refuse_others(description)
-        if (self.out_dir / MANIFEST_NAME).exists():
-            manifest = self._finished()
+            manifest = None
+        if manifest:
             self.finish()
             return manifest
         for path in self._leftovers():
@@ -118,12 +118,29 @@ class Workspace:
         (self.work_dir / f"{_TOKEN_NAME}{self.token}").touch()
         return None
 
-    def _finished(self) -> Manifest:
-        """The manifest of a data set whose shards are there, each of its size."""
+    def _standing(self, description: Mapping[str, Any], verified: bool) -> Manifest | None:
+        """The manifest, if this build is finished.
+
+        Raises:
+          WorkspaceError: if the folder holds another one, or a finished one that was damaged since.
+        """
+        if any(path.suffix != ".tmp" for path in self._leftovers()):
+            self._refuse_others(description)
+        return self._finished(verified) if (self.out_dir / MANIFEST_NAME).exists() else None
+
+    def _finished(self, verified: bool) -> Manifest:
+        """The manifest of a data set whose shards are there, each of its size.
+
+        Args:
+          verified: looks at every byte too, which takes a while.
+        """
         try:
             manifest = Manifest.load(str(self.out_dir))
+            problem = next(verify(self.out_dir), None) if verified else None
         except ManifestError as error:
             raise WorkspaceError(f"{error}; build again with --overwrite") from error
+        if problem:
+            raise WorkspaceError(problem)
         for shard in manifest.shards:
             path = self.out_dir / str(shard.name)  # whatever a damaged manifest says
             size = path.stat().st_size if path.is_file() else None

@@ -161,6 +161,29 @@ def test_clearing_that_broke_off_leaves_what_says_whose_the_rest_is(workspace, m
         assert manifest is None
 
 
+def test_overwriting_goes_on_with_the_same_build(workspace):
+    with workspace.claim({**SETTINGS, "inputs": {}}, overwrite=False):
+        pass
+    with workspace.claim(SETTINGS, overwrite=True):
+        workspace.store_example(example())
+    with workspace.claim(SETTINGS, overwrite=True) as manifest:
+        assert manifest is None
+        assert ID in workspace.outcomes()
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"], ids=["gone", "cut", "no object"])
+def test_overwriting_begins_anew_where_nothing_says_what_the_folder_holds(workspace, content):
+    with workspace.claim(SETTINGS, overwrite=False):
+        workspace.store_example(example())
+    path = workspace.out_dir / "build.json"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    with workspace.claim(SETTINGS, overwrite=True):
+        assert workspace.outcomes() == {}
+
+
 @pytest.mark.parametrize(
     ("other", "difference"),
     [
@@ -233,6 +256,20 @@ def refused(workspace):
 def test_a_finished_data_set_is_taken_as_it_is(finished):
     with finished.claim(SETTINGS, overwrite=False) as manifest:
         assert len(manifest.records) == 30
+
+
+def test_overwriting_takes_a_finished_data_set_of_the_same_build_if_it_is_whole(finished):
+    with finished.claim(SETTINGS, overwrite=True) as manifest:
+        assert len(manifest.records) == 30
+    path = sorted(finished.out_dir.glob("fold-*"))[1]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with finished.claim(SETTINGS, overwrite=False) as manifest:
+        assert len(manifest.records) == 30  # its size is right
+    with finished.claim(SETTINGS, overwrite=True) as manifest:
+        assert manifest is None
+    assert not path.exists()
 
 
 def test_a_finished_data_set_without_one_of_its_shards_is_not_called_finished(finished):
