@@ -89,10 +89,14 @@ class Scan:
 
 
 def place(corpus: str, root: Path, path: Path) -> str:
-    """A file's name in lists: the corpus, then its path in the corpus's folder."""
+    """A file's name in lists: the corpus, then its path in the corpus's folder.
+
+    Bytes of it that are no UTF-8 are spelled out, so that it can be written and printed anywhere.
+    """
     if not path.is_relative_to(root):
         return f"{corpus}/tracking/{path.name}"
-    return f"{corpus}/{path.relative_to(root).as_posix()}"
+    name = f"{corpus}/{path.relative_to(root).as_posix()}"
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def find_files(root: Path) -> list[Path]:

@@ -318,6 +318,21 @@ def test_where_no_clip_survives_there_is_no_data_set(tmp_path, here):
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_files_in_a_folder_whose_name_is_no_utf_8_are_built_and_listed(tmp_path, here, encode):
+    folder = tmp_path / "ravdess" / os.fsdecode(b"Actor_\xff")
+    encode(folder / "03-01-03-01-01-01-01.wav", audio_rate_hz=16000)
+    (folder / "03-01-05-01-01-01-01.wav").write_text("no sound\n")
+    out_dir = tmp_path / os.fsdecode(b"out-\xff")
+    settings = BuildSettings(modalities="audio")
+    report = build(
+        {"ravdess": tmp_path / "ravdess"}, out_dir, settings, num_workers=1, make_pool=here
+    )
+    (entry,) = report.left_out
+    assert entry.path == r"ravdess/Actor_\xff/03-01-05-01-01-01-01.wav"
+    assert f"\n{entry.path},unreadable," in (out_dir / "left_out.csv").read_text(encoding="utf-8")
+    assert len(Manifest.load(str(out_dir)).records) == report.clips_written == 1
+
+
 def test_landmarks_alone_need_no_sound(corpora, tmp_path, here):
     root = tmp_path / "ravdess"
     root.mkdir()
