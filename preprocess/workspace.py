@@ -44,6 +44,7 @@ LEFT_OUT_NAME = "left_out.csv"
 _WORK_NAME = ".work"
 _LOCK_NAME = ".lock"
 _TOKEN_NAME = "token-"
+_MADE_AGAIN = "the same command makes it again"
 # The manifest and the description, before they have their names.
 _HALF_WRITTEN = re.compile(
     rf"(\.{re.escape(BUILD_NAME)}|{re.escape(MANIFEST_NAME)})\.[\w-]+\.tmp", re.ASCII
@@ -230,16 +231,25 @@ class Workspace:
         """Reads back what `store_example` kept.
 
         Raises:
-          WorkspaceError: if the file was damaged since, or is gone.
+          WorkspaceError: if the file is gone, or cannot be read, or was damaged since and is now
+            removed. `can_be_sealed` will tell.
         """
         path = self._clip_path(example_id, ".npz")
         try:
             with np.load(path, allow_pickle=False) as content:
                 arrays = {name: content[name] for name in (*ARRAY_FEATURES, "about")}
             about = json.loads(str(arrays.pop("about")))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except FileNotFoundError as error:
+            raise WorkspaceError(f"{path} is gone; {_MADE_AGAIN}") from error
+        except OSError as error:
             raise WorkspaceError(
-                f"{path} is damaged ({error}); delete it and run the same command again"
+                f"{path} cannot be read ({error.strerror or error}). Mend or delete it; then "
+                f"{_MADE_AGAIN}"
+            ) from error
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            path.unlink(missing_ok=True)
+            raise WorkspaceError(
+                f"{path} was damaged ({error}) and is removed; {_MADE_AGAIN}"
             ) from error
         for name, spec in ARRAY_FEATURES.items():
             if spec.step is not None:
@@ -251,7 +261,7 @@ class Workspace:
     # -- shards -----------------------------------------------------------------------------------
 
     def store_shards_plan(self, plans: Sequence[ShardPlan], left_out: Sequence[LeftOut]) -> None:
-        """Keeps which clips go where. From here on no clip is looked at again."""
+        """Keeps which clips go where. From here on no clip is looked at again that is kept."""
         content = {
             "shards": [dataclasses.asdict(plan) for plan in plans],
             "left_out": [dataclasses.asdict(entry) for entry in left_out],
@@ -271,6 +281,31 @@ class Workspace:
             for plan in content["shards"]
         ]
         return plans, [LeftOut(**entry) for entry in content["left_out"]]
+
+    def can_be_sealed(self) -> bool:
+        """Whether each planned shard stands, or has the files of all its clips."""
+        plans, _ = self.load_shards_plan() or ((), ())
+        kept, standing = self.outcomes(), self.standing_shards()
+        try:
+            for plan in plans:
+                if plan.name in standing:
+                    self.load_shard(plan.name)
+                elif not kept.keys() >= set(plan.example_ids):
+                    return False
+        except WorkspaceError:
+            return False
+        return True
+
+    def drop_shards(self) -> None:
+        """Removes the shards and their plan, which may come out as another one.
+
+        The plan goes last: without its shards it cannot be sealed either.
+        """
+        shutil.rmtree(self._shard_path("").parent, ignore_errors=True)
+        for path in self._leftovers():
+            if SHARD_NAME.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        self._shards_plan.unlink(missing_ok=True)
 
     def store_shard(self, written: WrittenShard) -> None:
         """Keeps what a finished shard holds, then drops its clips' own files."""
@@ -301,7 +336,7 @@ class Workspace:
         shard = Shard(**content["shard"], records=records)
         path = self.out_dir / name
         if not path.exists() or path.stat().st_size != shard.bytes:
-            raise WorkspaceError(f"{path} was removed or changed; build again with --overwrite")
+            raise WorkspaceError(f"{path} was removed or changed; {_MADE_AGAIN}")
         self.drop_clips(record.example_id for record in records)
         moments = {
             int(fold): {

@@ -257,6 +257,51 @@ def test_a_full_disk_stops_the_build_and_it_goes_on_later(corpora, tmp_path, mon
     assert (report.clips_read, report.clips_written) == (0, 1)
 
 
+@pytest.mark.parametrize("what", ["clip", "shard"])
+def test_what_is_damaged_or_gone_before_all_shards_stand_is_made_again(
+    tmp_path, here, monkeypatch, what
+):
+    root, out_dir = tmp_path / "ravdess", tmp_path / "out"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for actor in (1, 2):
+        samples = rng.normal(0, 3000, 8000).astype(np.int16)
+        wavfile.write(root / f"03-01-03-01-01-01-{actor:02d}.wav", 16000, samples)
+    options = {
+        "settings": BuildSettings(modalities="audio", num_folds=2),
+        "num_workers": 1,
+        "make_pool": here,
+    }
+    build({"ravdess": root}, tmp_path / "whole", **options)
+    works = writer.write_shard
+
+    def break_off(target, plan, *arguments):
+        if plan.fold == 1:
+            raise OSError(28, "No space left on device")
+        return works(target, plan, *arguments)
+
+    monkeypatch.setattr(writer, "write_shard", break_off)
+    with pytest.raises(BuildError, match="No space left"):
+        build({"ravdess": root}, out_dir, **options)
+    monkeypatch.undo()
+    if what == "clip":
+        (path,) = out_dir.rglob("*.npz")
+        path.write_bytes(b"")
+        with pytest.raises(
+            BuildError, match=r"npz was damaged .*; the same command makes it again"
+        ):
+            build({"ravdess": root}, out_dir, **options)
+    else:
+        (path,) = out_dir.glob("fold-*")
+        path.unlink()
+
+    report = build({"ravdess": root}, out_dir, **options)
+
+    assert report.clips_read == (2 if what == "clip" else 1)
+    for path in (tmp_path / "whole").iterdir():
+        assert (out_dir / path.name).read_bytes() == path.read_bytes()
+
+
 def test_a_shard_that_another_worker_wrote_first_is_taken(corpora, tmp_path, here):
     roots = {"crema_d": corpora["crema_d"]}
 

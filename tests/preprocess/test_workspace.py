@@ -79,9 +79,26 @@ def test_what_cannot_be_stored_leaves_no_file(workspace):
 def test_a_clip_s_file_that_was_damaged_is_named(workspace):
     workspace.store_example(example())
     (path,) = workspace.work_dir.rglob("*.npz")
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(WorkspaceError, match=r"01-01\.npz is damaged .*delete it"):
+    content = path.read_bytes()
+    for damaged in (content[:-30], content[:100], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(
+            WorkspaceError, match=r"01-01\.npz was damaged .* is removed; the same command makes it"
+        ):
+            workspace.load_example(ID)
+        assert not path.exists()
+    with pytest.raises(WorkspaceError, match=r"01-01\.npz is gone; the same command makes it"):
         workspace.load_example(ID)
+
+
+def test_a_clip_s_file_that_cannot_be_read_is_not_called_damaged(workspace):
+    path = workspace.work_dir / "clips" / f"{ID}.npz"
+    path.mkdir(parents=True)
+    with pytest.raises(
+        WorkspaceError, match=r"01-01\.npz cannot be read \(Is a directory\)\. Mend or delete it;"
+    ):
+        workspace.load_example(ID)
+    assert path.exists()
 
 
 def test_a_finished_shard_is_kept_and_its_clips_are_dropped(workspace):
@@ -100,7 +117,7 @@ def test_a_finished_shard_is_kept_and_its_clips_are_dropped(workspace):
         )
     (workspace.out_dir / plan.name).write_bytes(b"short")
     with pytest.raises(
-        WorkspaceError, match="was removed or changed; build again with --overwrite"
+        WorkspaceError, match="was removed or changed; the same command makes it again"
     ):
         workspace.load_shard(plan.name)
 
