@@ -35,7 +35,8 @@ def make_example(
 
     Raises:
       MediaError: if a file cannot be used.
-      OSError: if a file cannot be opened.
+      OSError: if a file cannot be opened, or not be read for the machine's sake.
+      MemoryError: if it needs more than there is.
       ImportError: if a library that reads clips is not installed.
     """
     sound_span = picture_span = None

@@ -17,6 +17,7 @@ from preprocess import media
 from preprocess.audio import HOP_SAMPLES, SAMPLE_RATE_HZ, AudioSettings
 from preprocess.checksums import CHECKSUMS, Checksums
 from preprocess.corpora import (
+    FILE_ERRNOS,
     MODALITIES,
     Clip,
     CorpusError,
@@ -269,6 +270,11 @@ def _refused(clip: Clip, root: Path, settings: BuildSettings) -> LeftOut | None:
         try:
             error = media.not_media(path)
         except OSError as failure:
+            if failure.errno not in FILE_ERRNOS:
+                raise BuildError(
+                    f"{path}: cannot be read ({failure.strerror}). Mend it; then run the same "
+                    "command again"
+                ) from failure
             error = media.MediaError("unreadable", f"cannot be read ({failure.strerror})")
         if error:
             return LeftOut(place(clip.corpus, root, path), error.kind, str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ MODALITIES: tuple[Modalities, ...] = ("both", "audio", "landmarks")
 NO_PICTURE = ("no picture", "sound without picture; --modalities=audio builds it")
 NO_TRACKING = ("no tracking", "no record of its face in --ravdess_tracking_dir")
 NO_SOUND = ("no sound", "picture without sound; --modalities=landmarks builds it")
+# What an OSError of one file alone has; others tell of the machine or its network, and pass.
+FILE_ERRNOS = frozenset((errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ELOOP))
 
 
 class CorpusError(ValueError):

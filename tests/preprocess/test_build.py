@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import os
 import re
@@ -352,6 +353,45 @@ def test_a_clip_that_needs_too_much_memory_is_left_out_with_the_flag(
     assert left_out == LeftOut(
         f"crema_d/VideoFlash/{FLV}.flv", "failed", "needs more memory than --worker_memory_mb gives"
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "stops"),
+    [(errno.ESTALE, True), (errno.EMFILE, True), (errno.EIO, False), (errno.EACCES, False)],
+)
+def test_only_a_file_s_own_trouble_leaves_it_out_and_not_for_good(
+    corpora, tmp_path, monkeypatch, number, stops
+):
+    plan, work = planned({"crema_d": corpora["crema_d"]}, tmp_path, BuildSettings())
+    words = os.strerror(number)
+
+    def fail(*_, **__):
+        raise OSError(number, words, "clip.flv")
+
+    monkeypatch.setattr("preprocess.work.make_example", fail)
+    where = f"crema_d/VideoFlash/{FLV}.flv"
+    with work.workspace.claim({}, overwrite=False):
+        outcome = work(plan.clips[0])
+        assert work.workspace.outcomes() == {}
+    if stops:
+        assert isinstance(outcome, Stop)
+        assert f"{where} cannot be read ({words}). Mend it; then the same command" in outcome.reason
+    else:
+        assert outcome == LeftOut(where, "unreadable", f"cannot be read ({words})")
+
+
+def test_a_library_that_finds_no_room_blames_the_flag(corpora, tmp_path, monkeypatch):
+    plan, work = planned({"crema_d": corpora["crema_d"]}, tmp_path, BuildSettings())
+
+    def starve(*_, **__):
+        raise ImportError("libx.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("preprocess.work.make_example", starve)
+    with work.workspace.claim({}, overwrite=False):
+        stop = work(plan.clips[0])
+    assert isinstance(stop, Stop)
+    assert "--worker_memory_mb is too little" in stop.reason
+    assert "apt-get" not in stop.reason
 
 
 def test_where_no_clip_survives_there_is_no_data_set(tmp_path, here):
