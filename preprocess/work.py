@@ -14,7 +14,7 @@ from preprocess import checksums, media, writer
 from preprocess.corpora import FILE_ERRNOS, NO_PICTURE, NO_SOUND, Clip, LeftOut, place
 from preprocess.example import INSTALL, make_example
 from preprocess.facts import measure
-from preprocess.plan import BuildSettings
+from preprocess.plan import BuildError, BuildSettings
 from preprocess.workspace import Workspace, WorkspaceError
 from preprocess.writer import ShardPlan
 
@@ -84,9 +84,13 @@ class Work:
                     f"{root} is not there. --{corpus}_dir must be there on all nodes, under the "
                     "same path: put it on storage that they share, or copy it to each"
                 )
+        try:
+            settings_here = self.settings.as_dict()
+        except BuildError as error:
+            return str(error)
         found, wanted = (
             {"recipe": settings["recipe"], **settings["versions"]}
-            for settings in (self.settings.as_dict(), self.wanted)
+            for settings in (settings_here, self.wanted)
         )
         others = [
             f"{name} {found[name]}, not {wanted[name]}"

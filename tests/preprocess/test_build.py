@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import importlib.metadata
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from emotion_tfdata.manifest import Manifest
 from preprocess import writer
 from preprocess.build import build
 from preprocess.corpora import LeftOut
+from preprocess.dry_run import estimate
 from preprocess.landmarks import NUM_LANDMARKS
 from preprocess.plan import BuildError, BuildSettings, plan_build
 from preprocess.pool import Pool
@@ -380,6 +382,33 @@ def test_only_a_file_s_own_trouble_leaves_it_out_and_not_for_good(
         assert outcome == LeftOut(where, "unreadable", f"cannot be read ({words})")
 
 
+def test_a_library_that_is_not_installed_is_no_clip_s_fault(corpora, tmp_path, monkeypatch, here):
+    roots = {"crema_d": corpora["crema_d"]}
+    plan, work = planned(roots, tmp_path, BuildSettings())
+
+    def missing(*_, **__):
+        raise ImportError("libGL.so.1: cannot open shared object file")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("preprocess.dry_run.make_example", missing)
+        patched.setattr("preprocess.dry_run.Pool", here)
+        with pytest.raises(
+            BuildError, match=r"^libGL\.so\.1: .*\. Install .*apt-get install libgl1"
+        ):
+            estimate(roots, BuildSettings(), num_workers=1, clip_timeout_s=60.0)
+
+    def unknown(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", unknown)
+    with work.workspace.claim({}, overwrite=False):
+        stop = work(plan.clips[0])
+    assert isinstance(stop, Stop)
+    assert re.search(r": av is not installed\. Install the extra .*; then the same", stop.reason)
+    with pytest.raises(BuildError, match=r"^av is not installed"):
+        build(roots, tmp_path, BuildSettings(), num_workers=1, make_pool=here)
+
+
 def test_a_library_that_finds_no_room_blames_the_flag(corpora, tmp_path, monkeypatch):
     plan, work = planned({"crema_d": corpora["crema_d"]}, tmp_path, BuildSettings())
 
@@ -416,6 +445,25 @@ def test_files_in_a_folder_whose_name_is_no_utf_8_are_built_and_listed(tmp_path,
     assert entry.path == r"ravdess/Actor_\xff/03-01-05-01-01-01-01.wav"
     assert f"\n{entry.path},unreadable," in (out_dir / "left_out.csv").read_text(encoding="utf-8")
     assert len(Manifest.load(str(out_dir)).records) == report.clips_written == 1
+
+
+def test_a_clip_whose_picture_begins_long_after_its_sound_is_too_long(
+    tmp_path, encode, drawn, here
+):
+    path = tmp_path / "ravdess" / "01-01-03-01-01-01-01.mp4"
+    pictures = list(drawn.pictures(25, width=240, height=180))[:5]
+    encode(path, picture=pictures, frame_rate=25, start_offset_s=600.0)
+    with pytest.raises(
+        BuildError,
+        match=r"1 too long\n.*: picture and sound together last 60\d\.\d s, longer than 60 s",
+    ):
+        build(
+            {"ravdess": tmp_path / "ravdess"},
+            tmp_path / "out",
+            BuildSettings(),
+            num_workers=1,
+            make_pool=here,
+        )
 
 
 def test_landmarks_alone_need_no_sound(corpora, tmp_path, here):
