@@ -88,6 +88,11 @@ _WORKER_MEMORY_MB = flags.DEFINE_integer(
     lower_bound=0,
     upper_bound=10**9,
 )
+flags.register_validator(
+    "worker_memory_mb",
+    lambda value: not value or value >= 400,
+    message="must be 0 or at least 400: FaceMesh alone takes nearly as much",
+)
 _SPLIT_PROTOCOL = flags.DEFINE_enum(
     "split_protocol",
     "actor",
