@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import re
@@ -33,6 +32,7 @@ from emotion_tfdata.manifest import (
     Shard,
 )
 from emotion_tfdata.schema import ARRAY_FEATURES, TEXT_FEATURES, Example, stored_arrays
+from preprocess import lock
 from preprocess.corpora import LeftOut
 from preprocess.facts import ClipFacts
 from preprocess.report import HTML_NAME, JSON_NAME
@@ -84,18 +84,14 @@ class Workspace:
             that was damaged since, or another process is building in it.
         """
         self.check_writable()
-        lock_path = self.out_dir / _LOCK_NAME
-        with open(lock_path, "w") as lock:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(lock.held(self.out_dir / _LOCK_NAME))
             except BlockingIOError as error:
                 raise WorkspaceError(f"{self.out_dir}: another build is writing here") from error
-            try:
-                manifest = self._take_over(description, overwrite)
-                del description  # names every file, and the build has just begun
-                yield manifest
-            finally:
-                lock_path.unlink(missing_ok=True)
+            manifest = self._take_over(description, overwrite)
+            del description  # names every file, and the build has just begun
+            yield manifest
 
     def _take_over(self, description: Mapping[str, Any], overwrite: bool) -> Manifest | None:
         try:

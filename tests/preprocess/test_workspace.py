@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import fcntl
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from emotion_tfdata import schema
+from preprocess import lock
 from preprocess.corpora import LeftOut
 from preprocess.facts import ClipFacts
 from preprocess.workspace import Workspace, WorkspaceError
@@ -359,6 +361,22 @@ def test_two_builds_do_not_share_a_folder(workspace):
         Workspace(workspace.out_dir).claim(SETTINGS, overwrite=True),
     ):
         pass
+
+
+def test_a_lock_that_was_let_go_meanwhile_is_not_held(tmp_path, monkeypatch):
+    path = tmp_path / "lock"
+    works = fcntl.flock
+
+    def late(file, how):
+        path.unlink()  # as its holder does
+        works(file, how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", late)
+        with pytest.raises(BlockingIOError, match="let go just now"), lock.held(path):
+            pass
+    with lock.held(path):
+        assert path.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
