@@ -82,6 +82,20 @@ def test_songs_and_second_copies_are_left_out_and_other_files_passed_over(tmp_pa
     assert found.left_out[1].reason == f"the same name as ravdess/{BOTH}"
 
 
+def test_a_sound_or_video_made_of_a_file_does_not_take_its_place(tmp_path):
+    own = [BOTH, PICTURE, AUDIO]
+    made = [f"A/01-{TAKE}.wav", f"A/02-{TAKE}.WAV", f"A/03-{TAKE}.mp4"]
+    found = scan(tmp_path, [*own, *made])
+    (clip,) = found.clips
+    assert clip.files == (tmp_path / BOTH,)
+    assert [(e.path, e.reason) for e in found.left_out if e.kind == "not the corpus's"] == [
+        (f"ravdess/{made[0]}", "RAVDESS's files named 01- are .mp4"),
+        (f"ravdess/{made[1]}", "RAVDESS's files named 02- are .mp4"),
+        (f"ravdess/{made[2]}", "RAVDESS's files named 03- are .wav"),
+    ]
+    assert len(found.left_out) == 5
+
+
 def test_one_recording_under_two_names_is_noted_where_both_are_built(tmp_path):
     one, other = "03-01-03-01-02-01-07.wav", "03-01-03-01-02-02-07.wav"
     assert scan(tmp_path, [one], "audio").notes == ()
