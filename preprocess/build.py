@@ -48,7 +48,7 @@ def build(
       make_pool: makes what runs the work, from what `Pool` takes.
       clip_timeout_s: longest that one clip may take.
       worker_memory_mb: memory that a worker may take, in 10^6 bytes; 0 for no limit.
-      overwrite: replaces what another build left in `out_dir`.
+      overwrite: replaces what another build left in `out_dir`, or this one if it is damaged.
 
     Raises:
       BuildError: if it cannot be built.
@@ -112,7 +112,10 @@ def _process(
       BuildError: if no clip survives, or nothing can be written.
     """
     if workspace.load_shards_plan():
-        return 0
+        if workspace.can_be_sealed():
+            return 0
+        print("not all is there that was finished; what is missing is made again", file=sys.stderr)
+        workspace.drop_shards()
     outcomes = workspace.outcomes()
     missing = [clip for clip in plan.clips if clip.example_id not in outcomes]
     if 0 < len(missing) < len(plan.clips):

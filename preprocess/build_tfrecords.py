@@ -88,6 +88,11 @@ _WORKER_MEMORY_MB = flags.DEFINE_integer(
     lower_bound=0,
     upper_bound=10**9,
 )
+flags.register_validator(
+    "worker_memory_mb",
+    lambda value: not value or value >= 400,
+    message="must be 0 or at least 400: FaceMesh alone takes nearly as much",
+)
 _SPLIT_PROTOCOL = flags.DEFINE_enum(
     "split_protocol",
     "actor",
@@ -107,7 +112,11 @@ _DRY_RUN = flags.DEFINE_bool(
     False,
     "Says what would be built, how long it would take and how large it would be; writes nothing.",
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces another build in --out_dir.")
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite",
+    False,
+    "Replaces another build in --out_dir, or this one where it is damaged; else goes on with it.",
+)
 
 
 def main(argv: Sequence[str]) -> None:

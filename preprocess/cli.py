@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -12,12 +13,16 @@ from absl import flags
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses the flags for `app.run`; what is wrong with them is one line.
 
+    Standard output then takes paths that are no UTF-8 too, as standard error always does.
+
     Args:
       argv: the command line, the program's name first.
 
     Returns:
       What of it is no flag, the program's name first.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:

@@ -8,6 +8,7 @@ The same command goes on where it stopped. Every file is compared with its publi
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import shutil
 import threading
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from preprocess import cli
+from preprocess import cli, lock
 from preprocess.checksums import official_files
 from preprocess.fetch import Fetcher, FetchError, Patience, StoppedError, Wanted, part_bytes
 from preprocess.summary import clock
@@ -55,6 +56,7 @@ _KNOWN_MD5 = {
 }
 # What a zip unpacks to, in sizes of the zip: video does not compress, text does well.
 _UNPACKED = {"video": 1.05, "audio": 3.0, "tracking": 6.0}
+_LOCK_NAME = ".download.lock"
 _BATCH = 100  # objects a request: what GitHub takes
 _LFS_JSON = "application/vnd.git-lfs+json"
 
@@ -84,7 +86,7 @@ def download(
       How many files (of RAVDESS, zips) were fetched.
 
     Raises:
-      FetchError: if a file cannot be had, or the disk is too small.
+      FetchError: if a file cannot be had, the disk is too small, or another process is at it.
       OSError: if one cannot be written.
     """
     known = _RAVDESS_PARTS if corpus == "ravdess" else _CREMA_D_PARTS
@@ -95,16 +97,37 @@ def download(
     tell(TERMS[corpus])
     out_dir.mkdir(parents=True, exist_ok=True)
     base_url = (base_url or BASE_URLS[corpus]).rstrip("/")
+    with contextlib.ExitStack() as stack:
+        try:  # two would write into the same parts
+            stack.enter_context(lock.held(out_dir / _LOCK_NAME))
+        except BlockingIOError as error:
+            raise FetchError(f"{out_dir}: another download is writing here; let it end") from error
+        return _download(corpus, out_dir, parts, base_url, num_connections, patience, tell)
+
+
+def _download(
+    corpus: str,
+    out_dir: Path,
+    parts: Sequence[str],
+    base_url: str,
+    num_connections: int,
+    patience: Patience | None,
+    tell: Callable[[str], None],
+) -> int:
     progress = _Progress(tell)
     fetcher = Fetcher(patience, progress.add)
     if corpus == "ravdess":
         zips = _missing_zips(fetcher, base_url, out_dir, parts)
-        needed = sum(_space(part, wanted) for part, wanted in zips)
+        lacking = [_lacking(wanted) for _, wanted in zips]
+        # Unpacked, a zip is removed: at once there are as many as are fetched at once.
+        needed = sum(wanted.bytes * _UNPACKED[part] for part, wanted in zips)
+        needed += sum(sorted(lacking)[-num_connections:])
         jobs: Iterator[Callable[[], None]] = (
             lambda wanted=wanted: _fetch_zip(fetcher, wanted)  # type: ignore[misc]
             for _, wanted in zips
         )
-        sizes = [wanted.bytes - part_bytes(wanted.path) for _, wanted in zips]
+        sizes = lacking
+        there = sum(_is_there(wanted.path, wanted.bytes) for _, wanted in zips)
     else:
         missing = [
             (file.path, file.sha256, file.bytes)
@@ -114,6 +137,7 @@ def download(
         ]
         sizes = [size - part_bytes(out_dir / path) for path, _, size in missing]
         needed = sum(sizes)
+        there = 0
         jobs = (
             lambda wanted=wanted: fetcher.fetch(wanted)  # type: ignore[misc]
             for wanted in _lfs_objects(fetcher, base_url, out_dir, missing)
@@ -126,9 +150,9 @@ def download(
     if not sizes:
         tell(f"everything is in {out_dir} already")
         return 0
-    progress.start(len(sizes), sum(sizes))
+    progress.start(len(sizes), sum(sizes), there)
     _run(jobs, fetcher, num_connections, progress)
-    return len(sizes)
+    return len(sizes) - there
 
 
 def _run(
@@ -190,9 +214,11 @@ def _missing_zips(
     return found
 
 
-def _space(part: str, wanted: Wanted) -> float:
-    """Bytes that a zip still needs, unpacked beside it."""
-    return wanted.bytes * (1 + _UNPACKED[part]) - part_bytes(wanted.path)
+def _lacking(wanted: Wanted) -> int:
+    """Bytes of a zip that are still to be fetched."""
+    if _is_there(wanted.path, wanted.bytes):  # unpacking it was interrupted
+        return 0
+    return wanted.bytes - part_bytes(wanted.path)
 
 
 def _fetch_zip(fetcher: Fetcher, wanted: Wanted) -> None:
@@ -253,9 +279,11 @@ class _Progress:
         self._files = self._bytes = self._done_files = self._done_bytes = 0
         self._began_s = self._told_s = time.monotonic()
 
-    def start(self, files: int, size: int) -> None:
+    def start(self, files: int, size: int, there: int) -> None:
+        """`there` of the files are to be unpacked alone."""
         self._files, self._bytes = files, size
-        self._tell(f"{files} files to fetch, {size / 1e6:.1f} MB")
+        more = f"; {there} here to be unpacked" if there else ""
+        self._tell(f"{files - there} files to fetch, {size / 1e6:.1f} MB{more}")
 
     def add(self, count: int) -> None:
         with self._lock:

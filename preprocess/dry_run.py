@@ -12,11 +12,12 @@ from pathlib import Path
 
 from emotion_tfdata import schema
 from preprocess.corpora import Clip
-from preprocess.example import make_example
+from preprocess.example import INSTALL, make_example
 from preprocess.media import MediaError
 from preprocess.plan import BuildError, BuildSettings, plan_build
 from preprocess.pool import Pool, WorkerError
 from preprocess.summary import clock, left_out_lines
+from preprocess.work import Stop
 
 # Clips of each corpus that are processed to measure one; the very first also loads the libraries.
 _MEASURED = 4
@@ -90,6 +91,8 @@ def estimate(
         ):
             # The first one is done twice, since what it takes the first time is loading.
             for index, (clip, result) in enumerate(pool.run([tried[0], *tried])):
+                if isinstance(result, Stop):
+                    raise BuildError(result.reason)
                 if index and isinstance(result, tuple):
                     measured.setdefault(clip.corpus, []).append(result)
     except WorkerError as error:
@@ -112,14 +115,16 @@ def estimate(
     )
 
 
-def _measure(clip: Clip, settings: BuildSettings) -> tuple[float, int] | None:
+def _measure(clip: Clip, settings: BuildSettings) -> tuple[float, int] | Stop | None:
     """Seconds of CPU and bytes of one clip, or None where it cannot be used. Runs in a worker."""
     began_s = time.process_time()
     try:
         arrays = schema.stored_arrays(
             make_example(clip, settings.audio, num_landmarks=settings.num_landmarks)
         )
-    except (MediaError, OSError, schema.SchemaError):
+    except ImportError as error:  # no clip is to blame
+        return Stop(f"{error}. {INSTALL}")
+    except (MediaError, OSError, MemoryError, schema.SchemaError):
         return None
     size = sum(array.nbytes for array in arrays.values())
     return time.process_time() - began_s, size + _TEXT_BYTES

@@ -35,7 +35,8 @@ def make_example(
 
     Raises:
       MediaError: if a file cannot be used.
-      OSError: if a file cannot be opened.
+      OSError: if a file cannot be opened, or not be read for the machine's sake.
+      MemoryError: if it needs more than there is.
       ImportError: if a library that reads clips is not installed.
     """
     sound_span = picture_span = None
@@ -58,6 +59,12 @@ def make_example(
     span = align.clip_span(sound_span, picture_span)
     if span.duration_s < limits.min_duration_s:
         raise MediaError("too short", f"only {span.duration_s:.3f} s long")
+    if span.duration_s > limits.duration_s:  # one stream may begin long after the other
+        raise MediaError(
+            "too long",
+            f"picture and sound together last {span.duration_s:.1f} s, longer than "
+            f"{limits.duration_s:g} s",
+        )
     features = np.zeros((0, settings.num_mels), np.float32)
     if sound_span:
         features = audio.log_mel(align.align_sound(samples, sound_span[0], span), settings)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +32,11 @@ _DEMUXERS = {".mp4": "mp4", ".flv": "flv", ".wav": "wav", ".mp3": "mp3"}
 # PyAV derives its errors from several of Python's own; IndexError is its word for a packet of a
 # stream that the header did not announce.
 _DECODING_ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError, IndexError)
+# What FFmpeg passes on that tells of the machine or its network, not of the file. (EIO it says of
+# files that are cut short, too.)
+_PASSING_ERRNOS = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN)
+)
 _LFS_HEADER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -119,7 +125,8 @@ def read_sound(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) ->
 
     Raises:
       MediaError: for a file that is not media, has no sound, breaks off, or passes a limit.
-      OSError: if it cannot be opened.
+      OSError: if it cannot be opened, or not be read for the machine's sake.
+      MemoryError: if decoding it needs more than there is.
     """
     with _open(path) as container:
         if not container.streams.audio:
@@ -169,7 +176,8 @@ def read_pictures(
 
     Raises (while iterating):
       MediaError: for a file that is not media, has no picture, breaks off, or passes a limit.
-      OSError: if it cannot be opened.
+      OSError: if it cannot be opened, or not be read for the machine's sake.
+      MemoryError: if decoding it needs more than there is.
     """
     with _open(path) as container:
         if not container.streams.video:
@@ -219,6 +227,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[av.container.InputContainer]
             metadata_errors="replace",
         )
     except _DECODING_ERRORS as error:
+        _pass_on(error)
         raise MediaError(
             "unreadable", f"not a whole {suffix[1:]} file ({_words(error)})"
         ) from error
@@ -254,6 +263,7 @@ def _decode(
     except MediaError:
         raise
     except _DECODING_ERRORS as error:
+        _pass_on(error)
         raise MediaError(
             "unreadable", f"decoding breaks off at {end_s:.2f} s ({_words(error)})"
         ) from error
@@ -292,6 +302,14 @@ def _check_duration(duration_s: float, limits: Limits) -> None:
 def _check_pixels(width: int, height: int, limits: Limits) -> None:
     if width * height > limits.pixels:
         raise MediaError("too large", f"pictures of {width}x{height}, over {limits.pixels} pixels")
+
+
+def _pass_on(error: Exception) -> None:
+    """Raises what no file is to blame for as what it is."""
+    if isinstance(error, MemoryError):
+        raise MemoryError(_words(error)) from error
+    if isinstance(error, OSError) and error.errno in _PASSING_ERRNOS:
+        raise OSError(error.errno, error.strerror, error.filename) from error
 
 
 def _words(error: Exception) -> str:

@@ -17,6 +17,7 @@ from preprocess import media
 from preprocess.audio import HOP_SAMPLES, SAMPLE_RATE_HZ, AudioSettings
 from preprocess.checksums import CHECKSUMS, Checksums
 from preprocess.corpora import (
+    FILE_ERRNOS,
     MODALITIES,
     Clip,
     CorpusError,
@@ -27,6 +28,7 @@ from preprocess.corpora import (
     ravdess,
     sample,
 )
+from preprocess.example import INSTALL
 from preprocess.landmarks import NUM_LANDMARKS
 from preprocess.summary import left_out_lines
 from preprocess.tracking import NUM_POINTS
@@ -110,16 +112,24 @@ class BuildSettings:
         return NUM_POINTS if self.landmarks == "openface" else NUM_LANDMARKS
 
     def as_dict(self) -> dict[str, Any]:
-        """All settings, what is fixed, and what computes the values with its versions, for JSON."""
+        """All settings, what is fixed, and what computes the values with its versions, for JSON.
+
+        Raises:
+          BuildError: if a library that computes them is not installed.
+        """
         packages = ["av", "librosa", "numpy", "soxr"] if "audio" in self.built else ["av", "numpy"]
         if "landmarks" in self.built and self.landmarks == "facemesh":
             packages.append("mediapipe")
+        try:
+            versions = {name: importlib.metadata.version(name) for name in packages}
+        except importlib.metadata.PackageNotFoundError as error:
+            raise BuildError(f"{error.name} is not installed. {INSTALL}") from error
         return {
             **dataclasses.asdict(self),
             "recipe": RECIPE,
             "sample_rate_hz": SAMPLE_RATE_HZ,
             "hop_samples": HOP_SAMPLES,
-            "versions": {name: importlib.metadata.version(name) for name in packages},
+            "versions": versions,
         }
 
 
@@ -269,6 +279,11 @@ def _refused(clip: Clip, root: Path, settings: BuildSettings) -> LeftOut | None:
         try:
             error = media.not_media(path)
         except OSError as failure:
+            if failure.errno not in FILE_ERRNOS:
+                raise BuildError(
+                    f"{path}: cannot be read ({failure.strerror}). Mend it; then run the same "
+                    "command again"
+                ) from failure
             error = media.MediaError("unreadable", f"cannot be read ({failure.strerror})")
         if error:
             return LeftOut(place(clip.corpus, root, path), error.kind, str(error))

@@ -26,7 +26,6 @@ from emotion_tfdata.splits import PROTOCOLS
 from emotion_tfdata.tfrecord import FOOTER_BYTES, HEADER_BYTES, checksum
 from preprocess import cli, writer
 from preprocess.checksums import sha256_of
-from preprocess.workspace import SHARD_NAME
 
 _KINDS: dict[str, tuple[type, str]] = {
     "str": (str, "a text"),
@@ -54,7 +53,7 @@ def verify(data_dir: Path) -> Iterator[str]:
     yield from _check_records(manifest)
     known = {shard.name for shard in manifest.shards}
     for path in sorted(data_dir.iterdir()):
-        if SHARD_NAME.fullmatch(path.name) and path.name not in known:
+        if writer.SHARD_NAME.fullmatch(path.name) and path.name not in known:
             yield f"{path.name}: not in the manifest"
     summed = []
     for shard in manifest.shards:
@@ -76,7 +75,7 @@ def _check_form(manifest: Manifest) -> Iterator[str]:
         yield f"manifest: {error}"
     for shard in manifest.shards:
         yield from _misfits(f"manifest: shard {shard.name!r}", shard)
-        if not SHARD_NAME.fullmatch(str(shard.name)):
+        if not writer.SHARD_NAME.fullmatch(str(shard.name)):
             yield f"manifest: {shard.name!r} is not the name of a shard"
         for record in shard.records:
             yield from _misfits(f"manifest: record {record.example_id!r}", record)

@@ -11,15 +11,17 @@ from typing import Any
 
 from emotion_tfdata import schema
 from preprocess import checksums, media, writer
-from preprocess.corpora import NO_PICTURE, NO_SOUND, Clip, LeftOut, place
+from preprocess.corpora import FILE_ERRNOS, NO_PICTURE, NO_SOUND, Clip, LeftOut, place
 from preprocess.example import INSTALL, make_example
 from preprocess.facts import measure
-from preprocess.plan import BuildSettings
+from preprocess.plan import BuildError, BuildSettings
 from preprocess.workspace import Workspace, WorkspaceError
 from preprocess.writer import ShardPlan
 
 GOES_ON = "the same command goes on from here"
 ALTERED = "not the file that its corpus published (its SHA-256 is another)"
+# What the loader says of a library for which the limit on memory leaves no room.
+_NO_ROOM = "failed to map segment"
 # Tokens of the builds that this process was found fit for.
 _checked: set[str] = set()
 
@@ -82,9 +84,13 @@ class Work:
                     f"{root} is not there. --{corpus}_dir must be there on all nodes, under the "
                     "same path: put it on storage that they share, or copy it to each"
                 )
+        try:
+            settings_here = self.settings.as_dict()
+        except BuildError as error:
+            return str(error)
         found, wanted = (
             {"recipe": settings["recipe"], **settings["versions"]}
-            for settings in (self.settings.as_dict(), self.wanted)
+            for settings in (settings_here, self.wanted)
         )
         others = [
             f"{name} {found[name]}, not {wanted[name]}"
@@ -120,8 +126,16 @@ class Work:
         except FileNotFoundError as error:  # it was there when the build was planned
             return Stop(f"{socket.gethostname()}: {error.filename} is gone, or not seen from here")
         except OSError as error:
-            left_out = LeftOut(where, "unreadable", f"cannot be read ({error.strerror})")
+            if error.errno not in FILE_ERRNOS:
+                return Stop(
+                    f"{socket.gethostname()}: {where} cannot be read ({error.strerror or error}). "
+                    f"Mend it; then {GOES_ON}"
+                )
+            # Not kept: who goes on later may find it mended.
+            return LeftOut(where, "unreadable", f"cannot be read ({error.strerror})")
         except ImportError as error:  # no clip is to blame
+            if _NO_ROOM in str(error):
+                return Stop(f"{error}: --worker_memory_mb is too little; then {GOES_ON}")
             return Stop(f"{error}. {INSTALL}; then {GOES_ON}")
         except MemoryError:
             return LeftOut(where, "failed", "needs more memory than --worker_memory_mb gives")

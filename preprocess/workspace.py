@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import re
@@ -33,18 +32,22 @@ from emotion_tfdata.manifest import (
     Shard,
 )
 from emotion_tfdata.schema import ARRAY_FEATURES, TEXT_FEATURES, Example, stored_arrays
+from preprocess import lock
 from preprocess.corpora import LeftOut
 from preprocess.facts import ClipFacts
 from preprocess.report import HTML_NAME, JSON_NAME
-from preprocess.writer import ShardPlan, WrittenShard, unique_name
+from preprocess.verify import verify
+from preprocess.writer import SHARD_NAME, ShardPlan, WrittenShard, unique_name
 
 BUILD_NAME = "build.json"
 LEFT_OUT_NAME = "left_out.csv"
 _WORK_NAME = ".work"
 _LOCK_NAME = ".lock"
 _TOKEN_NAME = "token-"
-SHARD_NAME = re.compile(
-    r"\.?fold-\d+-of-\d+(-random-\d+-of-\d+)?\.tfrecord-\d{5}-of-\d{5}(\.[\w-]+\.tmp)?"
+_MADE_AGAIN = "the same command makes it again"
+# The manifest and the description, before they have their names.
+_HALF_WRITTEN = re.compile(
+    rf"(\.{re.escape(BUILD_NAME)}|{re.escape(MANIFEST_NAME)})\.[\w-]+\.tmp", re.ASCII
 )
 
 
@@ -71,7 +74,7 @@ class Workspace:
 
         Args:
           description: what the build is a function of; JSON values.
-          overwrite: throws away what another build left.
+          overwrite: throws away what another build left, or this one if it was damaged since.
 
         Yields:
           The manifest, if this very build is finished already.
@@ -81,44 +84,60 @@ class Workspace:
             that was damaged since, or another process is building in it.
         """
         self.check_writable()
-        lock_path = self.out_dir / _LOCK_NAME
-        with open(lock_path, "w") as lock:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(lock.held(self.out_dir / _LOCK_NAME))
             except BlockingIOError as error:
                 raise WorkspaceError(f"{self.out_dir}: another build is writing here") from error
-            try:
-                manifest = self._take_over(description, overwrite)
-                del description  # names every file, and the build has just begun
-                yield manifest
-            finally:
-                lock_path.unlink(missing_ok=True)
+            manifest = self._take_over(description, overwrite)
+            del description  # names every file, and the build has just begun
+            yield manifest
 
     def _take_over(self, description: Mapping[str, Any], overwrite: bool) -> Manifest | None:
-        if overwrite:
+        try:
+            manifest = self._standing(description, verified=overwrite)
+        except WorkspaceError:
+            if not overwrite:
+                raise
             self.clear()
-        elif self._leftovers():
-            self._refuse_others(description)
-        if (self.out_dir / MANIFEST_NAME).exists():
-            manifest = self._finished()
+            manifest = None
+        if manifest:
             self.finish()
             return manifest
         for path in self._leftovers():
-            if path.name.endswith(".tmp"):
+            if path.suffix == ".tmp":
                 path.unlink(missing_ok=True)
+        # Before all else: what was broken off here says whose it is.
+        self._write_json(self.out_dir / BUILD_NAME, description)
         self.work_dir.mkdir(exist_ok=True)
         for path in self.work_dir.glob(f"{_TOKEN_NAME}*"):
             path.unlink()
         (self.work_dir / f"{_TOKEN_NAME}{self.token}").touch()
-        self._write_json(self.out_dir / BUILD_NAME, description)
         return None
 
-    def _finished(self) -> Manifest:
-        """The manifest of a data set whose shards are there, each of its size."""
+    def _standing(self, description: Mapping[str, Any], verified: bool) -> Manifest | None:
+        """The manifest, if this build is finished.
+
+        Raises:
+          WorkspaceError: if the folder holds another one, or a finished one that was damaged since.
+        """
+        if any(path.suffix != ".tmp" for path in self._leftovers()):
+            self._refuse_others(description)
+        return self._finished(verified) if (self.out_dir / MANIFEST_NAME).exists() else None
+
+    def _finished(self, verified: bool) -> Manifest:
+        """The manifest of a data set whose shards are there, each of its size.
+
+        Args:
+          verified: looks at every byte too, which takes a while.
+        """
         try:
             manifest = Manifest.load(str(self.out_dir))
+            problem = next(verify(self.out_dir), None) if verified else None
         except ManifestError as error:
             raise WorkspaceError(f"{error}; build again with --overwrite") from error
+        if problem:
+            raise WorkspaceError(problem)
         for shard in manifest.shards:
             path = self.out_dir / str(shard.name)  # whatever a damaged manifest says
             size = path.stat().st_size if path.is_file() else None
@@ -152,9 +171,12 @@ class Workspace:
             ) from error
 
     def clear(self) -> None:
-        """Removes what builds leave in the folder, and nothing else. The manifest goes first."""
+        """Removes what builds leave in the folder, and nothing else.
+
+        The manifest goes first, and last what says whose the rest is.
+        """
         (self.out_dir / MANIFEST_NAME).unlink(missing_ok=True)
-        for path in self._leftovers():
+        for path in sorted(self._leftovers(), key=lambda path: path.name == BUILD_NAME):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -205,16 +227,25 @@ class Workspace:
         """Reads back what `store_example` kept.
 
         Raises:
-          WorkspaceError: if the file was damaged since, or is gone.
+          WorkspaceError: if the file is gone, or cannot be read, or was damaged since and is now
+            removed. `can_be_sealed` will tell.
         """
         path = self._clip_path(example_id, ".npz")
         try:
             with np.load(path, allow_pickle=False) as content:
                 arrays = {name: content[name] for name in (*ARRAY_FEATURES, "about")}
             about = json.loads(str(arrays.pop("about")))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except FileNotFoundError as error:
+            raise WorkspaceError(f"{path} is gone; {_MADE_AGAIN}") from error
+        except OSError as error:
             raise WorkspaceError(
-                f"{path} is damaged ({error}); delete it and run the same command again"
+                f"{path} cannot be read ({error.strerror or error}). Mend or delete it; then "
+                f"{_MADE_AGAIN}"
+            ) from error
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            path.unlink(missing_ok=True)
+            raise WorkspaceError(
+                f"{path} was damaged ({error}) and is removed; {_MADE_AGAIN}"
             ) from error
         for name, spec in ARRAY_FEATURES.items():
             if spec.step is not None:
@@ -226,7 +257,7 @@ class Workspace:
     # -- shards -----------------------------------------------------------------------------------
 
     def store_shards_plan(self, plans: Sequence[ShardPlan], left_out: Sequence[LeftOut]) -> None:
-        """Keeps which clips go where. From here on no clip is looked at again."""
+        """Keeps which clips go where. From here on no clip is looked at again that is kept."""
         content = {
             "shards": [dataclasses.asdict(plan) for plan in plans],
             "left_out": [dataclasses.asdict(entry) for entry in left_out],
@@ -246,6 +277,31 @@ class Workspace:
             for plan in content["shards"]
         ]
         return plans, [LeftOut(**entry) for entry in content["left_out"]]
+
+    def can_be_sealed(self) -> bool:
+        """Whether each planned shard stands, or has the files of all its clips."""
+        plans, _ = self.load_shards_plan() or ((), ())
+        kept, standing = self.outcomes(), self.standing_shards()
+        try:
+            for plan in plans:
+                if plan.name in standing:
+                    self.load_shard(plan.name)
+                elif not kept.keys() >= set(plan.example_ids):
+                    return False
+        except WorkspaceError:
+            return False
+        return True
+
+    def drop_shards(self) -> None:
+        """Removes the shards and their plan, which may come out as another one.
+
+        The plan goes last: without its shards it cannot be sealed either.
+        """
+        shutil.rmtree(self._shard_path("").parent, ignore_errors=True)
+        for path in self._leftovers():
+            if SHARD_NAME.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        self._shards_plan.unlink(missing_ok=True)
 
     def store_shard(self, written: WrittenShard) -> None:
         """Keeps what a finished shard holds, then drops its clips' own files."""
@@ -276,7 +332,7 @@ class Workspace:
         shard = Shard(**content["shard"], records=records)
         path = self.out_dir / name
         if not path.exists() or path.stat().st_size != shard.bytes:
-            raise WorkspaceError(f"{path} was removed or changed; build again with --overwrite")
+            raise WorkspaceError(f"{path} was removed or changed; {_MADE_AGAIN}")
         self.drop_clips(record.example_id for record in records)
         moments = {
             int(fold): {
@@ -309,7 +365,7 @@ class Workspace:
             for path in sorted(self.out_dir.iterdir())
             if path.name in names
             or SHARD_NAME.fullmatch(path.name)
-            or (path.name.startswith(f"{MANIFEST_NAME}.") and path.name.endswith(".tmp"))
+            or _HALF_WRITTEN.fullmatch(path.name)
         ]
 
     def _found_description(self) -> dict[str, Any] | None:

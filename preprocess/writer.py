@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,10 @@ from emotion_tfdata.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame
 from preprocess.checksums import sha256_of
 from preprocess.facts import ClipFacts
 
+# Of finished ones and of those still written.
+SHARD_NAME = re.compile(
+    r"\.?fold-\d+-of-\d+(-random-\d+-of-\d+)?\.tfrecord-\d{5}-of-\d{5}(\.[\w-]+\.tmp)?"
+)
 _FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
 # Upper bound of what a record holds beside its arrays.
 _TEXT_BYTES = 1024

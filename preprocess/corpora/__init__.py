@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 Modalities = Literal["both", "audio", "landmarks"]
 MODALITIES: tuple[Modalities, ...] = ("both", "audio", "landmarks")
@@ -13,6 +16,8 @@ MODALITIES: tuple[Modalities, ...] = ("both", "audio", "landmarks")
 NO_PICTURE = ("no picture", "sound without picture; --modalities=audio builds it")
 NO_TRACKING = ("no tracking", "no record of its face in --ravdess_tracking_dir")
 NO_SOUND = ("no sound", "picture without sound; --modalities=landmarks builds it")
+# What an OSError of one file alone has; others tell of the machine or its network, and pass.
+FILE_ERRNOS = frozenset((errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ELOOP))
 
 
 class CorpusError(ValueError):
@@ -87,26 +92,50 @@ class Scan:
 
 
 def place(corpus: str, root: Path, path: Path) -> str:
-    """A file's name in lists: the corpus, then its path in the corpus's folder."""
+    """A file's name in lists: the corpus, then its path in the corpus's folder.
+
+    Bytes of it that are no UTF-8 are spelled out, so that it can be written and printed anywhere.
+    """
     if not path.is_relative_to(root):
         return f"{corpus}/tracking/{path.name}"
-    return f"{corpus}/{path.relative_to(root).as_posix()}"
+    name = f"{corpus}/{path.relative_to(root).as_posix()}"
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def find_files(root: Path) -> list[Path]:
     """All files below a folder, in order of their paths, so that every machine sees them alike.
 
+    Links are followed, each folder once; one that leads nowhere counts as a file, which cannot be
+    read.
+
     Raises:
-      CorpusError: if there is no such folder or nothing can be read in it.
+      CorpusError: if there is no such folder, it is empty, or a folder in it cannot be read.
     """
     if not root.exists():
         raise CorpusError(f"{root}: no such folder")
     if not root.is_dir():
         raise CorpusError(f"{root} is a file, not a folder")
     try:
-        files = sorted(path for path in root.rglob("*") if path.is_file())
+        files = sorted(_walk(root))
     except OSError as error:
-        raise CorpusError(f"{root}: cannot be read ({error.strerror})") from error
+        raise CorpusError(f"{error.filename}: cannot be read ({error.strerror})") from error
     if not files:
         raise CorpusError(f"{root} is empty")
     return files
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    def fail(error: OSError) -> NoReturn:
+        raise error
+
+    seen = set()  # by what they are, since a link may lead to a folder above it
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=fail):
+        stat = os.stat(folder)
+        if (stat.st_dev, stat.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        folders.sort()  # of two ways to a folder the same is taken everywhere
+        for path in (Path(folder, name) for name in names):
+            if path.is_file() or not path.exists():
+                yield path

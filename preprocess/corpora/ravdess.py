@@ -25,13 +25,14 @@ CORPUS = "ravdess"
 
 _NAME = re.compile(
     r"(?P<modality>0[123])-(?P<take>(?P<channel>0[12])-(?P<emotion>0[1-8])-(?P<intensity>0[12])-"
-    r"(?P<sentence>0[12])-(?P<repetition>0[12])-(?P<actor>[0-9]{2}))\.(?:mp4|wav)",
+    r"(?P<sentence>0[12])-(?P<repetition>0[12])-(?P<actor>[0-9]{2}))(?P<ending>\.mp4|\.wav)",
     re.IGNORECASE,
 )
 _TRACKING = re.compile(r"0[12]-(?P<take>01(?:-[0-9]{2}){5})\.csv", re.IGNORECASE)
 _INTENSITIES = {"01": "normal", "02": "strong"}
 _SPEECH = "01"
 _BOTH, _PICTURE, _SOUND = "01", "02", "03"
+_ENDINGS = {_BOTH: ".mp4", _PICTURE: ".mp4", _SOUND: ".wav"}
 # The corpus holds one recording under two names.
 _SAME_RECORDING = (("01-03-01-02-01-07", "01-03-01-02-02-07"),)
 
@@ -59,6 +60,9 @@ def scan(root: Path, modalities: Modalities, tracking_dir: Path | None = None) -
         where = place(CORPUS, root, path)
         if match["channel"] != _SPEECH:
             left_out.append(LeftOut(where, "song", "sung, not spoken"))
+        elif match["ending"].lower() != _ENDINGS[modality]:  # made of the corpus's file
+            reason = f"RAVDESS's files named {modality}- are {_ENDINGS[modality]}"
+            left_out.append(LeftOut(where, "not the corpus's", reason))
         elif modality in takes[take]:
             first = place(CORPUS, root, takes[take][modality])
             left_out.append(LeftOut(where, "duplicate file", f"the same name as {first}"))

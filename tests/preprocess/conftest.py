@@ -18,7 +18,7 @@ from preprocess.corpora.sample_render import DrawnClip, draw_clip
 class Here:
     """Does a build's work in this process, where workers are beside the point and cost seconds."""
 
-    def __init__(self, function, num_workers, **_):
+    def __init__(self, function, num_workers, *_, **__):
         self._function = function
 
     def __enter__(self):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
+import importlib.metadata
 import os
 import re
 import shutil
@@ -18,6 +20,7 @@ from emotion_tfdata.manifest import Manifest
 from preprocess import writer
 from preprocess.build import build
 from preprocess.corpora import LeftOut
+from preprocess.dry_run import estimate
 from preprocess.landmarks import NUM_LANDMARKS
 from preprocess.plan import BuildError, BuildSettings, plan_build
 from preprocess.pool import Pool
@@ -257,6 +260,51 @@ def test_a_full_disk_stops_the_build_and_it_goes_on_later(corpora, tmp_path, mon
     assert (report.clips_read, report.clips_written) == (0, 1)
 
 
+@pytest.mark.parametrize("what", ["clip", "shard"])
+def test_what_is_damaged_or_gone_before_all_shards_stand_is_made_again(
+    tmp_path, here, monkeypatch, what
+):
+    root, out_dir = tmp_path / "ravdess", tmp_path / "out"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for actor in (1, 2):
+        samples = rng.normal(0, 3000, 8000).astype(np.int16)
+        wavfile.write(root / f"03-01-03-01-01-01-{actor:02d}.wav", 16000, samples)
+    options = {
+        "settings": BuildSettings(modalities="audio", num_folds=2),
+        "num_workers": 1,
+        "make_pool": here,
+    }
+    build({"ravdess": root}, tmp_path / "whole", **options)
+    works = writer.write_shard
+
+    def break_off(target, plan, *arguments):
+        if plan.fold == 1:
+            raise OSError(28, "No space left on device")
+        return works(target, plan, *arguments)
+
+    monkeypatch.setattr(writer, "write_shard", break_off)
+    with pytest.raises(BuildError, match="No space left"):
+        build({"ravdess": root}, out_dir, **options)
+    monkeypatch.undo()
+    if what == "clip":
+        (path,) = out_dir.rglob("*.npz")
+        path.write_bytes(b"")
+        with pytest.raises(
+            BuildError, match=r"npz was damaged .*; the same command makes it again"
+        ):
+            build({"ravdess": root}, out_dir, **options)
+    else:
+        (path,) = out_dir.glob("fold-*")
+        path.unlink()
+
+    report = build({"ravdess": root}, out_dir, **options)
+
+    assert report.clips_read == (2 if what == "clip" else 1)
+    for path in (tmp_path / "whole").iterdir():
+        assert (out_dir / path.name).read_bytes() == path.read_bytes()
+
+
 def test_a_shard_that_another_worker_wrote_first_is_taken(corpora, tmp_path, here):
     roots = {"crema_d": corpora["crema_d"]}
 
@@ -309,6 +357,72 @@ def test_a_clip_that_needs_too_much_memory_is_left_out_with_the_flag(
     )
 
 
+@pytest.mark.parametrize(
+    ("number", "stops"),
+    [(errno.ESTALE, True), (errno.EMFILE, True), (errno.EIO, False), (errno.EACCES, False)],
+)
+def test_only_a_file_s_own_trouble_leaves_it_out_and_not_for_good(
+    corpora, tmp_path, monkeypatch, number, stops
+):
+    plan, work = planned({"crema_d": corpora["crema_d"]}, tmp_path, BuildSettings())
+    words = os.strerror(number)
+
+    def fail(*_, **__):
+        raise OSError(number, words, "clip.flv")
+
+    monkeypatch.setattr("preprocess.work.make_example", fail)
+    where = f"crema_d/VideoFlash/{FLV}.flv"
+    with work.workspace.claim({}, overwrite=False):
+        outcome = work(plan.clips[0])
+        assert work.workspace.outcomes() == {}
+    if stops:
+        assert isinstance(outcome, Stop)
+        assert f"{where} cannot be read ({words}). Mend it; then the same command" in outcome.reason
+    else:
+        assert outcome == LeftOut(where, "unreadable", f"cannot be read ({words})")
+
+
+def test_a_library_that_is_not_installed_is_no_clip_s_fault(corpora, tmp_path, monkeypatch, here):
+    roots = {"crema_d": corpora["crema_d"]}
+    plan, work = planned(roots, tmp_path, BuildSettings())
+
+    def missing(*_, **__):
+        raise ImportError("libGL.so.1: cannot open shared object file")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("preprocess.dry_run.make_example", missing)
+        patched.setattr("preprocess.dry_run.Pool", here)
+        with pytest.raises(
+            BuildError, match=r"^libGL\.so\.1: .*\. Install .*apt-get install libgl1"
+        ):
+            estimate(roots, BuildSettings(), num_workers=1, clip_timeout_s=60.0)
+
+    def unknown(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", unknown)
+    with work.workspace.claim({}, overwrite=False):
+        stop = work(plan.clips[0])
+    assert isinstance(stop, Stop)
+    assert re.search(r": av is not installed\. Install the extra .*; then the same", stop.reason)
+    with pytest.raises(BuildError, match=r"^av is not installed"):
+        build(roots, tmp_path, BuildSettings(), num_workers=1, make_pool=here)
+
+
+def test_a_library_that_finds_no_room_blames_the_flag(corpora, tmp_path, monkeypatch):
+    plan, work = planned({"crema_d": corpora["crema_d"]}, tmp_path, BuildSettings())
+
+    def starve(*_, **__):
+        raise ImportError("libx.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("preprocess.work.make_example", starve)
+    with work.workspace.claim({}, overwrite=False):
+        stop = work(plan.clips[0])
+    assert isinstance(stop, Stop)
+    assert "--worker_memory_mb is too little" in stop.reason
+    assert "apt-get" not in stop.reason
+
+
 def test_where_no_clip_survives_there_is_no_data_set(tmp_path, here):
     root = tmp_path / "ravdess"
     root.mkdir()
@@ -316,6 +430,40 @@ def test_where_no_clip_survives_there_is_no_data_set(tmp_path, here):
     with pytest.raises(BuildError, match=r"not one of 1 clips could be built:\n +1 unreadable\n"):
         build({"ravdess": root}, tmp_path / "out", BuildSettings(), num_workers=1, make_pool=here)
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_files_in_a_folder_whose_name_is_no_utf_8_are_built_and_listed(tmp_path, here, encode):
+    folder = tmp_path / "ravdess" / os.fsdecode(b"Actor_\xff")
+    encode(folder / "03-01-03-01-01-01-01.wav", audio_rate_hz=16000)
+    (folder / "03-01-05-01-01-01-01.wav").write_text("no sound\n")
+    out_dir = tmp_path / os.fsdecode(b"out-\xff")
+    settings = BuildSettings(modalities="audio")
+    report = build(
+        {"ravdess": tmp_path / "ravdess"}, out_dir, settings, num_workers=1, make_pool=here
+    )
+    (entry,) = report.left_out
+    assert entry.path == r"ravdess/Actor_\xff/03-01-05-01-01-01-01.wav"
+    assert f"\n{entry.path},unreadable," in (out_dir / "left_out.csv").read_text(encoding="utf-8")
+    assert len(Manifest.load(str(out_dir)).records) == report.clips_written == 1
+
+
+def test_a_clip_whose_picture_begins_long_after_its_sound_is_too_long(
+    tmp_path, encode, drawn, here
+):
+    path = tmp_path / "ravdess" / "01-01-03-01-01-01-01.mp4"
+    pictures = list(drawn.pictures(25, width=240, height=180))[:5]
+    encode(path, picture=pictures, frame_rate=25, start_offset_s=600.0)
+    with pytest.raises(
+        BuildError,
+        match=r"1 too long\n.*: picture and sound together last 60\d\.\d s, longer than 60 s",
+    ):
+        build(
+            {"ravdess": tmp_path / "ravdess"},
+            tmp_path / "out",
+            BuildSettings(),
+            num_workers=1,
+            make_pool=here,
+        )
 
 
 def test_landmarks_alone_need_no_sound(corpora, tmp_path, here):

@@ -156,6 +156,10 @@ def test_shards_cut_by_random_folds_hold_the_same_clips_for_either_protocol(
             ["--ravdess_dir={wavs}", "--out_dir={tmp}/o", "--clip_timeout_s=nan"],
             "flag --clip_timeout_s=nan: must be finite",
         ),
+        (
+            ["--ravdess_dir={wavs}", "--out_dir={tmp}/o", "--worker_memory_mb=60"],
+            "flag --worker_memory_mb=60: must be 0 or at least 400: FaceMesh alone takes",
+        ),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line(project_dir, wavs, tmp_path, flags, message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import subprocess
 import sys
 
@@ -24,6 +26,15 @@ def test_an_unknown_flag_is_one_line_and_status_1(project_dir, command):
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: Unknown command line flag 'unheard_of'")
+
+
+def test_paths_that_are_no_utf_8_can_be_printed(monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(cli.flags, "FLAGS", cli.flags.FlagValues())  # of this command alone
+    assert cli.parse_flags(["command", "clip"]) == ["command", "clip"]
+    print(os.fsdecode(b"out-\xff"), flush=True)
+    assert stdout.buffer.getvalue() == rb"out-\udcff" + b"\n"
 
 
 def test_who_interrupts_is_told_how_to_go_on(capsys):

@@ -352,6 +352,47 @@ def test_a_disk_that_is_too_small_is_noticed_first(server, crema_d, tmp_path, mo
     assert not server.seen
 
 
+def test_zips_need_room_for_what_they_unpack_to_and_for_those_fetched_at_once(
+    server, tmp_path, monkeypatch
+):
+    names = [f"Video_Speech_Actor_{actor:02d}.zip" for actor in range(1, 5)]
+    sizes = [len(server.files[path]) for path in put_zips(server, names)]
+    # One is whole, but was not unpacked; of another there is a part.
+    whole = server.files[f"/records/1188976/files/{names[0]}"]
+    (tmp_path / names[0]).write_bytes(whole)
+    (tmp_path / f"{names[1]}.part").write_bytes(
+        server.files[f"/records/1188976/files/{names[1]}"][:1000]
+    )
+    needed = round(1.05 * sum(sizes)) + sum(sizes[2:])
+    usage = shutil.disk_usage(tmp_path)
+    for free, fits in ((needed - 5, False), (needed + 5, True)):
+        now = usage._replace(free=free)
+        monkeypatch.setattr(download.shutil, "disk_usage", lambda path, now=now: now)
+        if fits:
+            count, lines = run("ravdess", server, tmp_path, num_connections=2)
+        else:
+            with pytest.raises(FetchError, match="are needed"):
+                run("ravdess", server, tmp_path, num_connections=2)
+    assert count == 3
+    lacking_mb = (sum(sizes[1:]) - 1000) / 1e6
+    assert f"3 files to fetch, {lacking_mb:.1f} MB; 1 here to be unpacked" in lines
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name[:-4] for name in names]
+
+
+def test_two_downloads_do_not_share_a_folder(server, crema_d, tmp_path):
+    refusals = []
+
+    def tell(line):
+        if "files to fetch" in line:
+            with pytest.raises(FetchError, match="another download is writing here") as error:
+                run("crema_d", server, tmp_path)
+            refusals.append(error)
+
+    download.download("crema_d", tmp_path, base_url=server.url, patience=QUICK, tell=tell)
+    assert len(refusals) == 1
+    assert run("crema_d", server, tmp_path)[0] == 0
+
+
 def test_no_part_and_an_unknown_one_are_refused(server, tmp_path):
     with pytest.raises(FetchError, match="crema_d has the parts video, audio, mp3, not ''"):
         run("crema_d", server, tmp_path, parts=[])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import re
 from fractions import Fraction
 
 import av
@@ -224,6 +227,38 @@ def test_limits_are_kept(tmp_path, encode):
     with pytest.raises(MediaError, match="pictures of 240x180, over 43199 pixels") as error:
         list(media.read_pictures(path, Limits(pixels=240 * 180 - 1)))
     assert error.value.kind == "too large"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.ENOMEM, MemoryError), (errno.EMFILE, OSError), (errno.EIO, MediaError)],
+)
+def test_trouble_of_the_machine_is_not_laid_on_the_file(tmp_path, monkeypatch, number, kind):
+    path = tmp_path / "a.wav"
+    wavfile.write(path, 16000, np.ones(16000, np.int16))
+
+    def fail(*_, **__):
+        av.error.err_check(-number, str(path))
+
+    class Broken:
+        """A container that opens and then fails."""
+
+        def __init__(self, container):
+            self.streams = container.streams
+            self.demux = fail
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    whole = av.open(str(path))
+    for opens in (fail, lambda *_, **__: Broken(whole)):
+        monkeypatch.setattr(av, "open", opens)
+        with pytest.raises(kind, match=re.escape(os.strerror(number))) as error:
+            media.read_sound(path)
+        assert not isinstance(error.value, av.error.FFmpegError)
 
 
 def test_damaged_headers_raise_nothing_but_typed_errors(tmp_path, encode):

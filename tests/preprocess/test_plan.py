@@ -74,6 +74,13 @@ def test_what_is_no_media_is_left_out_before_it_is_decoded(roots):
     assert left_out[1].reason == "the file is empty"
 
 
+def test_a_link_that_leads_nowhere_is_left_out(roots, tmp_path):
+    (roots["crema_d"] / "1011_DFA_ANG_XX.flv").symlink_to(tmp_path / "not fetched")
+    (entry,) = plan_build({"crema_d": roots["crema_d"]}, BuildSettings()).left_out
+    assert (entry.path, entry.kind) == ("crema_d/1011_DFA_ANG_XX.flv", "unreadable")
+    assert entry.reason == "cannot be read (No such file or directory)"
+
+
 def test_a_limit_is_spread_over_the_actors_of_each_corpus(roots):
     plan = plan_build(roots, BuildSettings(limit=5))
     for corpus in ("ravdess", "crema_d"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from preprocess.corpora import CorpusError, ravdess
@@ -79,6 +82,20 @@ def test_songs_and_second_copies_are_left_out_and_other_files_passed_over(tmp_pa
     assert found.left_out[1].reason == f"the same name as ravdess/{BOTH}"
 
 
+def test_a_sound_or_video_made_of_a_file_does_not_take_its_place(tmp_path):
+    own = [BOTH, PICTURE, AUDIO]
+    made = [f"A/01-{TAKE}.wav", f"A/02-{TAKE}.WAV", f"A/03-{TAKE}.mp4"]
+    found = scan(tmp_path, [*own, *made])
+    (clip,) = found.clips
+    assert clip.files == (tmp_path / BOTH,)
+    assert [(e.path, e.reason) for e in found.left_out if e.kind == "not the corpus's"] == [
+        (f"ravdess/{made[0]}", "RAVDESS's files named 01- are .mp4"),
+        (f"ravdess/{made[1]}", "RAVDESS's files named 02- are .mp4"),
+        (f"ravdess/{made[2]}", "RAVDESS's files named 03- are .wav"),
+    ]
+    assert len(found.left_out) == 5
+
+
 def test_one_recording_under_two_names_is_noted_where_both_are_built(tmp_path):
     one, other = "03-01-03-01-02-01-07.wav", "03-01-03-01-02-02-07.wav"
     assert scan(tmp_path, [one], "audio").notes == ()
@@ -99,6 +116,40 @@ def test_a_folder_that_is_not_ravdess_says_so(tmp_path):
         ravdess.scan(tmp_path / "file", "both")
     with pytest.raises(CorpusError, match=r"is not RAVDESS: no file in it is named as 01-01-03"):
         scan(tmp_path / "other", ["VideoFlash/1001_DFA_ANG_XX.flv"])
+
+
+def test_folders_and_files_behind_links_are_found_each_once(tmp_path):
+    store = tmp_path / "store"
+    scan(store, [BOTH, PICTURE, AUDIO])
+    root = tmp_path / "corpus"
+    root.mkdir()
+    (root / "linked").symlink_to(store / "Video_Speech_Actor_12")
+    (root / "again").symlink_to(store / "Video_Speech_Actor_12")
+    (root / f"03-{TAKE}.wav").symlink_to(store / AUDIO)
+    (store / "Video_Speech_Actor_12" / "up").symlink_to(root)
+    found = ravdess.scan(root, "both")
+    assert [clip.picture for clip in found.clips] == [
+        root / "again" / "Actor_12" / f"01-{TAKE}.mp4"
+    ]
+    assert [(entry.path, entry.kind) for entry in found.left_out] == [
+        (f"ravdess/03-{TAKE}.wav", "duplicate take"),
+        (f"ravdess/again/Actor_12/02-{TAKE}.mp4", "duplicate take"),
+    ]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    scan(tmp_path, [BOTH])
+    closed = tmp_path / "Video_Speech_Actor_12" / "Actor_12"
+    works = os.scandir
+
+    def scandir(path):  # root may read what is closed to all
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return works(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(CorpusError, match=rf"^{closed}: cannot be read \(Permission denied\)$"):
+        ravdess.scan(tmp_path, "both")
 
 
 def test_real_ravdess_has_three_videos_and_960_wavs(corpora_dir):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import json
+import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from emotion_tfdata import schema
+from preprocess import lock
 from preprocess.corpora import LeftOut
 from preprocess.facts import ClipFacts
 from preprocess.workspace import Workspace, WorkspaceError
@@ -76,9 +81,26 @@ def test_what_cannot_be_stored_leaves_no_file(workspace):
 def test_a_clip_s_file_that_was_damaged_is_named(workspace):
     workspace.store_example(example())
     (path,) = workspace.work_dir.rglob("*.npz")
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(WorkspaceError, match=r"01-01\.npz is damaged .*delete it"):
+    content = path.read_bytes()
+    for damaged in (content[:-30], content[:100], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(
+            WorkspaceError, match=r"01-01\.npz was damaged .* is removed; the same command makes it"
+        ):
+            workspace.load_example(ID)
+        assert not path.exists()
+    with pytest.raises(WorkspaceError, match=r"01-01\.npz is gone; the same command makes it"):
         workspace.load_example(ID)
+
+
+def test_a_clip_s_file_that_cannot_be_read_is_not_called_damaged(workspace):
+    path = workspace.work_dir / "clips" / f"{ID}.npz"
+    path.mkdir(parents=True)
+    with pytest.raises(
+        WorkspaceError, match=r"01-01\.npz cannot be read \(Is a directory\)\. Mend or delete it;"
+    ):
+        workspace.load_example(ID)
+    assert path.exists()
 
 
 def test_a_finished_shard_is_kept_and_its_clips_are_dropped(workspace):
@@ -97,7 +119,7 @@ def test_a_finished_shard_is_kept_and_its_clips_are_dropped(workspace):
         )
     (workspace.out_dir / plan.name).write_bytes(b"short")
     with pytest.raises(
-        WorkspaceError, match="was removed or changed; build again with --overwrite"
+        WorkspaceError, match="was removed or changed; the same command makes it again"
     ):
         workspace.load_shard(plan.name)
 
@@ -125,6 +147,60 @@ def test_the_same_build_may_go_on(workspace):
     with workspace.claim(SETTINGS, overwrite=False):
         assert ID in workspace.outcomes()
     assert names(workspace.out_dir) == [".work", "build.json"]
+
+
+@pytest.mark.parametrize("step", ["replace", "mkdir", "touch"])
+def test_a_build_that_broke_off_before_its_first_clip_goes_on(workspace, monkeypatch, step):
+    workspace.out_dir.mkdir()
+    owner = os if step == "replace" else Path
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Workspace, "check_writable", lambda self: None)
+        patched.setattr(owner, step, full)
+        # A process that is killed takes nothing away.
+        patched.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(OSError, match="No space left"), workspace.claim(SETTINGS, False):
+            pass
+    with workspace.claim(SETTINGS, overwrite=False) as manifest:
+        assert manifest is None
+    assert names(workspace.out_dir) == [".work", "build.json"]
+
+
+def test_clearing_that_broke_off_leaves_what_says_whose_the_rest_is(workspace, monkeypatch):
+    with workspace.claim(SETTINGS, overwrite=False):
+        (workspace.out_dir / "fold-0-of-5.tfrecord-00000-of-00001").touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            workspace.clear()
+    with workspace.claim(SETTINGS, overwrite=False) as manifest:
+        assert manifest is None
+
+
+def test_overwriting_goes_on_with_the_same_build(workspace):
+    with workspace.claim({**SETTINGS, "inputs": {}}, overwrite=False):
+        pass
+    with workspace.claim(SETTINGS, overwrite=True):
+        workspace.store_example(example())
+    with workspace.claim(SETTINGS, overwrite=True) as manifest:
+        assert manifest is None
+        assert ID in workspace.outcomes()
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"], ids=["gone", "cut", "no object"])
+def test_overwriting_begins_anew_where_nothing_says_what_the_folder_holds(workspace, content):
+    with workspace.claim(SETTINGS, overwrite=False):
+        workspace.store_example(example())
+    path = workspace.out_dir / "build.json"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    with workspace.claim(SETTINGS, overwrite=True):
+        assert workspace.outcomes() == {}
 
 
 @pytest.mark.parametrize(
@@ -201,6 +277,20 @@ def test_a_finished_data_set_is_taken_as_it_is(finished):
         assert len(manifest.records) == 30
 
 
+def test_overwriting_takes_a_finished_data_set_of_the_same_build_if_it_is_whole(finished):
+    with finished.claim(SETTINGS, overwrite=True) as manifest:
+        assert len(manifest.records) == 30
+    path = sorted(finished.out_dir.glob("fold-*"))[1]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with finished.claim(SETTINGS, overwrite=False) as manifest:
+        assert len(manifest.records) == 30  # its size is right
+    with finished.claim(SETTINGS, overwrite=True) as manifest:
+        assert manifest is None
+    assert not path.exists()
+
+
 def test_a_finished_data_set_without_one_of_its_shards_is_not_called_finished(finished):
     path = sorted(finished.out_dir.glob("fold-*"))[2]
     path.unlink()
@@ -271,6 +361,22 @@ def test_two_builds_do_not_share_a_folder(workspace):
         Workspace(workspace.out_dir).claim(SETTINGS, overwrite=True),
     ):
         pass
+
+
+def test_a_lock_that_was_let_go_meanwhile_is_not_held(tmp_path, monkeypatch):
+    path = tmp_path / "lock"
+    works = fcntl.flock
+
+    def late(file, how):
+        path.unlink()  # as its holder does
+        works(file, how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", late)
+        with pytest.raises(BlockingIOError, match="let go just now"), lock.held(path):
+            pass
+    with lock.held(path):
+        assert path.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
