@@ -100,6 +100,8 @@ def read(path: Path) -> list[str]:
             outcomes.append(f"{name}: read")
         except media.MediaError as error:
             outcomes.append(f"{name}: {error.kind}")
+        except MemoryError:  # a wild size; a build lists it as such
+            outcomes.append(f"{name}: too much memory")
         except Exception as error:
             outcomes.append(f"UNTYPED {name}: {error!r}")
     return outcomes
