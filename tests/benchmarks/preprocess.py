@@ -6,8 +6,8 @@ The clips are the real ones that are at hand and a drawn one, each several times
 Builds with one and two workers are timed from the command's start to its end and, by the difference
 to a build of each clip once, without what every build takes to start and to end. The parts and the
 script, whose cost a clip does not hang on how many there are, run on every eighth copy. The parts
-are measured before the builds and after them, each time in two ways: on one core while the other
-has nothing to do, and on two cores at once. A core may be slower while its neighbour works, which
+are measured before the build with two workers and after it, each time in two ways: on one core while
+the other has nothing to do, and on two cores at once. A core may be slower while its neighbour works, which
 is the machine's doing: the first way counts that against the build, the second does not. What the
 whole of both corpora takes follows from the parts and the clips' seconds. About 8 minutes a round
 on two cores.
@@ -310,6 +310,7 @@ def measure_round(
                 add("sum of the parts", seconds, 2 * len(clips[half]))
                 add(f"{corpus} sum", seconds, 2 * len(own))
 
+    # Parts on either side of the build they are compared with: how fast the machine is changes.
     add_parts(0)
     for workers in (2, 1):
         build = f"build, {workers} workers"
@@ -324,7 +325,8 @@ def measure_round(
         add(f"{build}, a further clip", many_s - few_s, more)
         add(f"cpu {build}, a further clip", many_cpu_s - few_cpu_s, more)
         found[f"{build}, start and end (s)"] = few_s - (many_s - few_s) * few_count / more
-    add_parts(1)
+        if workers == 2:
+            add_parts(1)
     script_s, cpu_s = meter(functools.partial(plain_script, clips[1], folder / "plain"))
     add("plain script", script_s, len(clips[1]))
     add("cpu plain script", cpu_s, len(clips[1]))
