@@ -6,11 +6,11 @@ The clips are the real ones that are at hand and a drawn one, each several times
 Builds with one and two workers are timed from the command's start to its end and, by the difference
 to a build of each clip once, without what every build takes to start and to end. The parts and the
 script, whose cost a clip does not hang on how many there are, run on every eighth copy. The parts
-are measured before the build with two workers and after it, each time in two ways: on one core while
-the other has nothing to do, and on two cores at once. A core may be slower while its neighbour works, which
-is the machine's doing: the first way counts that against the build, the second does not. What the
-whole of both corpora takes follows from the parts and the clips' seconds. About 8 minutes a round
-on two cores.
+are measured before the build with two workers and after it, each time in two ways: on one core
+while the other has nothing to do, and on two cores at once. A core may be slower while its
+neighbour works, which is the machine's doing: the first way counts that against the build, the
+second does not. What the whole of both corpora takes follows from the parts and the clips' seconds.
+About 7 minutes a round on two cores.
 """
 
 from __future__ import annotations
