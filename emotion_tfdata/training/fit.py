@@ -121,7 +121,9 @@ class Fit:
                 stream = with_ids_apart(dataset)
                 part = self._data.selection
                 to_select_on = self._data.batches_of(part) if part else None
-                self._pause()  # the first step takes seconds: its programs are made
+                # The first step takes seconds: its programs are made.
+                if self._workers.any(self._should_stop()):
+                    raise self._stopped()
             while not self._finished:
                 self._train_epoch(stream, batches)
                 self._end_epoch(to_select_on)
@@ -236,9 +238,12 @@ class Fit:
         """
         if self._workers.any(self._should_stop()):
             self._save()
-            raise StoppedError(f"epoch {self._at.epoch + 1}, batch {self._at.batch}")
+            raise self._stopped()
         if time.monotonic() - self._saved_s >= self._every_s:
             self._save()
+
+    def _stopped(self) -> StoppedError:
+        return StoppedError(f"epoch {self._at.epoch + 1}, batch {self._at.batch}")
 
     def _save(self) -> None:
         if not self._workers.is_chief:

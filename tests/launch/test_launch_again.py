@@ -288,6 +288,8 @@ def test_where_nobody_is_told_any_more_it_is_removed_all_the_same(cloud, project
 
 def test_a_signal_waits_for_what_has_begun_and_only_a_persons_second_one_does_not():
     before = signal.signal(signal.SIGTERM, ec2._interrupt)
+    # It is ignored where the tests run in a shell's background.
+    before_int = signal.signal(signal.SIGINT, signal.default_int_handler)
     said, done = [], []
 
     def get(*numbers, and_give_way=False):
@@ -321,6 +323,7 @@ def test_a_signal_waits_for_what_has_begun_and_only_a_persons_second_one_does_no
         assert signal.getsignal(signal.SIGTERM) is ec2._interrupt
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, before_int)
 
 
 class Broken(BaseException):
