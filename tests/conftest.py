@@ -17,20 +17,6 @@ settings.register_profile("without_clock", deadline=None)
 settings.load_profile("without_clock")
 
 
-# Their tests share what takes long to make, so each of these modules stays with one process.
-_TOGETHER = {
-    *("test_ablation", "test_build", "test_build_report", "test_build_tfrecords", "test_export"),
-    *("test_fit", "test_predict", "test_quickstart", "test_sample_corpus", "test_synchrony"),
-    "test_workers",
-}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.stem in _TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
 @pytest.fixture(scope="session")
 def project_dir() -> Path:
     return PROJECT_DIR

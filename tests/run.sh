@@ -23,4 +23,4 @@ echo "Types ..."
 mypy
 echo "Tests ..."
 # Two at a time on two cores and more; more would want more memory than they save time.
-python -m pytest -n "$(($(nproc) > 1 ? 2 : 1))" --dist loadgroup "$@"
+python -m pytest -n "$(($(nproc) > 1 ? 2 : 1))" "$@"
