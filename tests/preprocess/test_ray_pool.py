@@ -219,7 +219,7 @@ def test_a_node_without_the_project_is_named(env):
 
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path, monkeypatch):
     # Another test's may be there at this very moment, and Ray looks for any on the machine.
-    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+    monkeypatch.setattr("ray._private.services._find_address_from_flag", lambda flag: set())
     with (
         pytest.raises(WorkerError, match=r"no Ray cluster .* at --ray_address=auto \(.*ray start"),
         RayPool(len, 1, tmp_path, 1.0),
