@@ -296,8 +296,13 @@ class Workspace:
         """Removes the shards and their plan, which may come out as another one.
 
         The plan goes last: without its shards it cannot be sealed either.
+
+        Raises:
+          OSError: if any of it cannot be removed.
         """
-        shutil.rmtree(self._shard_path("").parent, ignore_errors=True)
+        folder = self._shard_path("").parent
+        if folder.exists():  # an error is no matter to pass over: what stays would be taken
+            shutil.rmtree(folder)
         for path in self._leftovers():
             if SHARD_NAME.fullmatch(path.name):
                 path.unlink(missing_ok=True)

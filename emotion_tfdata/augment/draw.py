@@ -156,14 +156,13 @@ def draw(
         one, no_mask = tf.ones_like(example, tf.float64), tf.zeros([tf.size(example), 0, 2])
         zero = tf.zeros_like(example, tf.float32)
         return Draws(one, zero, tf.cast(zero, tf.uint32), one, no_mask, no_mask)
-    streams = (
-        *(Stream.AUGMENTED, Stream.KIND, Stream.STRETCH, Stream.NOISE_LEVEL, Stream.MEL_WARP),
-        *(Stream.NOISE, Stream.FREQUENCY_MASK, Stream.TIME_MASK),
-    )
+    numbers = (Stream.AUGMENTED, Stream.KIND, Stream.STRETCH, Stream.NOISE_LEVEL, Stream.MEL_WARP)
+    further = (Stream.NOISE, Stream.FREQUENCY_MASK, Stream.TIME_MASK)
     # All at once: a key of each on its own would be half of the operations of an epoch's plan.
-    keys = rng.key(seed, epoch, example, copy, streams)
-    *_, noise_key, frequency_key, time_key = tf.unstack(keys, axis=-1)
-    chance, kind, stretch, level, mel_warp = tf.unstack(rng.uniform(keys[:, :5]), axis=-1)
+    keys = rng.key(seed, epoch, example, copy, (*numbers, *further))
+    drawn = rng.uniform(keys[:, : len(numbers)])
+    chance, kind, stretch, level, mel_warp = tf.unstack(drawn, axis=-1)
+    noise_key, frequency_key, time_key = tf.unstack(keys[:, len(numbers) :], axis=-1)
 
     def between(values: tf.Tensor, limits: tuple[float, float]) -> tf.Tensor:
         return limits[0] + (limits[1] - limits[0]) * values

@@ -34,7 +34,7 @@ class Options:
       input_threads: threads that read and augment; None for one a core.
       profile: the steps to profile, or None.
       workers: who trains together, as `join` gives them; None for this process alone.
-      should_stop: asked after every batch.
+      should_stop: asked before the first batch and after every one.
     """
 
     data_dir: str
@@ -115,13 +115,16 @@ def train_fold(settings: Settings, options: Options, progress: Progress) -> dict
       StoppedError: if asked to stop; the same call goes on from there.
       TrainingError: for a loss that is not finite.
     """
+    return _train(_served(settings, options), options, progress)
+
+
+def _train(data: Data, options: Options, progress: Progress) -> dict[str, Any]:
     from emotion_tfdata.training import export
     from emotion_tfdata.training import report as reports
     from emotion_tfdata.training.fit import Fit, StoppedError
     from emotion_tfdata.training.workers import Workers
 
-    folder, workers = options.model_dir, options.workers or Workers()
-    data = _served(settings, options, workers)
+    folder, workers, settings = options.model_dir, options.workers or Workers(), data.settings
     with _kept(folder, _claim(settings, options.data_dir), options, workers):
         finished = _shared(workers, lambda: _report_in(folder))
         if finished is not None:
@@ -176,12 +179,13 @@ def train_folds(
 
     folder, workers = options.model_dir, options.workers or Workers()
     shared = _claim(settings[0], options.data_dir) | {"fold": [one.fold for one in settings]}
-    _served(settings[0], options, workers)
+    first = _served(settings[0], options)  # before the folder of all is claimed
     with _kept(folder, shared, options, workers):
         folds = []
         for one in settings:
             inside = dataclasses.replace(options, model_dir=folder / f"fold-{one.fold}")
-            folds.append(train_fold(one, inside, progress))
+            data = first if one is settings[0] else _served(one, options)
+            folds.append(_train(data, inside, progress))
             progress.line(
                 f"fold {one.fold}: held-out UAR {folds[-1]['held_out']['uar']:.3f}, "
                 f"accuracy {folds[-1]['held_out']['accuracy']:.3f}"
@@ -220,10 +224,12 @@ def claims(settings: Sequence[Settings], data_dir: str) -> dict[str, Any]:
     return {f"fold-{one.fold}": _claim(one, data_dir) for one in settings}
 
 
-def _served(settings: Settings, options: Options, workers: Workers) -> Data:
+def _served(settings: Settings, options: Options) -> Data:
     """The data, with the first of its streams made: what cannot be served claims no folder."""
     from emotion_tfdata.training.data import Data
+    from emotion_tfdata.training.workers import Workers
 
+    workers = options.workers or Workers()
     data = Data(
         options.data_dir, settings, options.input_threads, shard=(workers.index, workers.count)
     )

@@ -1,0 +1,135 @@
+"""What a worker makes of one clip where something is wrong with the machine or with the clip."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import importlib.metadata
+import os
+import re
+
+import pytest
+
+from preprocess.build import build
+from preprocess.corpora import LeftOut
+from preprocess.dry_run import estimate
+from preprocess.plan import BuildError, BuildSettings, plan_build
+from preprocess.work import Stop, Work
+from preprocess.workspace import Workspace
+
+FLV = "1001_DFA_ANG_XX"
+
+
+@pytest.fixture(scope="module")
+def crema_d(tmp_path_factory, encode):
+    root = tmp_path_factory.mktemp("corpora") / "crema_d"
+    encode(root / "VideoFlash" / f"{FLV}.flv", audio_rate_hz=44100)
+    return root
+
+
+@pytest.fixture
+def planned(crema_d, tmp_path):
+    """The plan of a build of one clip in `tmp_path`, and its work."""
+    roots, settings = {"crema_d": crema_d}, BuildSettings()
+    plan = plan_build(roots, settings)
+    return plan, Work(roots, settings, settings.as_dict(), Workspace(tmp_path), plan.checked)
+
+
+def test_a_worker_where_something_else_is_installed_or_to_be_seen_stops_the_build(
+    planned, tmp_path
+):
+    plan, work = planned
+    (clip,) = plan.clips
+    stopped = work(clip)
+    assert isinstance(stopped, Stop)
+    assert f"the build's {tmp_path}/.work is not there. --out_dir must be on storage" in str(
+        stopped
+    )
+    with work.workspace.claim({}, overwrite=False):
+        elsewhere = dataclasses.replace(work, roots={"crema_d": tmp_path / "no"})
+        assert "no is not there. --crema_d_dir must be there on all nodes" in str(elsewhere(clip))
+        versions = {**work.wanted["versions"], "av": "9.2.0"}
+        other = dataclasses.replace(work, wanted={**work.wanted, "versions": versions})
+        assert re.search(r"it has av \d+\S*, not 9\.2\.0 as where the build", str(other(clip)))
+        gone = dataclasses.replace(clip, sound=tmp_path / "no.flv", picture=tmp_path / "no.flv")
+        assert "no.flv is gone, or not seen from here" in str(work(gone))
+        assert isinstance(work(clip), int)
+
+
+def test_a_clip_that_needs_too_much_memory_is_left_out_with_the_flag(planned, monkeypatch):
+    plan, work = planned
+
+    def starve(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("preprocess.work.make_example", starve)
+    with work.workspace.claim({}, overwrite=False):
+        left_out = work(plan.clips[0])
+    assert left_out == LeftOut(
+        f"crema_d/VideoFlash/{FLV}.flv", "failed", "needs more memory than --worker_memory_mb gives"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "stops"),
+    [(errno.ESTALE, True), (errno.EMFILE, True), (errno.EIO, False), (errno.EACCES, False)],
+)
+def test_only_a_file_s_own_trouble_leaves_it_out_and_not_for_good(
+    planned, monkeypatch, number, stops
+):
+    plan, work = planned
+    words = os.strerror(number)
+
+    def fail(*_, **__):
+        raise OSError(number, words, "clip.flv")
+
+    monkeypatch.setattr("preprocess.work.make_example", fail)
+    where = f"crema_d/VideoFlash/{FLV}.flv"
+    with work.workspace.claim({}, overwrite=False):
+        outcome = work(plan.clips[0])
+        assert work.workspace.outcomes() == {}
+    if stops:
+        assert isinstance(outcome, Stop)
+        assert f"{where} cannot be read ({words}). Mend it; then the same command" in outcome.reason
+    else:
+        assert outcome == LeftOut(where, "unreadable", f"cannot be read ({words})")
+
+
+def test_a_library_that_is_not_installed_is_no_clip_s_fault(planned, tmp_path, monkeypatch, here):
+    plan, work = planned
+
+    def missing(*_, **__):
+        raise ImportError("libGL.so.1: cannot open shared object file")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("preprocess.dry_run.make_example", missing)
+        patched.setattr("preprocess.dry_run.Pool", here)
+        with pytest.raises(
+            BuildError, match=r"^libGL\.so\.1: .*\. Install .*apt-get install libgl1"
+        ):
+            estimate(work.roots, BuildSettings(), num_workers=1, clip_timeout_s=60.0)
+
+    def unknown(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", unknown)
+    with work.workspace.claim({}, overwrite=False):
+        stop = work(plan.clips[0])
+    assert isinstance(stop, Stop)
+    assert re.search(r": av is not installed\. Install the extra .*; then the same", stop.reason)
+    with pytest.raises(BuildError, match=r"^av is not installed"):
+        build(work.roots, tmp_path, BuildSettings(), num_workers=1, make_pool=here)
+
+
+def test_a_library_that_finds_no_room_blames_the_flag(planned, monkeypatch):
+    plan, work = planned
+
+    def starve(*_, **__):
+        raise ImportError("libx.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("preprocess.work.make_example", starve)
+    with work.workspace.claim({}, overwrite=False):
+        stop = work(plan.clips[0])
+    assert isinstance(stop, Stop)
+    assert "--worker_memory_mb is too little" in stop.reason
+    assert "apt-get" not in stop.reason
