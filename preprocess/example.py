@@ -50,7 +50,7 @@ def make_example(
         if clip.picture.suffix.lower() == ".csv":
             track = tracking.read_track(clip.picture, limits)
         else:
-            pictures = media.read_pictures(clip.picture, limits)
+            pictures = media.in_batches(media.read_pictures(clip.picture, limits))
             track = landmarks.track_face((picture.time_s, picture.rgb) for picture in pictures)
         if not track.found.any():
             raise MediaError("no face", f"no face in any of its {len(track.found)} pictures")

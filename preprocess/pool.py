@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import itertools
+import math
 import multiprocessing
 import os
 import resource
@@ -29,6 +31,7 @@ _ATTEMPTS = 2
 _FAILED_STARTS = 3  # one after the other
 _START_S = 120.0
 _END_S = 5.0
+_LONGEST_WAIT_S = 3600.0  # the system takes no more than some days at once
 _READY = "ready"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _NOTHING, _NOT_STARTED = object(), object()
@@ -64,6 +67,38 @@ class Lost:
     reason: str
 
 
+class Waiting(Generic[Task]):
+    """Tasks that are still to be done, each fetched when it is wanted: there may be thousands.
+
+    Args:
+      tasks: in order.
+    """
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._tasks = iter(tasks)
+        self._first: deque[Task] = deque()
+        self._last: deque[Task] = deque()
+
+    def __bool__(self) -> bool:
+        if not self._first:
+            self._first.extend(itertools.islice(self._tasks, 1))
+        return bool(self._first or self._last)
+
+    def pop(self) -> Task:
+        """Takes the next one, where there is one."""
+        if not self:
+            raise IndexError("no task is waiting")
+        return (self._first or self._last).popleft()
+
+    def put_first(self, task: Task) -> None:
+        """Puts one back."""
+        self._first.appendleft(task)
+
+    def put_last(self, task: Task) -> None:
+        """Puts one behind all others."""
+        self._last.append(task)
+
+
 class Runner(Protocol[Task, Result]):
     """What spreads work over processes, wherever they are. A context manager."""
 
@@ -81,7 +116,7 @@ class Runner(Protocol[Task, Result]):
         """Does all tasks; yields each with its result as it comes, in no fixed order.
 
         Args:
-          tasks: what the function is called with.
+          tasks: what the function is called with; fetched when somebody can do them.
           timeout_s: longest that one of them may take, where that is not what all may.
 
         Raises:
@@ -94,12 +129,12 @@ class Runner(Protocol[Task, Result]):
 class _Worker(Generic[Task]):
     process: Any
     channel: Any
-    log: Path
+    log: Path | None
     core: int | None
     task: Task | None = None
     attempt: int = 0
     ready: bool = False
-    deadline_s: float = float("inf")
+    deadline_s: float = math.inf
 
 
 class Pool(Runner[Task, Result]):
@@ -108,7 +143,8 @@ class Pool(Runner[Task, Result]):
     Args:
       function: importable by name; called in the workers with one task.
       num_workers: most processes; they start when there are tasks for them.
-      log_dir: where each worker's stderr goes (native libraries write there as they like).
+      log_dir: where each worker's stderr goes (native libraries write there as they like); None for
+        where the parent's goes.
       timeout_s: longest that a task may take before its worker is killed.
       memory_bytes: that a worker may take beyond its code; 0 for no limit.
       cores: one for each worker to stay on; by default as `cores_for` says.
@@ -118,7 +154,7 @@ class Pool(Runner[Task, Result]):
         self,
         function: Callable[[Task], Result],
         num_workers: int,
-        log_dir: Path,
+        log_dir: Path | None,
         timeout_s: float,
         memory_bytes: int = 0,
         cores: Sequence[int | None] | None = None,
@@ -147,7 +183,7 @@ class Pool(Runner[Task, Result]):
     ) -> Iterator[tuple[Task, Result | Lost]]:
         """As `Runner` says. Nobody can do them where workers die before they can take one."""
         self._limit_s = self._timeout_s if timeout_s is None else timeout_s
-        waiting = deque((task, 1) for task in tasks)
+        waiting = Waiting((task, 1) for task in tasks)
         while waiting or any(worker.task is not None for worker in self._workers):
             self._hand_out(waiting)
             for worker in self._wait():
@@ -158,17 +194,17 @@ class Pool(Runner[Task, Result]):
                     continue
                 worker.task = None
                 if result is _NOT_STARTED:
-                    waiting.appendleft((task, attempt))
+                    waiting.put_first((task, attempt))
                 elif isinstance(result, Lost) and attempt < _ATTEMPTS:
-                    waiting.append((task, attempt + 1))
+                    waiting.put_last((task, attempt + 1))
                 else:
                     yield task, result
 
-    def _hand_out(self, waiting: deque[tuple[Task, int]]) -> None:
+    def _hand_out(self, waiting: Waiting[tuple[Task, int]]) -> None:
         idle = [worker for worker in self._workers if worker.task is None]
-        while waiting and (idle or len(self._workers) < self._num_workers):
+        while (idle or len(self._workers) < self._num_workers) and waiting:
             worker = idle.pop() if idle else self._start()
-            worker.task, worker.attempt = waiting.popleft()
+            worker.task, worker.attempt = waiting.pop()
             patience_s = self._limit_s if worker.ready else _START_S
             worker.deadline_s = time.monotonic() + patience_s
             # A worker that died while idle shows when it is waited for.
@@ -180,7 +216,7 @@ class Pool(Runner[Task, Result]):
         busy = [worker for worker in self._workers if worker.task is not None]
         signs = [sign for worker in busy for sign in (worker.channel, worker.process.sentinel)]
         patience_s = min(worker.deadline_s for worker in busy) - time.monotonic()
-        heard = connection.wait(signs, max(patience_s, 0))
+        heard = connection.wait(signs, min(max(patience_s, 0), _LONGEST_WAIT_S))
         now_s = time.monotonic()
         return [
             worker
@@ -216,12 +252,12 @@ class Pool(Runner[Task, Result]):
     def _start(self) -> _Worker[Task]:
         context = multiprocessing.get_context("spawn")
         self._started += 1
-        log = self._log_dir / f"worker-{self._started}.log"
+        log = self._log_dir / f"worker-{self._started}.log" if self._log_dir else None
         core = self._free_cores.pop(0)
         channel, theirs = context.Pipe()
         process = context.Process(
             target=_serve,
-            args=(theirs, self._function, str(log), self._memory_bytes, core),
+            args=(theirs, self._function, log, self._memory_bytes, core),
             daemon=True,
         )
         with _processes, _environment(ONE_THREAD):
@@ -257,7 +293,11 @@ def cores_for(num_workers: int) -> list[int | None]:
 
 
 def _serve(
-    channel: Any, function: Callable[[Any], Any], log: str, memory_bytes: int, core: int | None
+    channel: Any,
+    function: Callable[[Any], Any],
+    log: Path | None,
+    memory_bytes: int,
+    core: int | None,
 ) -> None:
     """A worker's life: takes tasks until the channel closes, its parent's death included."""
     if core is not None:
@@ -267,10 +307,11 @@ def _serve(
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    sys.stderr.flush()
-    descriptor = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
+    if log:
+        sys.stderr.flush()
+        descriptor = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
     channel.send((_READY, None))
     while True:
         try:
@@ -297,7 +338,7 @@ def _cause(worker: _Worker[Any]) -> str:
     if code is not None and code < 0:
         cause = signal.Signals(-code).name
     lines = []
-    if worker.log.exists():
+    if worker.log and worker.log.exists():
         lines = worker.log.read_text(errors="replace").strip().splitlines()
     return f"{cause}: {lines[-1]}" if lines else cause
 

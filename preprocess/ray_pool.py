@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic
@@ -25,7 +25,17 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from preprocess.pool import ONE_THREAD, Lost, Pool, Result, Runner, Task, WorkerError, cores_for
+from preprocess.pool import (
+    ONE_THREAD,
+    Lost,
+    Pool,
+    Result,
+    Runner,
+    Task,
+    Waiting,
+    WorkerError,
+    cores_for,
+)
 
 LOCAL = "local"
 _START_S = 120.0
@@ -123,7 +133,7 @@ class RayPool(Runner[Task, Result]):
         self, tasks: Iterable[Task], timeout_s: float | None = None
     ) -> Iterator[tuple[Task, Result | Lost]]:
         """As `Runner` says. Nobody can do them where no node can work."""
-        waiting = deque(tasks)
+        waiting = Waiting(tasks)
         began_s = time.monotonic()
         while waiting or any(call.task is not None for call in self._calls.values()):
             self._look_for_nodes()
@@ -146,7 +156,7 @@ class RayPool(Runner[Task, Result]):
                 except _LOST as error:
                     self._lose(call.node, error)
                     if call.task is not None:
-                        waiting.append(call.task)
+                        waiting.put_last(call.task)
                     continue
                 except ray.exceptions.RayError as error:
                     cause = getattr(error, "cause", error)
@@ -181,14 +191,14 @@ class RayPool(Runner[Task, Result]):
             node = self._nodes[node_id] = _Node(node_id, name, num_workers, actor)
             self._call(node, actor.ready.remote(), None)
 
-    def _hand_out(self, waiting: deque[Task], timeout_s: float | None) -> None:
+    def _hand_out(self, waiting: Waiting[Task], timeout_s: float | None) -> None:
         """Gives each node what it can do at once and one more, the emptiest node first."""
         free = [node for node in self._nodes.values() if node.ready]
-        while waiting and free:
+        while free and waiting:
             node = min(free, key=lambda node: node.calls / node.num_workers)
             if node.calls > node.num_workers:
                 return
-            task = waiting.popleft()
+            task = waiting.pop()
             self._call(node, node.actor.work.remote(task, timeout_s), task)
 
     def _call(self, node: _Node, reference: Any, task: Task | None) -> None:

@@ -24,13 +24,14 @@ class BuildReport:
       out_dir: where the data set is.
       provenance: what figures made from it must be called; empty for real recordings.
       clips_found: clips that were to be read.
-      clips_read: those that this run read; the others were finished before.
       clips_written: examples in the data set.
       shards: files.
       bytes: of all shards.
-      left_out: files that are not in it.
+      left_out: number of files that are not in it. The manifest lists them all.
+      left_out_lines: what they are, counted by kind.
       notes: what is to be known of clips that are.
       warnings: what is likely not as the user wants it.
+      clips_read: clips that this run read; the others were finished before.
       seconds: of this run.
       was_finished: whether an earlier run had left nothing to do.
     """
@@ -38,15 +39,16 @@ class BuildReport:
     out_dir: str
     provenance: str
     clips_found: int
-    clips_read: int
     clips_written: int
     shards: int
     bytes: int
-    left_out: tuple[LeftOut, ...]
+    left_out: int
+    left_out_lines: tuple[str, ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
-    seconds: float
-    was_finished: bool
+    clips_read: int = 0
+    seconds: float = 0.0
+    was_finished: bool = False
 
     def __str__(self) -> str:
         rate = self.clips_read / self.seconds if self.seconds > 0 else 0.0
@@ -56,10 +58,10 @@ class BuildReport:
             f"clips read     {self.clips_read} in {self.seconds:.1f} s, {rate:.2f} clips/s",
             f"clips written  {self.clips_written} in {self.shards} shards, "
             f"{self.bytes / 1e6:.1f} MB",
-            f"left out       {len(self.left_out)}"
-            + (" files" if len(self.left_out) != 1 else " file")
+            f"left out       {self.left_out}"
+            + (" files" if self.left_out != 1 else " file")
             + (f", all of them in {self.out_dir}/left_out.csv" if self.left_out else ""),
-            *left_out_lines(self.left_out),
+            *self.left_out_lines,
             *(f"note: {note}" for note in self.notes),
             *(f"warning: {warning}" for warning in self.warnings),
             f"report         {self.out_dir}/report.html",

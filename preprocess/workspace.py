@@ -69,19 +69,11 @@ class Workspace:
         self._shards_plan = self.work_dir / "shards.json"
 
     @contextlib.contextmanager
-    def claim(self, description: Mapping[str, Any], overwrite: bool) -> Iterator[Manifest | None]:
+    def held(self) -> Iterator[None]:
         """Holds the folder for one build, alone.
 
-        Args:
-          description: what the build is a function of; JSON values.
-          overwrite: throws away what another build left, or this one if it was damaged since.
-
-        Yields:
-          The manifest, if this very build is finished already.
-
         Raises:
-          WorkspaceError: if the folder cannot be written, holds another build or a finished one
-            that was damaged since, or another process is building in it.
+          WorkspaceError: if it cannot be written, or another process is building in it.
         """
         self.check_writable()
         with contextlib.ExitStack() as stack:
@@ -89,11 +81,21 @@ class Workspace:
                 stack.enter_context(lock.held(self.out_dir / _LOCK_NAME))
             except BlockingIOError as error:
                 raise WorkspaceError(f"{self.out_dir}: another build is writing here") from error
-            manifest = self._take_over(description, overwrite)
-            del description  # names every file, and the build has just begun
-            yield manifest
+            yield
 
-    def _take_over(self, description: Mapping[str, Any], overwrite: bool) -> Manifest | None:
+    def take_over(self, description: Mapping[str, Any], overwrite: bool) -> Manifest | None:
+        """Makes the folder, which must be held, the one of this build.
+
+        Args:
+          description: what the build is a function of; JSON values.
+          overwrite: throws away what another build left, or this one if it was damaged since.
+
+        Returns:
+          The manifest, if this very build is finished already.
+
+        Raises:
+          WorkspaceError: if it holds another build, or a finished one that was damaged since.
+        """
         try:
             manifest = self._standing(description, verified=overwrite)
         except WorkspaceError:
@@ -151,7 +153,7 @@ class Workspace:
         return manifest
 
     def is_held(self) -> bool:
-        """Whether the folder is the one, seen from here, that `claim` holds."""
+        """Whether the folder is the one, seen from here, that `take_over` made this build's."""
         return (self.work_dir / f"{_TOKEN_NAME}{self.token}").exists()
 
     def check_writable(self) -> None:
@@ -202,8 +204,10 @@ class Workspace:
                     if ending == ".npz":
                         found[f"{folder.name}/{stem}"] = entry.stat().st_size
                     elif ending == ".json":
-                        content = json.loads(Path(entry.path).read_text(encoding="utf-8"))
-                        found[f"{folder.name}/{stem}"] = LeftOut(**content)
+                        # Where it was damaged, the clip is tried again.
+                        with contextlib.suppress(ValueError, TypeError):
+                            content = json.loads(Path(entry.path).read_text(encoding="utf-8"))
+                            found[f"{folder.name}/{stem}"] = LeftOut(**content)
         return found
 
     def store_example(self, example: Example, facts: ClipFacts | None = None) -> int:

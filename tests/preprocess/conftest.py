@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from emotion_tfdata.manifest import Manifest
 from preprocess.corpora import sample
 from preprocess.corpora.sample_encode import NTSC_FRAME_RATE, encode_clip
 from preprocess.corpora.sample_render import DrawnClip, draw_clip
+from preprocess.workspace import Workspace
 
 
 class Here:
@@ -35,6 +39,26 @@ class Here:
 @pytest.fixture(scope="session")
 def here() -> type[Here]:
     return Here
+
+
+@pytest.fixture(scope="session")
+def in_process() -> dict[str, Any]:
+    """Arguments of `build` for one that starts no process."""
+    return {"num_workers": 1, "make_pool": Here, "make_clerk_pool": Here}
+
+
+@pytest.fixture(scope="session")
+def claim() -> Callable[..., contextlib.AbstractContextManager[Manifest | None]]:
+    """Holds a workspace's folder as a build does."""
+
+    @contextlib.contextmanager
+    def claimed(
+        workspace: Workspace, description: Mapping[str, Any], overwrite: bool = False
+    ) -> Iterator[Manifest | None]:
+        with workspace.held():
+            yield workspace.take_over(description, overwrite)
+
+    return claimed
 
 
 @dataclasses.dataclass(frozen=True)

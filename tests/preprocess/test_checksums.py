@@ -15,12 +15,12 @@ NAMES = ("03-01-03-01-01-01-01.wav", "03-01-04-01-01-01-02.wav")
 
 
 @pytest.fixture
-def make(here):
+def make(in_process):
     """Builds what is in a folder."""
 
     def make(root, out_dir, mode):
         settings = BuildSettings(modalities="audio", num_folds=2, checksums=mode)
-        return build({"ravdess": root}, out_dir, settings, num_workers=1, make_pool=here)
+        return build({"ravdess": root}, out_dir, settings, **in_process)
 
     return make
 

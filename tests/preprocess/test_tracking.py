@@ -176,8 +176,8 @@ def test_limits_are_kept(tmp_path):
         read_track(path, Limits(duration_s=2))
 
 
-def test_a_data_set_of_68_landmarks_is_built_and_served(corpus, tmp_path, here):
-    report = build(corpus, tmp_path / "out", SETTINGS, num_workers=1, make_pool=here)
+def test_a_data_set_of_68_landmarks_is_built_and_served(corpus, tmp_path, in_process):
+    report = build(corpus, tmp_path / "out", SETTINGS, **in_process)
     assert report.clips_written == 2, str(report)
     manifest = Manifest.load(str(tmp_path / "out"))
     assert manifest.num_landmarks == 68

@@ -36,7 +36,7 @@ def planned(crema_d, tmp_path):
 
 
 def test_a_worker_where_something_else_is_installed_or_to_be_seen_stops_the_build(
-    planned, tmp_path
+    planned, tmp_path, claim
 ):
     plan, work = planned
     (clip,) = plan.clips
@@ -45,7 +45,7 @@ def test_a_worker_where_something_else_is_installed_or_to_be_seen_stops_the_buil
     assert f"the build's {tmp_path}/.work is not there. --out_dir must be on storage" in str(
         stopped
     )
-    with work.workspace.claim({}, overwrite=False):
+    with claim(work.workspace, {}, overwrite=False):
         elsewhere = dataclasses.replace(work, roots={"crema_d": tmp_path / "no"})
         assert "no is not there. --crema_d_dir must be there on all nodes" in str(elsewhere(clip))
         versions = {**work.wanted["versions"], "av": "9.2.0"}
@@ -56,14 +56,14 @@ def test_a_worker_where_something_else_is_installed_or_to_be_seen_stops_the_buil
         assert isinstance(work(clip), int)
 
 
-def test_a_clip_that_needs_too_much_memory_is_left_out_with_the_flag(planned, monkeypatch):
+def test_a_clip_that_needs_too_much_memory_is_left_out_with_the_flag(planned, monkeypatch, claim):
     plan, work = planned
 
     def starve(*_, **__):
         raise MemoryError
 
     monkeypatch.setattr("preprocess.work.make_example", starve)
-    with work.workspace.claim({}, overwrite=False):
+    with claim(work.workspace, {}, overwrite=False):
         left_out = work(plan.clips[0])
     assert left_out == LeftOut(
         f"crema_d/VideoFlash/{FLV}.flv", "failed", "needs more memory than --worker_memory_mb gives"
@@ -75,7 +75,7 @@ def test_a_clip_that_needs_too_much_memory_is_left_out_with_the_flag(planned, mo
     [(errno.ESTALE, True), (errno.EMFILE, True), (errno.EIO, False), (errno.EACCES, False)],
 )
 def test_only_a_file_s_own_trouble_leaves_it_out_and_not_for_good(
-    planned, monkeypatch, number, stops
+    planned, monkeypatch, number, stops, claim
 ):
     plan, work = planned
     words = os.strerror(number)
@@ -85,7 +85,7 @@ def test_only_a_file_s_own_trouble_leaves_it_out_and_not_for_good(
 
     monkeypatch.setattr("preprocess.work.make_example", fail)
     where = f"crema_d/VideoFlash/{FLV}.flv"
-    with work.workspace.claim({}, overwrite=False):
+    with claim(work.workspace, {}, overwrite=False):
         outcome = work(plan.clips[0])
         assert work.workspace.outcomes() == {}
     if stops:
@@ -95,7 +95,9 @@ def test_only_a_file_s_own_trouble_leaves_it_out_and_not_for_good(
         assert outcome == LeftOut(where, "unreadable", f"cannot be read ({words})")
 
 
-def test_a_library_that_is_not_installed_is_no_clip_s_fault(planned, tmp_path, monkeypatch, here):
+def test_a_library_that_is_not_installed_is_no_clip_s_fault(
+    planned, tmp_path, monkeypatch, here, in_process, claim
+):
     plan, work = planned
 
     def missing(*_, **__):
@@ -113,22 +115,22 @@ def test_a_library_that_is_not_installed_is_no_clip_s_fault(planned, tmp_path, m
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", unknown)
-    with work.workspace.claim({}, overwrite=False):
+    with claim(work.workspace, {}, overwrite=False):
         stop = work(plan.clips[0])
     assert isinstance(stop, Stop)
     assert re.search(r": av is not installed\. Install the extra .*; then the same", stop.reason)
     with pytest.raises(BuildError, match=r"^av is not installed"):
-        build(work.roots, tmp_path, BuildSettings(), num_workers=1, make_pool=here)
+        build(work.roots, tmp_path, BuildSettings(), **in_process)
 
 
-def test_a_library_that_finds_no_room_blames_the_flag(planned, monkeypatch):
+def test_a_library_that_finds_no_room_blames_the_flag(planned, monkeypatch, claim):
     plan, work = planned
 
     def starve(*_, **__):
         raise ImportError("libx.so: failed to map segment from shared object")
 
     monkeypatch.setattr("preprocess.work.make_example", starve)
-    with work.workspace.claim({}, overwrite=False):
+    with claim(work.workspace, {}, overwrite=False):
         stop = work(plan.clips[0])
     assert isinstance(stop, Stop)
     assert "--worker_memory_mb is too little" in stop.reason

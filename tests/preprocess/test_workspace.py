@@ -132,8 +132,8 @@ def test_the_plan_of_the_shards_is_kept(workspace):
     assert workspace.load_shards_plan() == (plans, left_out)
 
 
-def test_the_same_build_may_go_on(workspace):
-    with workspace.claim(SETTINGS, overwrite=False) as manifest:
+def test_the_same_build_may_go_on(workspace, claim):
+    with claim(workspace, SETTINGS, overwrite=False) as manifest:
         assert manifest is None
         workspace.store_example(example())
         (workspace.out_dir / ".fold-0-of-5.tfrecord-00000-of-00001.99-0a1b2c3d.tmp").write_bytes(
@@ -144,13 +144,13 @@ def test_the_same_build_may_go_on(workspace):
         ".work",
         "build.json",
     ]
-    with workspace.claim(SETTINGS, overwrite=False):
+    with claim(workspace, SETTINGS, overwrite=False):
         assert ID in workspace.outcomes()
     assert names(workspace.out_dir) == [".work", "build.json"]
 
 
 @pytest.mark.parametrize("step", ["replace", "mkdir", "touch"])
-def test_a_build_that_broke_off_before_its_first_clip_goes_on(workspace, monkeypatch, step):
+def test_a_build_that_broke_off_before_its_first_clip_goes_on(workspace, monkeypatch, step, claim):
     workspace.out_dir.mkdir()
     owner = os if step == "replace" else Path
 
@@ -162,44 +162,46 @@ def test_a_build_that_broke_off_before_its_first_clip_goes_on(workspace, monkeyp
         patched.setattr(owner, step, full)
         # A process that is killed takes nothing away.
         patched.setattr(Path, "unlink", lambda *_, **__: None)
-        with pytest.raises(OSError, match="No space left"), workspace.claim(SETTINGS, False):
+        with pytest.raises(OSError, match="No space left"), claim(workspace, SETTINGS, False):
             pass
-    with workspace.claim(SETTINGS, overwrite=False) as manifest:
+    with claim(workspace, SETTINGS, overwrite=False) as manifest:
         assert manifest is None
     assert names(workspace.out_dir) == [".work", "build.json"]
 
 
-def test_clearing_that_broke_off_leaves_what_says_whose_the_rest_is(workspace, monkeypatch):
-    with workspace.claim(SETTINGS, overwrite=False):
+def test_clearing_that_broke_off_leaves_what_says_whose_the_rest_is(workspace, monkeypatch, claim):
+    with claim(workspace, SETTINGS, overwrite=False):
         (workspace.out_dir / "fold-0-of-5.tfrecord-00000-of-00001").touch()
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             workspace.clear()
-    with workspace.claim(SETTINGS, overwrite=False) as manifest:
+    with claim(workspace, SETTINGS, overwrite=False) as manifest:
         assert manifest is None
 
 
-def test_overwriting_goes_on_with_the_same_build(workspace):
-    with workspace.claim({**SETTINGS, "inputs": {}}, overwrite=False):
+def test_overwriting_goes_on_with_the_same_build(workspace, claim):
+    with claim(workspace, {**SETTINGS, "inputs": {}}, overwrite=False):
         pass
-    with workspace.claim(SETTINGS, overwrite=True):
+    with claim(workspace, SETTINGS, overwrite=True):
         workspace.store_example(example())
-    with workspace.claim(SETTINGS, overwrite=True) as manifest:
+    with claim(workspace, SETTINGS, overwrite=True) as manifest:
         assert manifest is None
         assert ID in workspace.outcomes()
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]"], ids=["gone", "cut", "no object"])
-def test_overwriting_begins_anew_where_nothing_says_what_the_folder_holds(workspace, content):
-    with workspace.claim(SETTINGS, overwrite=False):
+def test_overwriting_begins_anew_where_nothing_says_what_the_folder_holds(
+    workspace, content, claim
+):
+    with claim(workspace, SETTINGS, overwrite=False):
         workspace.store_example(example())
     path = workspace.out_dir / "build.json"
     if content is None:
         path.unlink()
     else:
         path.write_text(content)
-    with workspace.claim(SETTINGS, overwrite=True):
+    with claim(workspace, SETTINGS, overwrite=True):
         assert workspace.outcomes() == {}
 
 
@@ -228,23 +230,23 @@ def test_overwriting_begins_anew_where_nothing_says_what_the_folder_holds(worksp
         ({**SETTINGS, "inputs": {}}, "inputs a is gone"),
     ],
 )
-def test_another_build_is_refused_by_what_differs(workspace, other, difference):
-    with workspace.claim(SETTINGS, overwrite=False):
+def test_another_build_is_refused_by_what_differs(workspace, other, difference, claim):
+    with claim(workspace, SETTINGS, overwrite=False):
         workspace.store_example(example())
     with (
         pytest.raises(WorkspaceError, match=f"holds another build: {difference}.*--overwrite"),
-        workspace.claim(other, overwrite=False),
+        claim(workspace, other, overwrite=False),
     ):
         pass
     assert ID in workspace.outcomes()
-    with workspace.claim(other, overwrite=True):
+    with claim(workspace, other, overwrite=True):
         assert workspace.outcomes() == {}
 
 
-def test_of_many_differences_settings_are_named_first(workspace):
+def test_of_many_differences_settings_are_named_first(workspace, claim):
     inputs = {f"clip {index}": [["a", 1, 0]] for index in range(9)}
     settings = {"num_classes": 6, "limit": 9}
-    with workspace.claim({"settings": settings, "inputs": inputs}, overwrite=False):
+    with claim(workspace, {"settings": settings, "inputs": inputs}, overwrite=False):
         pass
     other = {"settings": {**settings, "limit": 4}, "inputs": dict(list(inputs.items())[:4])}
     with (
@@ -252,53 +254,53 @@ def test_of_many_differences_settings_are_named_first(workspace):
             WorkspaceError,
             match=r"settings limit was 9, is now 4; inputs clip 4 is gone; .* and 3 more\.",
         ),
-        workspace.claim(other, overwrite=False),
+        claim(workspace, other, overwrite=False),
     ):
         pass
 
 
 @pytest.fixture
-def finished(workspace, fake_data_dir):
+def finished(workspace, fake_data_dir, claim):
     """A workspace with a data set that was finished."""
-    with workspace.claim(SETTINGS, overwrite=False):
+    with claim(workspace, SETTINGS, overwrite=False):
         shutil.copytree(fake_data_dir, workspace.out_dir, dirs_exist_ok=True)
         workspace.finish()
     return workspace
 
 
 def refused(workspace):
-    with pytest.raises(WorkspaceError) as caught, workspace.claim(SETTINGS, overwrite=False):
-        pass
+    with pytest.raises(WorkspaceError) as caught:
+        workspace.take_over(SETTINGS, overwrite=False)
     return str(caught.value)
 
 
-def test_a_finished_data_set_is_taken_as_it_is(finished):
-    with finished.claim(SETTINGS, overwrite=False) as manifest:
+def test_a_finished_data_set_is_taken_as_it_is(finished, claim):
+    with claim(finished, SETTINGS, overwrite=False) as manifest:
         assert len(manifest.records) == 30
 
 
-def test_overwriting_takes_a_finished_data_set_of_the_same_build_if_it_is_whole(finished):
-    with finished.claim(SETTINGS, overwrite=True) as manifest:
+def test_overwriting_takes_a_finished_data_set_of_the_same_build_if_it_is_whole(finished, claim):
+    with claim(finished, SETTINGS, overwrite=True) as manifest:
         assert len(manifest.records) == 30
     path = sorted(finished.out_dir.glob("fold-*"))[1]
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with finished.claim(SETTINGS, overwrite=False) as manifest:
+    with claim(finished, SETTINGS, overwrite=False) as manifest:
         assert len(manifest.records) == 30  # its size is right
-    with finished.claim(SETTINGS, overwrite=True) as manifest:
+    with claim(finished, SETTINGS, overwrite=True) as manifest:
         assert manifest is None
     assert not path.exists()
 
 
-def test_a_finished_data_set_without_one_of_its_shards_is_not_called_finished(finished):
+def test_a_finished_data_set_without_one_of_its_shards_is_not_called_finished(finished, claim):
     path = sorted(finished.out_dir.glob("fold-*"))[2]
     path.unlink()
     message = refused(finished)
     assert message.startswith(f"{path} is gone")
     assert f"`python -m preprocess.verify --data_dir={finished.out_dir}`" in message
     assert message.endswith("build again with --overwrite")
-    with finished.claim(SETTINGS, overwrite=True) as manifest:
+    with claim(finished, SETTINGS, overwrite=True) as manifest:
         assert manifest is None
 
 
@@ -325,27 +327,27 @@ def test_a_finished_data_set_s_damaged_manifest_is_named(finished):
     assert message.endswith("build again with --overwrite")
 
 
-def test_overwriting_removes_what_builds_leave_and_nothing_else(workspace):
+def test_overwriting_removes_what_builds_leave_and_nothing_else(workspace, claim):
     shards = ["fold-0-of-5.tfrecord-00000-of-00002", ".fold-1-of-5.tfrecord-00000-of-00001.7.tmp"]
-    with workspace.claim(SETTINGS, overwrite=False):
+    with claim(workspace, SETTINGS, overwrite=False):
         for name in [*shards, "manifest.json", "left_out.csv", "thesis.tex", "fold.txt"]:
             (workspace.out_dir / name).write_text("x")
     workspace.clear()
     assert names(workspace.out_dir) == ["fold.txt", "thesis.tex"]
 
 
-def test_a_data_set_of_unknown_making_is_refused(workspace):
+def test_a_data_set_of_unknown_making_is_refused(workspace, claim):
     workspace.out_dir.mkdir()
     (workspace.out_dir / "manifest.json").write_text("{}")
     with (
         pytest.raises(WorkspaceError, match=r"holds a data set without its build\.json"),
-        workspace.claim(SETTINGS, overwrite=False),
+        claim(workspace, SETTINGS, overwrite=False),
     ):
         pass
 
 
-def test_only_who_sees_the_held_folder_may_work_in_it(workspace, tmp_path):
-    with workspace.claim(SETTINGS, overwrite=False):
+def test_only_who_sees_the_held_folder_may_work_in_it(workspace, tmp_path, claim):
+    with claim(workspace, SETTINGS, overwrite=False):
         assert workspace.is_held()
         seen_from_elsewhere = pickle.loads(pickle.dumps(workspace))
         assert seen_from_elsewhere.is_held()
@@ -354,11 +356,11 @@ def test_only_who_sees_the_held_folder_may_work_in_it(workspace, tmp_path):
         assert not other.is_held()
 
 
-def test_two_builds_do_not_share_a_folder(workspace):
+def test_two_builds_do_not_share_a_folder(workspace, claim):
     with (
-        workspace.claim(SETTINGS, overwrite=False),
+        claim(workspace, SETTINGS, overwrite=False),
         pytest.raises(WorkspaceError, match="another build is writing here"),
-        Workspace(workspace.out_dir).claim(SETTINGS, overwrite=True),
+        claim(Workspace(workspace.out_dir), SETTINGS, overwrite=True),
     ):
         pass
 

@@ -1,0 +1,288 @@
+"""What is to be known of all of a build's clips at once: who has it is called in one process.
+
+Whoever hands out the work then holds a few clips at a time, however many there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from emotion_tfdata.manifest import Manifest
+from preprocess import writer
+from preprocess.corpora import Clip, LeftOut
+from preprocess.facts import ClipFacts
+from preprocess.plan import BuildError, BuildSettings, Plan, plan_build
+from preprocess.pool import Lost, Runner, WorkerError
+from preprocess.report import summarize, write_report
+from preprocess.summary import BuildReport, left_out_csv, left_out_lines
+from preprocess.work import ALTERED, GOES_ON, Stop
+from preprocess.workspace import LEFT_OUT_NAME, Workspace, WorkspaceError
+from preprocess.writer import ShardPlan
+
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+Request = tuple[str, tuple[Any, ...]]
+
+_NAMED = 3
+_BEGIN = "begin"
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """Where a build stands when it begins.
+
+    Attributes:
+      checked: corpora whose files are compared with the published ones.
+      clips: that are to be read.
+      clips_missing: those of them that no earlier run has finished.
+      is_finished: whether the data set stands.
+      is_damaged: whether some of what had been finished is gone, and made again.
+    """
+
+    checked: frozenset[str]
+    clips: int
+    clips_missing: int
+    is_finished: bool = False
+    is_damaged: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ToSeal:
+    """What is left to be sealed.
+
+    Attributes:
+      shards: that do not stand yet.
+      clips: in the largest of them.
+    """
+
+    shards: int
+    clips: int
+
+
+class Ledger:
+    """A build's plan and what became of each clip. Called with the name of a method and arguments.
+
+    Args:
+      roots: corpus -> folder, at least one.
+      settings: of the build.
+      workspace: of the build, held by who asks.
+    """
+
+    def __init__(
+        self, roots: Mapping[str, Path], settings: BuildSettings, workspace: Workspace
+    ) -> None:
+        self._roots = roots
+        self._settings = settings
+        self._workspace = workspace
+        self._plan: Plan | None = None
+        self._manifest: Manifest | None = None
+        self._outcomes: dict[str, LeftOut | int] = {}
+        self._missing: list[Clip] = []
+        self._unsealed: list[ShardPlan] = []
+
+    def __call__(self, request: Request) -> Any:
+        """Answers; with a `Stop` where the build cannot go on."""
+        name, arguments = request
+        if self._plan is None and name != _BEGIN:
+            return Stop(f"the process that kept the list of clips has died; {GOES_ON}")
+        try:
+            return getattr(self, name)(*arguments)
+        except (BuildError, WorkspaceError) as error:
+            return Stop(str(error))
+        except OSError as error:
+            return Stop(f"{error}. Mend it; then {GOES_ON}")
+
+    def begin(self, overwrite: bool) -> Begun:
+        """Plans the build and makes the folder its own."""
+        plan = self._plan = plan_build(self._roots, self._settings)
+        workspace = self._workspace
+        description = {"settings": self._settings.as_dict(), "inputs": plan.inputs()}
+        self._manifest = workspace.take_over(description, overwrite)
+        if self._manifest:
+            return Begun(plan.checked, len(plan.clips), 0, is_finished=True)
+        is_damaged = False
+        if workspace.load_shards_plan():
+            if workspace.can_be_sealed():
+                return Begun(plan.checked, len(plan.clips), 0)
+            is_damaged = True
+            workspace.drop_shards()
+        self._outcomes = workspace.outcomes()
+        self._missing = [clip for clip in plan.clips if clip.example_id not in self._outcomes]
+        return Begun(plan.checked, len(plan.clips), len(self._missing), is_damaged=is_damaged)
+
+    def clips(self, start: int, count: int) -> list[Clip]:
+        """Some of the clips that are missing."""
+        return self._missing[start : start + count]
+
+    def add(self, example_id: str, outcome: LeftOut | int) -> None:
+        """Notes what became of a clip: bytes that are kept of it, or why it is left out.
+
+        What workers have written is not looked up instead, since a file system that several
+        machines share may show it later.
+        """
+        self._outcomes[example_id] = outcome
+
+    def plan_shards(self) -> ToSeal:
+        """Decides which clip goes into which shard, unless an earlier run has."""
+        if not self._workspace.load_shards_plan():
+            self._store_shards_plan()
+        plans, _ = self._shards_plan()
+        standing = self._workspace.standing_shards()
+        # The largest first, so that none is left for last.
+        self._unsealed = sorted(
+            (plan for plan in plans if plan.name not in standing),
+            key=lambda plan: (-len(plan.example_ids), plan.name),
+        )
+        largest = len(self._unsealed[0].example_ids) if self._unsealed else 0
+        return ToSeal(len(self._unsealed), largest)
+
+    def shards(self, start: int, count: int) -> list[ShardPlan]:
+        """Some of the shards that do not stand yet."""
+        return self._unsealed[start : start + count]
+
+    def finish(self) -> None:
+        """Writes the manifest of shards that stand, and the report."""
+        assert self._plan is not None
+        plans, left_out = self._shards_plan()
+        written = [self._workspace.load_shard(plan.name) for plan in plans]
+        facts = {name: each for shard in written for name, each in shard.facts.items()}
+        everything = sorted([*self._plan.left_out, *left_out], key=lambda entry: entry.path)
+        out_dir, settings = self._workspace.out_dir, self._settings
+        (out_dir / LEFT_OUT_NAME).write_text(left_out_csv(everything), encoding="utf-8")
+        manifest = Manifest(
+            settings={
+                **settings.as_dict(),
+                "notes": [*self._plan.notes, *_altered_notes(facts)],
+            },
+            provenance=self._plan.provenance,
+            modalities=settings.built,
+            num_audio_features=settings.audio.num_mels,
+            num_landmarks=settings.num_landmarks,
+            num_classes=settings.num_classes,
+            num_folds=settings.num_folds,
+            shards=tuple(shard.shard for shard in written),
+            statistics=writer.statistics(written, settings.num_folds, settings.built),
+            left_out=tuple(dataclasses.asdict(entry) for entry in everything),
+        )
+        write_report(out_dir, manifest, summarize(manifest, facts))
+        manifest.save(str(out_dir))
+        self._workspace.finish()
+        self._manifest = manifest
+
+    def report(self) -> BuildReport:
+        """What is to be told of a data set that stands."""
+        assert self._plan is not None
+        assert self._manifest is not None
+        manifest = self._manifest
+        clips_written = Counter(shard.fold for shard, _ in manifest.records)
+        left_out = [LeftOut(**entry) for entry in manifest.left_out]
+        return BuildReport(
+            out_dir=str(self._workspace.out_dir),
+            provenance=manifest.provenance,
+            clips_found=len(self._plan.clips),
+            clips_written=sum(clips_written.values()),
+            shards=len(manifest.shards),
+            bytes=sum(shard.bytes for shard in manifest.shards),
+            left_out=len(left_out),
+            left_out_lines=tuple(left_out_lines(left_out)),
+            notes=tuple(manifest.settings["notes"]),
+            warnings=tuple(_warnings(clips_written, manifest.num_folds)),
+        )
+
+    # -- within -----------------------------------------------------------------------------------
+
+    def _store_shards_plan(self) -> None:
+        """Fixes the shards.
+
+        Raises:
+          BuildError: if no clip survived.
+        """
+        plan = self._plan
+        assert plan is not None
+        outcomes = {clip.example_id: self._outcomes[clip.example_id] for clip in plan.clips}
+        left_out = [outcome for outcome in outcomes.values() if isinstance(outcome, LeftOut)]
+        sizes = [
+            (name, plan.actor_folds[name], plan.random_folds[name], outcome)
+            for name, outcome in outcomes.items()
+            if not isinstance(outcome, LeftOut)
+        ]
+        if not sizes:
+            lines = "\n".join(left_out_lines(left_out))
+            self._workspace.clear()
+            raise BuildError(f"not one of {len(outcomes)} clips could be built:\n{lines}")
+        settings = self._settings
+        shards = writer.plan_shards(
+            sizes,
+            settings.num_folds,
+            round(settings.max_shard_size_mb * 1e6),
+            by_random_fold=settings.split_protocol == "random",
+        )
+        self._workspace.store_shards_plan(shards, left_out)
+
+    def _shards_plan(self) -> tuple[list[ShardPlan], list[LeftOut]]:
+        found = self._workspace.load_shards_plan()
+        assert found is not None
+        return found
+
+
+class Clerk:
+    """Asks a ledger that is in another process.
+
+    Args:
+      runner: of one process, which has the ledger.
+    """
+
+    def __init__(self, runner: Runner[Request, Any]) -> None:
+        self._runner = runner
+
+    def ask(
+        self,
+        method: Callable[Concatenate[Ledger, Arguments], Answer],
+        *arguments: Arguments.args,
+        **_: Arguments.kwargs,
+    ) -> Answer:
+        """What a method of the ledger returns for arguments given by position.
+
+        Raises:
+          BuildError: if the build cannot go on.
+          WorkerError: if the process dies.
+        """
+        request = (method.__name__, arguments)
+        ((_request, answer),) = self._runner.run([request])
+        if isinstance(answer, Stop):
+            raise BuildError(answer.reason)
+        if isinstance(answer, Lost):
+            raise WorkerError(f"listing the clips failed: {answer.reason}; {GOES_ON}")
+        found: Answer = answer
+        return found
+
+
+def _altered_notes(facts: Mapping[str, ClipFacts]) -> list[str]:
+    """One note a corpus on files that are not the published ones."""
+    by_corpus: dict[str, list[str]] = {}
+    for example_id, each in facts.items():
+        by_corpus.setdefault(example_id.split("/")[0], []).extend(each.altered)
+    notes = []
+    for corpus, names in sorted(by_corpus.items()):
+        if names:
+            names.sort()
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            notes.append(
+                f"{corpus}: of {len(names)} files each is {ALTERED}: "
+                f"{', '.join(names[:_NAMED])}{more}; --checksums=require leaves them out"
+            )
+    return notes
+
+
+def _warnings(clips: Mapping[int, int], num_folds: int) -> list[str]:
+    empty = [str(fold) for fold in range(num_folds) if not clips.get(fold)]
+    if not empty:
+        return []
+    return [
+        f"no clip in actor fold {', '.join(empty)} of {num_folds}: "
+        "fewer actors than folds; lower --num_folds or add actors"
+    ]
