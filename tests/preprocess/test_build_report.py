@@ -75,7 +75,7 @@ def test_the_oddest_clips_come_first_with_the_reason(made):
 
 
 def held_bytes(manifest, clips):
-    """What a build's parent holds when it draws the report of so many clips."""
+    """What is held when the report of so many clips is drawn."""
     content = json.loads(manifest.to_json())
     shard = content["shards"][0]
     records = [
@@ -97,7 +97,7 @@ def held_bytes(manifest, clips):
     return held
 
 
-def test_the_parent_holds_about_half_a_kilobyte_of_a_clip(made):
+def test_a_report_is_made_of_about_half_a_kilobyte_of_a_clip(made):
     _, _, manifest, _ = made
     few, many = (held_bytes(manifest, clips) for clips in (100, 1100))
     assert 200 < (many - few) / 1000 < 600

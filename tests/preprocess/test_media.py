@@ -116,6 +116,26 @@ def test_real_crema_d_pictures_begin_27_ms_after_the_sound(corpora_dir):
     assert next(media.read_pictures(path)).time_s == pytest.approx(0.027)
 
 
+@pytest.mark.parametrize(
+    ("shape", "together"),
+    [((18, 24, 3), 16), ((1080, 1920, 3), 9), ((6000, 6000, 3), 1)],
+    ids=["many small", "by their size", "each alone"],
+)
+def test_pictures_are_decoded_several_at_a_time_but_never_much_of_them(shape, together):
+    decoded = []
+
+    def pictures():
+        for number in range(40):
+            decoded.append(number)
+            yield media.Picture(np.broadcast_to(np.uint8(number), shape), number / 30)
+
+    seen = []
+    for picture in media.in_batches(pictures()):
+        seen.append(picture.time_s * 30)
+        assert len(decoded) == min(-(-len(seen) // together) * together, 40)
+    np.testing.assert_allclose(seen, range(40))
+
+
 def _cut(path, share):
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import signal
 import sys
@@ -19,6 +20,11 @@ def double(task):
 
 def nothing(task):
     return None
+
+
+def speak(task):
+    print(f"task {task}", file=sys.stderr, flush=True)
+    return task
 
 
 def perish(task, marks):
@@ -65,6 +71,31 @@ def test_every_task_gets_its_result(tmp_path):
     assert run(double, range(20), tmp_path) == {task: 2 * task for task in range(20)}
     assert run(nothing, range(3), tmp_path) == dict.fromkeys(range(3))
     assert run(double, [], tmp_path, num_workers=0) == {}
+
+
+def test_tasks_are_fetched_when_somebody_can_do_them(tmp_path):
+    fetched = []
+
+    def tasks():
+        for task in range(20):
+            fetched.append(task)
+            yield task
+
+    with Pool(double, 2, tmp_path, 60.0) as pool:
+        for done, _ in enumerate(pool.run(tasks()), start=1):
+            assert len(fetched) <= done + 2
+    assert fetched == list(range(20))
+
+
+def test_a_task_may_take_for_ever(tmp_path):
+    assert run(double, [2], tmp_path, timeout_s=math.inf) == {2: 4}
+    assert run(double, [2], tmp_path, timeout_s=1e12) == {2: 4}
+
+
+def test_without_a_folder_for_logs_workers_write_where_the_parent_does(capfd):
+    with Pool(speak, 1, None, 60.0) as pool:
+        assert list(pool.run([1])) == [(1, 1)]
+    assert "task 1\n" in capfd.readouterr().err
 
 
 def test_a_worker_that_dies_costs_one_task_tried_twice(tmp_path):
