@@ -80,6 +80,7 @@ class Ledger:
         self._workspace = workspace
         self._plan: Plan | None = None
         self._manifest: Manifest | None = None
+        self._clips_count = 0
         self._outcomes: dict[str, LeftOut | int] = {}
         self._missing: list[Clip] = []
         self._unsealed: list[ShardPlan] = []
@@ -99,20 +100,21 @@ class Ledger:
     def begin(self, overwrite: bool) -> Begun:
         """Plans the build and makes the folder its own."""
         plan = self._plan = plan_build(self._roots, self._settings)
+        self._clips_count = len(plan.clips)
         workspace = self._workspace
         description = {"settings": self._settings.as_dict(), "inputs": plan.inputs()}
         self._manifest = workspace.take_over(description, overwrite)
         if self._manifest:
-            return Begun(plan.checked, len(plan.clips), 0, is_finished=True)
+            return Begun(plan.checked, self._clips_count, 0, is_finished=True)
         is_damaged = False
         if workspace.load_shards_plan():
             if workspace.can_be_sealed():
-                return Begun(plan.checked, len(plan.clips), 0)
+                return Begun(plan.checked, self._clips_count, 0)
             is_damaged = True
             workspace.drop_shards()
         self._outcomes = workspace.outcomes()
         self._missing = [clip for clip in plan.clips if clip.example_id not in self._outcomes]
-        return Begun(plan.checked, len(plan.clips), len(self._missing), is_damaged=is_damaged)
+        return Begun(plan.checked, self._clips_count, len(self._missing), is_damaged=is_damaged)
 
     def clips(self, start: int, count: int) -> list[Clip]:
         """Some of the clips that are missing."""
@@ -127,9 +129,15 @@ class Ledger:
         self._outcomes[example_id] = outcome
 
     def plan_shards(self) -> ToSeal:
-        """Decides which clip goes into which shard, unless an earlier run has."""
+        """Decides which clip goes into which shard, unless an earlier run has.
+
+        From here on clips are not asked for: what is held of them makes room for the manifest.
+        """
+        assert self._plan is not None
         if not self._workspace.load_shards_plan():
             self._store_shards_plan()
+        self._plan = dataclasses.replace(self._plan, clips=(), actor_folds={}, random_folds={})
+        self._outcomes, self._missing = {}, []
         plans, _ = self._shards_plan()
         standing = self._workspace.standing_shards()
         # The largest first, so that none is left for last.
@@ -183,7 +191,7 @@ class Ledger:
         return BuildReport(
             out_dir=str(self._workspace.out_dir),
             provenance=manifest.provenance,
-            clips_found=len(self._plan.clips),
+            clips_found=self._clips_count,
             clips_written=sum(clips_written.values()),
             shards=len(manifest.shards),
             bytes=sum(shard.bytes for shard in manifest.shards),
