@@ -21,7 +21,7 @@ from preprocess.writer import ShardPlan
 
 Item = TypeVar("Item")
 
-# Clips or shards that are fetched from the ledger at once.
+# Clips that are fetched from the ledger at once.
 _BATCH = 64
 
 
@@ -64,7 +64,11 @@ def build(
         with (
             workspace.held(),
             make_clerk_pool(
-                Ledger(roots, settings, workspace), 1, log_dir=None, timeout_s=math.inf
+                Ledger(roots, settings, workspace),
+                1,
+                log_dir=None,
+                timeout_s=math.inf,
+                attempts=1,
             ) as clerk_pool,
         ):
             clerk = Clerk(clerk_pool)
@@ -109,7 +113,7 @@ def _process(
         kept = begun.clips - begun.clips_missing
         print(f"{kept} clips were finished before and are kept", file=sys.stderr)
     progress = Progress(begun.clips_missing, "clips")
-    for clip, result in pool.run(_fetch(clerk, Ledger.clips, begun.clips_missing)):
+    for clip, result in pool.run(_fetch(clerk, Ledger.clips, begun.clips_missing, _BATCH)):
         if isinstance(result, Lost):
             where = place(clip.corpus, roots[clip.corpus], clip.files[0])
             result = LeftOut(where, "failed", result.reason)
@@ -128,7 +132,7 @@ def _seal(clerk: Clerk, pool: Runner[ShardPlan, Any], clip_timeout_s: float) -> 
     to_seal = clerk.ask(Ledger.plan_shards)
     progress = Progress(to_seal.shards, "shards")
     timeout_s = clip_timeout_s * to_seal.clips
-    for plan, result in pool.run(_fetch(clerk, Ledger.shards, to_seal.shards), timeout_s):
+    for plan, result in pool.run(_fetch(clerk, Ledger.shards, to_seal.shards, 1), timeout_s):
         if isinstance(result, Lost):
             raise BuildError(f"{plan.name} could not be written: {result.reason}")
         if isinstance(result, Stop):
@@ -137,8 +141,8 @@ def _seal(clerk: Clerk, pool: Runner[ShardPlan, Any], clip_timeout_s: float) -> 
 
 
 def _fetch(
-    clerk: Clerk, method: Callable[[Ledger, int, int], list[Item]], count: int
+    clerk: Clerk, method: Callable[[Ledger, int, int], list[Item]], count: int, batch: int
 ) -> Iterator[Item]:
-    """Items of one of the ledger's lists, as they are wanted."""
-    for start in range(0, count, _BATCH):
-        yield from clerk.ask(method, start, _BATCH)
+    """Items of one of the ledger's lists, a few at a time, as they are wanted."""
+    for start in range(0, count, batch):
+        yield from clerk.ask(method, start, batch)

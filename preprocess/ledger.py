@@ -6,6 +6,7 @@ Whoever hands out the work then holds a few clips at a time, however many there 
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,10 +26,9 @@ from preprocess.writer import ShardPlan
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
-Request = tuple[str, tuple[Any, ...]]
+Request = tuple[str, tuple[Any, ...], dict[str, Any]]
 
 _NAMED = 3
-_BEGIN = "begin"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,15 +87,18 @@ class Ledger:
 
     def __call__(self, request: Request) -> Any:
         """Answers; with a `Stop` where the build cannot go on."""
-        name, arguments = request
-        if self._plan is None and name != _BEGIN:
-            return Stop(f"the process that kept the list of clips has died; {GOES_ON}")
+        name, arguments, options = request
         try:
-            return getattr(self, name)(*arguments)
+            return getattr(self, name)(*arguments, **options)
         except (BuildError, WorkspaceError) as error:
             return Stop(str(error))
         except OSError as error:
             return Stop(f"{error}. Mend it; then {GOES_ON}")
+        except MemoryError:
+            return Stop(f"no memory is left to list the clips; make room, then {GOES_ON}")
+        except Exception as error:
+            traceback.print_exc()
+            return Stop(f"listing the clips failed ({type(error).__name__}: {error})")
 
     def begin(self, overwrite: bool) -> Begun:
         """Plans the build and makes the folder its own."""
@@ -107,7 +110,7 @@ class Ledger:
         if self._manifest:
             return Begun(plan.checked, self._clips_count, 0, is_finished=True)
         is_damaged = False
-        if workspace.load_shards_plan():
+        if workspace.has_shards_plan():
             if workspace.can_be_sealed():
                 return Begun(plan.checked, self._clips_count, 0)
             is_damaged = True
@@ -134,11 +137,11 @@ class Ledger:
         From here on clips are not asked for: what is held of them makes room for the manifest.
         """
         assert self._plan is not None
-        if not self._workspace.load_shards_plan():
+        if not self._workspace.has_shards_plan():
             self._store_shards_plan()
         self._plan = dataclasses.replace(self._plan, clips=(), actor_folds={}, random_folds={})
         self._outcomes, self._missing = {}, []
-        plans, _ = self._shards_plan()
+        plans, _ = self._workspace.load_shards_plan()
         standing = self._workspace.standing_shards()
         # The largest first, so that none is left for last.
         self._unsealed = sorted(
@@ -155,7 +158,7 @@ class Ledger:
     def finish(self) -> None:
         """Writes the manifest of shards that stand, and the report."""
         assert self._plan is not None
-        plans, left_out = self._shards_plan()
+        plans, left_out = self._workspace.load_shards_plan()
         written = [self._workspace.load_shard(plan.name) for plan in plans]
         facts = {name: each for shard in written for name, each in shard.facts.items()}
         everything = sorted([*self._plan.left_out, *left_out], key=lambda entry: entry.path)
@@ -231,17 +234,12 @@ class Ledger:
         )
         self._workspace.store_shards_plan(shards, left_out)
 
-    def _shards_plan(self) -> tuple[list[ShardPlan], list[LeftOut]]:
-        found = self._workspace.load_shards_plan()
-        assert found is not None
-        return found
-
 
 class Clerk:
     """Asks a ledger that is in another process.
 
     Args:
-      runner: of one process, which has the ledger.
+      runner: of one process, which has the ledger, and one attempt at each request.
     """
 
     def __init__(self, runner: Runner[Request, Any]) -> None:
@@ -251,20 +249,20 @@ class Clerk:
         self,
         method: Callable[Concatenate[Ledger, Arguments], Answer],
         *arguments: Arguments.args,
-        **_: Arguments.kwargs,
+        **options: Arguments.kwargs,
     ) -> Answer:
-        """What a method of the ledger returns for arguments given by position.
+        """What a method of the ledger returns.
 
         Raises:
           BuildError: if the build cannot go on.
           WorkerError: if the process dies.
         """
-        request = (method.__name__, arguments)
+        request = (method.__name__, arguments, options)
         ((_request, answer),) = self._runner.run([request])
         if isinstance(answer, Stop):
             raise BuildError(answer.reason)
         if isinstance(answer, Lost):
-            raise WorkerError(f"listing the clips failed: {answer.reason}; {GOES_ON}")
+            raise WorkerError(f"the list of clips is lost: {answer.reason}; {GOES_ON}")
         found: Answer = answer
         return found
 

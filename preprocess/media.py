@@ -215,7 +215,7 @@ def in_batches(pictures: Iterable[Picture]) -> Iterator[Picture]:
     """The same pictures, several decoded at a time.
 
     Decoding and what is done with a picture drive each other's code and data out of the caches:
-    taking turns at each picture costs a twentieth of the time that both take.
+    taking turns at each picture costs 4 % of the time that both take.
     """
     batch: list[Picture] = []
     for picture in pictures:

@@ -20,14 +20,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_ATTEMPTS = 2
 _FAILED_STARTS = 3  # one after the other
 _START_S = 120.0
 _END_S = 5.0
@@ -116,7 +115,7 @@ class Runner(Protocol[Task, Result]):
         """Does all tasks; yields each with its result as it comes, in no fixed order.
 
         Args:
-          tasks: what the function is called with; fetched when somebody can do them.
+          tasks: what the function is called with; fetched as they can be done.
           timeout_s: longest that one of them may take, where that is not what all may.
 
         Raises:
@@ -148,6 +147,7 @@ class Pool(Runner[Task, Result]):
       timeout_s: longest that a task may take before its worker is killed.
       memory_bytes: that a worker may take beyond its code; 0 for no limit.
       cores: one for each worker to stay on; by default as `cores_for` says.
+      attempts: how often a task is tried that its worker does not survive.
     """
 
     def __init__(
@@ -158,6 +158,7 @@ class Pool(Runner[Task, Result]):
         timeout_s: float,
         memory_bytes: int = 0,
         cores: Sequence[int | None] | None = None,
+        attempts: int = 2,
     ) -> None:
         self._function = function
         self._num_workers = num_workers
@@ -165,6 +166,7 @@ class Pool(Runner[Task, Result]):
         self._timeout_s = self._limit_s = timeout_s
         self._memory_bytes = memory_bytes
         self._free_cores = list(cores_for(num_workers) if cores is None else cores)
+        self._attempts = attempts
         self._workers: list[_Worker[Task]] = []
         self._started = self._failed_starts = 0
 
@@ -195,7 +197,7 @@ class Pool(Runner[Task, Result]):
                 worker.task = None
                 if result is _NOT_STARTED:
                     waiting.put_first((task, attempt))
-                elif isinstance(result, Lost) and attempt < _ATTEMPTS:
+                elif isinstance(result, Lost) and attempt < self._attempts:
                     waiting.put_last((task, attempt + 1))
                 else:
                     yield task, result
@@ -260,7 +262,9 @@ class Pool(Runner[Task, Result]):
             args=(theirs, self._function, log, self._memory_bytes, core),
             daemon=True,
         )
-        with _processes, _environment(ONE_THREAD):
+        # Else it might unblock what the line after it blocks.
+        resource_tracker.ensure_running()
+        with _processes, _environment(ONE_THREAD), _blocked(signal.SIGINT):
             process.start()
         theirs.close()
         worker: _Worker[Task] = _Worker(process, channel, log, core)
@@ -307,22 +311,20 @@ def _serve(
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
     if log:
         sys.stderr.flush()
         descriptor = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666)
         os.dup2(descriptor, 2)
         os.close(descriptor)
-    channel.send((_READY, None))
+    message: tuple[str, Any] = (_READY, None)
     while True:
         try:
+            channel.send(message)
             task = channel.recv()
-        except EOFError:  # nobody has tasks any more
+        except (EOFError, ConnectionError):  # nobody waits for results, or has tasks any more
             return
-        result = function(task)
-        try:
-            channel.send(("result", result))
-        except BrokenPipeError:  # nobody waits for it any more
-            return
+        message = ("result", function(task))
 
 
 def _die_with_parent() -> None:
@@ -341,6 +343,16 @@ def _cause(worker: _Worker[Any]) -> str:
     if worker.log and worker.log.exists():
         lines = worker.log.read_text(errors="replace").strip().splitlines()
     return f"{cause}: {lines[-1]}" if lines else cause
+
+
+@contextlib.contextmanager
+def _blocked(number: signal.Signals) -> Iterator[None]:
+    """Keeps a signal waiting, also in processes that are started inside."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (number,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

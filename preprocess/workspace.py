@@ -45,6 +45,8 @@ _WORK_NAME = ".work"
 _LOCK_NAME = ".lock"
 _TOKEN_NAME = "token-"
 _MADE_AGAIN = "the same command makes it again"
+# What reading a damaged json file raises.
+_DAMAGES = (ValueError, KeyError, TypeError, AttributeError)
 # The manifest and the description, before they have their names.
 _HALF_WRITTEN = re.compile(
     rf"(\.{re.escape(BUILD_NAME)}|{re.escape(MANIFEST_NAME)})\.[\w-]+\.tmp", re.ASCII
@@ -268,25 +270,36 @@ class Workspace:
         }
         self._write_json(self._shards_plan, content)
 
-    def load_shards_plan(self) -> tuple[list[ShardPlan], list[LeftOut]] | None:
-        """Reads what `store_shards_plan` kept, or None."""
+    def has_shards_plan(self) -> bool:
+        """Whether `store_shards_plan` has kept one."""
+        return self._shards_plan.exists()
+
+    def load_shards_plan(self) -> tuple[list[ShardPlan], list[LeftOut]]:
+        """Reads what `store_shards_plan` kept.
+
+        Raises:
+          WorkspaceError: if it was damaged since.
+        """
         try:
             content = json.loads(self._shards_plan.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        plans = [
-            ShardPlan(
-                plan["name"], plan["fold"], tuple(plan["example_ids"]), tuple(plan["random_folds"])
-            )
-            for plan in content["shards"]
-        ]
-        return plans, [LeftOut(**entry) for entry in content["left_out"]]
+            plans = [
+                ShardPlan(
+                    plan["name"],
+                    plan["fold"],
+                    tuple(plan["example_ids"]),
+                    tuple(plan["random_folds"]),
+                )
+                for plan in content["shards"]
+            ]
+            return plans, [LeftOut(**entry) for entry in content["left_out"]]
+        except _DAMAGES as error:
+            raise _damaged(self._shards_plan, error) from error
 
     def can_be_sealed(self) -> bool:
         """Whether each planned shard stands, or has the files of all its clips."""
-        plans, _ = self.load_shards_plan() or ((), ())
         kept, standing = self.outcomes(), self.standing_shards()
         try:
+            plans, _ = self.load_shards_plan()
             for plan in plans:
                 if plan.name in standing:
                     self.load_shard(plan.name)
@@ -334,23 +347,26 @@ class Workspace:
         """Reads what `store_shard` kept.
 
         Raises:
-          WorkspaceError: if the shard itself is gone or has changed since.
+          WorkspaceError: if that was damaged since, or the shard itself is gone or has changed.
         """
-        content = json.loads(self._shard_path(name).read_text(encoding="utf-8"))
-        records = tuple(map(Record.of, content["shard"].pop("records")))
-        shard = Shard(**content["shard"], records=records)
+        try:
+            content = json.loads(self._shard_path(name).read_text(encoding="utf-8"))
+            records = tuple(map(Record.of, content["shard"].pop("records")))
+            shard = Shard(**content["shard"], records=records)
+            moments = {
+                int(fold): {
+                    modality: Moments(m["count"], np.array(m["mean"]), np.array(m["m2"]))
+                    for modality, m in by_modality.items()
+                }
+                for fold, by_modality in content["moments"].items()
+            }
+            facts = {sys.intern(name): _facts(each) for name, each in content["facts"].items()}
+        except _DAMAGES as error:
+            raise _damaged(self._shard_path(name), error) from error
         path = self.out_dir / name
         if not path.exists() or path.stat().st_size != shard.bytes:
             raise WorkspaceError(f"{path} was removed or changed; {_MADE_AGAIN}")
         self.drop_clips(record.example_id for record in records)
-        moments = {
-            int(fold): {
-                modality: Moments(m["count"], np.array(m["mean"]), np.array(m["m2"]))
-                for modality, m in by_modality.items()
-            }
-            for fold, by_modality in content["moments"].items()
-        }
-        facts = {sys.intern(name): _facts(each) for name, each in content["facts"].items()}
         return WrittenShard(shard, moments, facts)
 
     def drop_clips(self, example_ids: Iterator[str]) -> None:
@@ -428,6 +444,10 @@ class Workspace:
         finally:
             temporary.unlink(missing_ok=True)
         return size
+
+
+def _damaged(path: Path, error: Exception) -> WorkspaceError:
+    return WorkspaceError(f"{path} was damaged ({error!r}); {_MADE_AGAIN}")
 
 
 def _facts(content: Mapping[str, Any]) -> ClipFacts:

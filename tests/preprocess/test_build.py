@@ -257,7 +257,7 @@ def test_a_full_disk_stops_the_build_and_it_goes_on_later(
     assert (report.clips_read, report.clips_written) == (0, 1)
 
 
-@pytest.mark.parametrize("what", ["clip", "shard"])
+@pytest.mark.parametrize("what", ["clip", "shard", "list of shards", "entry of a shard"])
 def test_what_is_damaged_or_gone_before_all_shards_stand_is_made_again(
     tmp_path, monkeypatch, what, in_process
 ):
@@ -290,9 +290,13 @@ def test_what_is_damaged_or_gone_before_all_shards_stand_is_made_again(
             BuildError, match=r"npz was damaged .*; the same command makes it again"
         ):
             build({"ravdess": root}, out_dir, **options)
-    else:
+    elif what == "shard":
         (path,) = out_dir.glob("fold-*")
         path.unlink()
+    else:
+        pattern = "shards.json" if what == "list of shards" else "shards/*.json"
+        (path,) = (out_dir / ".work").glob(pattern)
+        path.write_bytes(path.read_bytes()[:100])
 
     report = build({"ravdess": root}, out_dir, **options)
 

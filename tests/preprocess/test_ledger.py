@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import tracemalloc
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,8 +15,7 @@ from scipy.io import wavfile
 from preprocess.build import build
 from preprocess.ledger import Begun, Clerk, Ledger, ToSeal
 from preprocess.plan import BuildError, BuildSettings
-from preprocess.pool import Pool, WorkerError
-from preprocess.work import Stop
+from preprocess.pool import Pool
 from preprocess.workspace import Workspace
 
 SETTINGS = BuildSettings(modalities="audio", num_folds=2)
@@ -31,25 +32,28 @@ def draw(root, count):
         (root / f"{actor}_IEO_SAD_{level}.wav").write_bytes(content)
 
 
-class Dies(Ledger):
-    """Has no time for plans."""
+@dataclasses.dataclass(frozen=True)
+class Dying:
+    """A ledger whose process dies when it is asked for one thing."""
 
-    def plan_shards(self):
-        os.kill(os.getpid(), signal.SIGKILL)
+    ledger: Ledger
+    at: str
+
+    def __call__(self, request):
+        if request[0] == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.ledger(request)
 
 
-def asked(ledger):
-    """A clerk that asks a ledger in another process."""
-    return Pool(ledger, 1, None, 60.0)
-
-
-def test_a_ledger_in_another_process_answers_as_one_here(tmp_path, in_process):
+@pytest.mark.parametrize("where", ["in this process", "in another"])
+def test_a_clerk_is_told_what_the_ledger_knows(tmp_path, here, where):
     draw(tmp_path / "crema_d", 3)
     roots, workspace = {"crema_d": tmp_path / "crema_d"}, Workspace(tmp_path / "out")
-    with workspace.held(), asked(Ledger(roots, SETTINGS, workspace)) as pool:
+    make_pool = here if where == "in this process" else Pool
+    with workspace.held(), make_pool(Ledger(roots, SETTINGS, workspace), 1, None, 60.0) as pool:
         clerk = Clerk(pool)
         checked = frozenset({"crema_d"})
-        assert clerk.ask(Ledger.begin, False) == Begun(checked, clips=3, clips_missing=3)
+        assert clerk.ask(Ledger.begin, overwrite=False) == Begun(checked, 3, clips_missing=3)
         names = [clip.name for clip in clerk.ask(Ledger.clips, 0, 2)]
         assert names == ["1000_DFA_ANG_XX", "1000_IEO_SAD_HI"]
         assert [clip.name for clip in clerk.ask(Ledger.clips, 2, 2)] == ["1000_IEO_SAD_MD"]
@@ -58,7 +62,7 @@ def test_a_ledger_in_another_process_answers_as_one_here(tmp_path, in_process):
         assert clerk.ask(Ledger.plan_shards) == ToSeal(shards=1, clips=3)
         (plan,) = clerk.ask(Ledger.shards, 0, 64)
         assert len(plan.example_ids) == 3
-        with pytest.raises(BuildError, match=r"fold-\\S+ is gone|No such file"):
+        with pytest.raises(BuildError, match=r"No such file.*\. Mend it; then the same command"):
             clerk.ask(Ledger.finish)
 
 
@@ -68,17 +72,34 @@ def test_what_keeps_a_build_from_being_planned_is_said_here(tmp_path):
         build(roots, tmp_path / "out", SETTINGS, num_workers=1)
 
 
-def test_a_list_of_clips_that_is_lost_ends_the_build_which_goes_on_later(tmp_path):
+@pytest.mark.parametrize("at", ["begin", "clips", "add", "shards", "finish"])
+def test_a_list_of_clips_that_is_lost_ends_the_build_which_goes_on_later(tmp_path, in_process, at):
     draw(tmp_path / "crema_d", 2)
-    roots, workspace = {"crema_d": tmp_path / "crema_d"}, Workspace(tmp_path / "out")
-    with workspace.held(), asked(Dies(roots, SETTINGS, workspace)) as pool:
-        clerk = Clerk(pool)
-        clerk.ask(Ledger.begin, False)
-        with pytest.raises(BuildError, match=r"list of clips has died; the same command goes on"):
-            clerk.ask(Ledger.plan_shards)
-        clerk.ask(Ledger.begin, False)
-    ledger = Ledger(roots, SETTINGS, workspace)
-    assert isinstance(ledger(("clips", (0, 1))), Stop)
+    roots, out_dir = {"crema_d": tmp_path / "crema_d"}, tmp_path / "out"
+
+    def make_clerk_pool(ledger, *arguments, **options):
+        return Pool(Dying(ledger, at), *arguments, **options)
+
+    lost = r"^the list of clips is lost: its worker died \(SIGKILL\); the same command goes on"
+    with pytest.raises(BuildError, match=lost):
+        build(roots, out_dir, SETTINGS, **in_process | {"make_clerk_pool": make_clerk_pool})
+
+    build(roots, out_dir, SETTINGS, **in_process)
+    build(roots, tmp_path / "unbroken", SETTINGS, **in_process)
+    for path in (tmp_path / "unbroken").iterdir():
+        assert (out_dir / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_fault_of_ours_is_not_said_to_pass(tmp_path, in_process, monkeypatch, capsys):
+    draw(tmp_path / "crema_d", 1)
+
+    def plan_shards(ledger):
+        raise KeyError("no")
+
+    monkeypatch.setattr(Ledger, "plan_shards", plan_shards)
+    with pytest.raises(BuildError, match=r"^listing the clips failed \(KeyError: 'no'\)$"):
+        build({"crema_d": tmp_path / "crema_d"}, tmp_path / "out", SETTINGS, **in_process)
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_who_hands_out_the_work_holds_no_more_of_many_clips_than_of_few(tmp_path, here):
@@ -87,22 +108,24 @@ def test_who_hands_out_the_work_holds_no_more_of_many_clips_than_of_few(tmp_path
         root.parent.mkdir()
         draw(root, count)
 
+        settings = dataclasses.replace(SETTINGS, max_shard_size_mb=0.1)
+
         class Instant(here):
             """Does nothing, at once."""
 
             def run(self, tasks, timeout_s=None):
-                given = 0
                 for task in tasks:
-                    given += 1
+                    done[type(task).__name__] += 1
                     yield task, 1000
-                assert given == count
-                raise WorkerError("that will do")
 
+        done = Counter()
         tracemalloc.start()
-        with pytest.raises(BuildError, match="that will do"):
-            build({"crema_d": root}, out_dir, SETTINGS, num_workers=1, make_pool=Instant)
+        with pytest.raises(BuildError, match="No such file"):  # no shard was written
+            build({"crema_d": root}, out_dir, settings, num_workers=1, make_pool=Instant)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
+        assert done["Clip"] == count
+        assert done["ShardPlan"] >= count // 50
         return peak
 
     peak_bytes(10)  # what is imported on the way

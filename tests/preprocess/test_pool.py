@@ -107,6 +107,13 @@ def test_a_worker_that_dies_costs_one_task_tried_twice(tmp_path):
     assert len(list((tmp_path / "marks").iterdir())) == 2
 
 
+def test_a_task_may_be_tried_only_once(tmp_path):
+    (tmp_path / "marks").mkdir()
+    function = functools.partial(perish_once, marks=tmp_path / "marks")
+    with Pool(function, 1, tmp_path, 60.0, attempts=1) as pool:
+        assert dict(pool.run([3, 4])) == {3: Lost("its worker died (status 7)"), 4: 4}
+
+
 def test_a_task_that_only_its_worker_s_bad_luck_cost_is_done(tmp_path):
     (tmp_path / "marks").mkdir()
     results = run(functools.partial(perish_once, marks=tmp_path / "marks"), range(6), tmp_path)
@@ -157,6 +164,16 @@ def test_a_worker_s_place_is_taken_over_by_the_next(tmp_path):
 def test_a_worker_s_memory_is_limited(tmp_path):
     with Pool(take, 1, tmp_path, 60.0, memory_bytes=400 * 10**6) as pool:
         assert dict(pool.run([1, 800, 2])) == {1: 10**6, 800: "refused", 2: 2 * 10**6}
+
+
+def interrupts(task):
+    return signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_an_interrupt_is_the_parent_s_alone(tmp_path):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert run(interrupts, [1], tmp_path) == {1: (signal.SIG_IGN, set())}
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 class Unloadable:

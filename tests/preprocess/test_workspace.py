@@ -71,6 +71,14 @@ def test_a_reason_is_kept(workspace):
     assert workspace.outcomes() == {ID: left_out}
 
 
+def test_a_damaged_reason_is_none(workspace):
+    workspace.store_left_out(ID, LeftOut("ravdess/01-01.mp4", "no face", "no face"))
+    (path,) = workspace.work_dir.rglob("*.json")
+    for damaged in (b'{"path": "ravd', b"[]", b'{"path": "a"}'):
+        path.write_bytes(damaged)
+        assert workspace.outcomes() == {}
+
+
 def test_what_cannot_be_stored_leaves_no_file(workspace):
     broken = dataclasses.replace(example(), audio=np.full((10, 4), np.nan, np.float32))
     with pytest.raises(schema.SchemaError, match="not finite"):
@@ -125,10 +133,11 @@ def test_a_finished_shard_is_kept_and_its_clips_are_dropped(workspace):
 
 
 def test_the_plan_of_the_shards_is_kept(workspace):
-    assert workspace.load_shards_plan() is None
+    assert not workspace.has_shards_plan()
     plans = [ShardPlan("a", 0, ("x", "y"), (0, 2)), ShardPlan("b", 1, ("z",), (1,))]
     left_out = [LeftOut("p", "k", "r")]
     workspace.store_shards_plan(plans, left_out)
+    assert workspace.has_shards_plan()
     assert workspace.load_shards_plan() == (plans, left_out)
 
 
