@@ -101,7 +101,9 @@ class Learner:
         """Learns from a batch."""
         if self._step is None:
             self._step = tf.function(
-                self._train_step, input_signature=[_signature(features), _signature(labels)]
+                self._train_step,
+                input_signature=[_signature(features), _signature(labels)],
+                autograph=False,
             )
         (loss, cross_entropy, correct, clips), finite = self._step(features, labels)
         return Step(float(loss), float(cross_entropy), int(correct), int(clips), bool(finite))
@@ -131,6 +133,7 @@ class Learner:
                 self._logits = tf.function(
                     lambda features: self.model.logits(features, training=False),
                     input_signature=[_signature(features)],
+                    autograph=False,
                 )
             ids += batch_ids
             batches.append(np.full(len(batch_ids), batch))

@@ -105,7 +105,9 @@ class SeveralWorkers(Workers):
             signal.signal(number, signal.getsignal(number))  # TensorFlow has put its own there
         signature = [tf.TensorSpec([], tf.int32)]
         self._sum_of_flags = tf.function(
-            lambda flag: self._strategy.run(replicas.total, (flag,)), input_signature=signature
+            lambda flag: self._strategy.run(replicas.total, (flag,)),
+            input_signature=signature,
+            autograph=False,
         )
 
     def run(self, step: Callable[..., Any], *args: Any) -> Any:
