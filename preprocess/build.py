@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 import time
@@ -85,18 +84,11 @@ def build(
                     _process(clerk, begun, roots, pool)
                     _seal(clerk, pool, clip_timeout_s)
                 clerk.ask(Ledger.finish)
-            report = clerk.ask(Ledger.report)
+            return clerk.ask(Ledger.report, str(out_dir), time.monotonic() - began_s)
     except (WorkspaceError, WorkerError) as error:
         raise BuildError(str(error)) from error
     except OSError as error:
         raise BuildError(f"{error}. Mend it; then {GOES_ON}") from error
-    return dataclasses.replace(
-        report,
-        out_dir=str(out_dir),
-        clips_read=begun.clips_missing,
-        seconds=time.monotonic() - began_s,
-        was_finished=begun.is_finished,
-    )
 
 
 def _process(

@@ -1,4 +1,4 @@
-"""What is to be known of all of a build's clips at once: who has it is called in one process.
+"""What is to be known of all of a build's clips at once, kept in one process and asked for.
 
 Whoever hands out the work then holds a few clips at a time, however many there are.
 """
@@ -80,7 +80,7 @@ class Ledger:
         self._workspace = workspace
         self._plan: Plan | None = None
         self._manifest: Manifest | None = None
-        self._clips_count = 0
+        self._begun: Begun | None = None
         self._outcomes: dict[str, LeftOut | int] = {}
         self._missing: list[Clip] = []
         self._unsealed: list[ShardPlan] = []
@@ -103,21 +103,27 @@ class Ledger:
     def begin(self, overwrite: bool) -> Begun:
         """Plans the build and makes the folder its own."""
         plan = self._plan = plan_build(self._roots, self._settings)
-        self._clips_count = len(plan.clips)
         workspace = self._workspace
         description = {"settings": self._settings.as_dict(), "inputs": plan.inputs()}
         self._manifest = workspace.take_over(description, overwrite)
-        if self._manifest:
-            return Begun(plan.checked, self._clips_count, 0, is_finished=True)
         is_damaged = False
-        if workspace.has_shards_plan():
-            if workspace.can_be_sealed():
-                return Begun(plan.checked, self._clips_count, 0)
-            is_damaged = True
-            workspace.drop_shards()
-        self._outcomes = workspace.outcomes()
-        self._missing = [clip for clip in plan.clips if clip.example_id not in self._outcomes]
-        return Begun(plan.checked, self._clips_count, len(self._missing), is_damaged=is_damaged)
+        if not self._manifest:
+            is_damaged = workspace.has_shards_plan() and not workspace.can_be_sealed()
+            if is_damaged:
+                workspace.drop_shards()
+            if not workspace.has_shards_plan():
+                self._outcomes = workspace.outcomes()
+                self._missing = [
+                    clip for clip in plan.clips if clip.example_id not in self._outcomes
+                ]
+        self._begun = Begun(
+            plan.checked,
+            len(plan.clips),
+            len(self._missing),
+            is_finished=self._manifest is not None,
+            is_damaged=is_damaged,
+        )
+        return self._begun
 
     def clips(self, start: int, count: int) -> list[Clip]:
         """Some of the clips that are missing."""
@@ -184,17 +190,23 @@ class Ledger:
         self._workspace.finish()
         self._manifest = manifest
 
-    def report(self) -> BuildReport:
-        """What is to be told of a data set that stands."""
-        assert self._plan is not None
+    def report(self, out_dir: str, seconds: float) -> BuildReport:
+        """What is to be told of a data set that stands.
+
+        Args:
+          out_dir: the data set's folder as its user calls it.
+          seconds: that the build has taken.
+        """
+        assert self._begun is not None
         assert self._manifest is not None
         manifest = self._manifest
         clips_written = Counter(shard.fold for shard, _ in manifest.records)
         left_out = [LeftOut(**entry) for entry in manifest.left_out]
         return BuildReport(
-            out_dir=str(self._workspace.out_dir),
+            out_dir=out_dir,
             provenance=manifest.provenance,
-            clips_found=self._clips_count,
+            clips_found=self._begun.clips,
+            clips_read=self._begun.clips_missing,
             clips_written=sum(clips_written.values()),
             shards=len(manifest.shards),
             bytes=sum(shard.bytes for shard in manifest.shards),
@@ -202,6 +214,8 @@ class Ledger:
             left_out_lines=tuple(left_out_lines(left_out)),
             notes=tuple(manifest.settings["notes"]),
             warnings=tuple(_warnings(clips_written, manifest.num_folds)),
+            seconds=seconds,
+            was_finished=self._begun.is_finished,
         )
 
     # -- within -----------------------------------------------------------------------------------

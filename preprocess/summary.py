@@ -24,6 +24,7 @@ class BuildReport:
       out_dir: where the data set is.
       provenance: what figures made from it must be called; empty for real recordings.
       clips_found: clips that were to be read.
+      clips_read: those that this run read; the others were finished before.
       clips_written: examples in the data set.
       shards: files.
       bytes: of all shards.
@@ -31,7 +32,6 @@ class BuildReport:
       left_out_lines: what they are, counted by kind.
       notes: what is to be known of clips that are.
       warnings: what is likely not as the user wants it.
-      clips_read: clips that this run read; the others were finished before.
       seconds: of this run.
       was_finished: whether an earlier run had left nothing to do.
     """
@@ -39,6 +39,7 @@ class BuildReport:
     out_dir: str
     provenance: str
     clips_found: int
+    clips_read: int
     clips_written: int
     shards: int
     bytes: int
@@ -46,9 +47,8 @@ class BuildReport:
     left_out_lines: tuple[str, ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
-    clips_read: int = 0
-    seconds: float = 0.0
-    was_finished: bool = False
+    seconds: float
+    was_finished: bool
 
     def __str__(self) -> str:
         rate = self.clips_read / self.seconds if self.seconds > 0 else 0.0

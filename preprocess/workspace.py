@@ -206,10 +206,14 @@ class Workspace:
                     if ending == ".npz":
                         found[f"{folder.name}/{stem}"] = entry.stat().st_size
                     elif ending == ".json":
-                        # Where it was damaged, the clip is tried again.
-                        with contextlib.suppress(ValueError, TypeError):
+                        try:
                             content = json.loads(Path(entry.path).read_text(encoding="utf-8"))
                             found[f"{folder.name}/{stem}"] = LeftOut(**content)
+                        except _DAMAGES as error:
+                            print(
+                                f"{entry.path} was damaged ({error!r}); its clip is tried again",
+                                file=sys.stderr,
+                            )
         return found
 
     def store_example(self, example: Example, facts: ClipFacts | None = None) -> int:

@@ -32,7 +32,7 @@ def _run(copy_dir, *flags, **environment):
     )
 
 
-_SMALL = {"SAMPLE_FLAGS": "--num_actors=3 --clips_per_actor=6"}
+_SMALL = {"SAMPLE_FLAGS": "--num_actors=5 --clips_per_actor=6"}
 
 
 @pytest.mark.skipif(
@@ -42,8 +42,8 @@ _SMALL = {"SAMPLE_FLAGS": "--num_actors=3 --clips_per_actor=6"}
 def test_it_ends_with_a_report_and_reuses_what_is_there(copy_dir):
     first = _run(copy_dir, "--epochs=2", **_SMALL)
     assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-2000:]
-    assert "36 drawn, 0 reused" in first.stdout
-    assert "clips written  36 in " in first.stdout
+    assert "60 drawn, 0 reused" in first.stdout
+    assert "60 in 5 shards" in first.stdout
     assert "unweighted average recall" in first.stdout
     assert "drawn clips" in first.stdout
     report = json.loads((copy_dir / "runs/quickstart/report.json").read_text())
@@ -53,7 +53,7 @@ def test_it_ends_with_a_report_and_reuses_what_is_there(copy_dir):
     again = _run(copy_dir, "--epochs=2", **_SMALL)
     assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
     assert ".venv is up to date" in again.stdout
-    assert "0 drawn, 36 reused" in again.stdout
+    assert "0 drawn, 60 reused" in again.stdout
 
 
 def _bin_of(folder, *programs):

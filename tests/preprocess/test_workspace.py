@@ -71,12 +71,13 @@ def test_a_reason_is_kept(workspace):
     assert workspace.outcomes() == {ID: left_out}
 
 
-def test_a_damaged_reason_is_none(workspace):
+def test_a_damaged_reason_is_none_and_said_to_be(workspace, capsys):
     workspace.store_left_out(ID, LeftOut("ravdess/01-01.mp4", "no face", "no face"))
     (path,) = workspace.work_dir.rglob("*.json")
     for damaged in (b'{"path": "ravd', b"[]", b'{"path": "a"}'):
         path.write_bytes(damaged)
         assert workspace.outcomes() == {}
+        assert f"{path} was damaged (" in capsys.readouterr().err
 
 
 def test_what_cannot_be_stored_leaves_no_file(workspace):
