@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import Any
 
 import numpy as np
 
@@ -100,15 +102,28 @@ def log_mel(samples: np.ndarray, settings: AudioSettings) -> np.ndarray:
     """
     import librosa
 
-    power = librosa.feature.melspectrogram(
-        y=samples,
-        sr=SAMPLE_RATE_HZ,
-        n_fft=settings.n_fft,
-        hop_length=HOP_SAMPLES,
-        n_mels=settings.num_mels,
-        fmin=settings.fmin_hz,
-        fmax=settings.fmax_hz,
-        center=True,
-        power=2.0,
+    spectrum = librosa.stft(samples, n_fft=settings.n_fft, hop_length=HOP_SAMPLES, center=True)
+    power = np.square(spectrum.real, dtype=float) + np.square(spectrum.imag, dtype=float)
+    # As librosa.feature.melspectrogram, in float64 and in an order that does not depend on the
+    # processor, so that the stored values are the same to the bit on each: a BLAS product, the
+    # absolute value of complex numbers and a float32 logarithm each round as its kernel does.
+    return librosa.power_to_db(
+        _filter_bank(settings) @ power, ref=1.0, amin=_AMIN, top_db=None
+    ).T.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=1)
+def _filter_bank(settings: AudioSettings) -> Any:
+    """Sparse float64 `[num_mels, n_fft // 2 + 1]`; its products add up in the order of the bins."""
+    from librosa.filters import mel
+    from scipy.sparse import csr_array
+
+    return csr_array(
+        mel(
+            sr=SAMPLE_RATE_HZ,
+            n_fft=settings.n_fft,
+            n_mels=settings.num_mels,
+            fmin=settings.fmin_hz,
+            fmax=settings.fmax_hz,
+        ).astype(float)
     )
-    return librosa.power_to_db(power, ref=1.0, amin=_AMIN, top_db=None).T.astype(np.float32)
