@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -149,15 +150,21 @@ flags.DEFINE_integer(
     0,
     "threads within an operation; 0: one for two cores, at most 16",
     lower_bound=0,
+    upper_bound=1024,
 )
 flags.DEFINE_integer(
-    "inter_op_threads", 0, "operations at a time; 0: one a core, at most 4", lower_bound=0
+    "inter_op_threads",
+    0,
+    "operations at a time; 0: one a core, at most 4",
+    lower_bound=0,
+    upper_bound=1024,
 )
 flags.DEFINE_integer(
     "input_threads",
     0,
     "threads that read and augment; 0: one a core, at most 4",
     lower_bound=0,
+    upper_bound=1024,
 )
 flags.DEFINE_string(
     "profile",
@@ -248,6 +255,14 @@ def default_model_dir() -> str:
 
 def main(argv: list[str]) -> int:
     """Trains as the flags say; returns the exit status."""
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:  # asked twice
+        print("\ninterrupted; the same command resumes from the last checkpoint", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _main(argv: list[str]) -> int:
     if len(argv) > 1:
         return _fail(f"unexpected argument {argv[1]!r}: every flag begins with --")
     stop = _StopRequest()
@@ -275,6 +290,7 @@ def main(argv: list[str]) -> int:
     from emotion_tfdata.training.precision import check_precision
     from emotion_tfdata.training.profiling import ProfiledSteps
     from emotion_tfdata.training.progress import Progress
+    from emotion_tfdata.training.quiet import start_compiler
     from emotion_tfdata.training.run_dir import RunDirError
 
     keep_freed_memory()
@@ -293,6 +309,7 @@ def main(argv: list[str]) -> int:
         return stop.exit_status
     except (ClusterError, ValueError, StorageError) as error:
         return _fail(str(error))
+    start_compiler()
     options = run.Options(
         data_dir=FLAGS.data_dir,
         model_dir=Path(FLAGS.model_dir or default_model_dir()),
@@ -326,7 +343,8 @@ def main(argv: list[str]) -> int:
         return _fail(reason)
     except tf.errors.OpError as error:
         workers.recover(error)
-        raise
+        said = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message)  # TensorFlow's own names
+        return _fail(f"{options.model_dir}: {said}")
     workers.close()
     progress.line()
     if workers.is_chief:

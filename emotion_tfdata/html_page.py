@@ -21,7 +21,9 @@ td:first-child, th:first-child, .text td, .text th { text-align: left; }
 img { max-width: 100%; } .note { color: #7a3b00; font-weight: 600; }
 .figure { font-size: 1.25rem; margin: .2rem 0; } .figure small { color: #5b6675; }
 .side { display: flex; gap: 3rem; flex-wrap: wrap; }
-.few { max-height: 24rem; overflow: auto; }
+.wide { overflow-x: auto; }
+@media print { body { max-width: none; margin: 0; } .wide { overflow: visible; }
+  tr, img { break-inside: avoid; } h2 { break-after: avoid; } }
 """
 
 
@@ -61,7 +63,7 @@ def table(
     lines = [_row("th", heads)] if heads else []
     lines += [_row("td", row) for row in rows]
     above = f"<b>{html.escape(title)}</b>" if title else ""
-    return f'<div class="few">{above}<table class="{kind}">{"".join(lines)}</table></div>'
+    return f'<div class="wide">{above}<table class="{kind}">{"".join(lines)}</table></div>'
 
 
 def image(figure: Figure, dpi: int = 110) -> str:

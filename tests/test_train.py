@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -61,7 +62,10 @@ def module(project_dir):
         import train as module
     finally:
         sys.path.pop(0)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield module
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     absl_flags.FLAGS.remove_flag_values(set(absl_flags.FLAGS) - before)
     absl_flags.FLAGS.append_flag_values(others)
 
@@ -214,6 +218,13 @@ def test_a_users_mistake_is_one_clear_line(train, flags, says):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
+        (
+            ["--batch_size=100000000000000000000"],
+            "batch_size must be at most 2147483647, got 10{20}",
+        ),
+        (["--clip_norm=inf"], "clip_norm must be a number that float32 holds, got inf"),
+        (["--min_learning_rate=inf"], "min_learning_rate must be a number that float32 holds"),
+        (["--model=tcn_filters=100000000000000000000"], "tcn_filters is 10{20}; .* 1 to 65536"),
         (["--fold=9"], "--fold=9: .* has folds 0 to 4"),
         (["--folds=one"], "--folds=one: give 'all' or numbers"),
         (["--folds=0,1,0"], "--folds=0,1,0: a fold stands there twice"),
@@ -313,23 +324,56 @@ def test_all_folds_are_held_out_one_after_the_other(
     assert "over folds" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config")
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(
+    parsed, fake_data_dir, tmp_path, capsys, step_by_step
+):
+    module = parsed(
+        *(f"--data_dir={fake_data_dir}", f"--model_dir={tmp_path / 'm'}", *SMALL),
+        *("--modalities=landmarks", "--epochs=1", "--noaugment"),
+    )
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for most, whole in ((20_000, []), (120_000, ["checkpoint.npz", "best.keras"])):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        try:
+            assert module.main(["train.py"]) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        says = rf"train\.py: {tmp_path}/m: .*File too large.*\n"
+        assert re.fullmatch(says, capsys.readouterr().err)
+        there = {path.name for path in (tmp_path / "m").iterdir()} - {"history.json"}
+        assert there == {".lock", "settings.json", "tensorboard", *whole}
+    assert module.main(["train.py"]) == 0
+
+
+def test_a_second_interrupt_is_one_line(parsed, fake_data_dir, tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+
+    module = parsed(f"--data_dir={fake_data_dir}", f"--model_dir={tmp_path}", *SMALL)
+    monkeypatch.setattr("emotion_tfdata.training.run.train_fold", interrupted)
+    assert module.main(["train.py"]) == 130
+    said = "\ninterrupted; the same command resumes from the last checkpoint\n"
+    assert capsys.readouterr().err == said
+
+
 def test_sigterm_saves_and_leaves_with_status_0(project_dir, fake_data_dir, tmp_path):
     command = [
         *(sys.executable, str(project_dir / "train.py"), f"--data_dir={fake_data_dir}", *SMALL),
         *(f"--model_dir={tmp_path}", "--epochs=100000", "--modalities=landmarks"),
         *("--early_stopping=0", "--checkpoint_every_s=0.01"),
     ]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch 3/"):
             break
     asked_s = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    rest = process.stdout.read()
-    assert process.wait() == 0
+    rest, errors = process.communicate()
+    assert process.returncode == 0
+    assert errors == ""  # TensorFlow and XLA have said nothing of their start
     assert time.monotonic() - asked_s < 20
     assert re.search(r"stopped at epoch \d+, batch \d+; the same command goes on", rest)
     assert (tmp_path / "checkpoint.npz").exists()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
+_MOST = 65536  # of anything that is counted; a flag with a digit too many is refused at once
 VIDEO_BRANCHES = ("tcn", "bilstm")
 MODALITIES = ("both", "audio", "landmarks")
 
@@ -117,10 +117,13 @@ class ModelConfig:
 def _check(name: str, value: object, *, like: object) -> None:
     """Raises unless `value` is a count, a penalty or a rate, as the default `like` is."""
     if isinstance(like, int):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"ModelConfig.{name} is {value!r}; it takes whole numbers from 1 up.")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
+            raise ValueError(
+                f"ModelConfig.{name} is {value!r}; it takes whole numbers from 1 to {_MOST}."
+            )
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    number = not isinstance(value, bool) and isinstance(value, (int, float))
+    if not number or not abs(value) < 1e30:  # type: ignore[arg-type]  # which float32 holds
         raise ValueError(f"ModelConfig.{name} is {value!r}; it takes a finite number.")
     if value < 0:
         raise ValueError(f"ModelConfig.{name} is {value!r}; it takes numbers from 0 up.")

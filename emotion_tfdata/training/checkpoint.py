@@ -7,9 +7,12 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from emotion_tfdata.training import run_dir
 
 _STATE = "state.json"
 
@@ -24,18 +27,20 @@ def save(path: str, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) 
     Whoever is killed meanwhile leaves the file that was there before. Floats go through JSON's
     shortest exact form, so they come back to the bit.
     """
-    temporary = f"{path}.tmp"
-    with open(temporary, "wb") as file:
-        _write(file, arrays, state)
+    content = to_bytes(arrays, state)  # zipfile, met by a full disk, fails once more when it closes
+    with run_dir.replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def to_bytes(arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> bytes:
     """What `save` writes."""
+    if _STATE in arrays:
+        raise CheckpointError(f"an array must not be named {_STATE!r}")
     file = io.BytesIO()
-    _write(file, arrays, state)
+    text = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    np.savez(file, **{_STATE: text}, **arrays)
     return file.getvalue()
 
 
@@ -57,13 +62,6 @@ def load(path: str | BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             f"{path}: cannot be read ({error!r}). Remove it to train from the start."
         ) from error
     return arrays, state
-
-
-def _write(file: BinaryIO, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
-    if _STATE in arrays:
-        raise CheckpointError(f"an array must not be named {_STATE!r}")
-    text = np.frombuffer(json.dumps(state).encode(), np.uint8)
-    np.savez(file, **{_STATE: text}, **arrays)
 
 
 def arrays_of(variables: list[Any], prefix: str) -> dict[str, np.ndarray]:

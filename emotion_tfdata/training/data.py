@@ -95,7 +95,7 @@ class Data:
                 raise DataError(
                     f"{data_dir}: --select_on=inner needs three folds with clips (to train on, to "
                     f"select on, to hold out), here are {len(filled_others) + 1}. Use a larger "
-                    "data set, or --select_on=held_out, which flatters the figures"
+                    f"data set, or {self._way_out(bool(filled_others))}"
                 )
             self.validation_fold = filled_others[0]
 
@@ -110,7 +110,10 @@ class Data:
             chosen = fold if self.validation_fold is None else self.validation_fold
             self.selection = part("validation", [chosen])
         if not self.train.records:
-            raise DataError(f"{data_dir}: nothing is left to train on beside fold {fold}")
+            raise DataError(
+                f"{data_dir}: nothing is left to train on beside fold {fold}. Use a larger data "
+                f"set, or {self._way_out(False)}"
+            )
         self._check_classes()
 
     def training_batches(self, epoch: int, start_batch: int) -> tuple[Any, int]:
@@ -198,6 +201,14 @@ class Data:
                 fold = shard.fold if settings.protocol == "actor" else record.random_fold
                 clips[fold].append(record)
         return clips
+
+    def _way_out(self, can_select_on_held_out: bool) -> str:
+        """What serves a data set of few folds, and what is wrong with it."""
+        if can_select_on_held_out:
+            return "--select_on=held_out, which flatters the figures"
+        if self.settings.protocol == "random":
+            return "build it with fewer folds (--num_folds)"
+        return "--protocol=random, which trains on the actors it tests on (leaky)"
 
     def _check_classes(self) -> None:
         num_classes = self.settings.num_classes

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -103,10 +101,8 @@ def _scale(view: View) -> Callable[[tf.Tensor], tf.Tensor]:
 
 def save_keras(model: EmotionModel, model_dir: Path) -> None:
     """Writes the model as `.keras` into a training's folder, whole or not at all."""
-    target = model_dir / run_dir.BEST_MODEL
-    temporary = target.with_name(f".{target.name}")  # Keras wants the name to end as it does
-    model.save(temporary)
-    os.replace(temporary, target)
+    with run_dir.replacing(model_dir / run_dir.BEST_MODEL) as temporary:
+        model.save(temporary)
 
 
 def save_served(model: EmotionModel, data: Data, model_dir: Path) -> None:
@@ -125,19 +121,11 @@ def save_served(model: EmotionModel, data: Data, model_dir: Path) -> None:
     # Keras variables hold TensorFlow's, which is what a SavedModel keeps.
     module.weights = [weight.value for weight in model.weights]
     module.__call__ = tf.function(serve, input_signature=[signature], autograph=False)
-    target = model_dir / run_dir.SAVED_MODEL
-    temporary = target.with_name(f"{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    with _quiet():
-        tf.saved_model.save(
-            module,
-            str(temporary),
-            signatures={"serving_default": module.__call__.get_concrete_function()},
-        )
-    run_dir.write_json(temporary / run_dir.FEATURES, features_of(data, views))
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(temporary, target)
+    signatures = {"serving_default": module.__call__.get_concrete_function()}
+    with run_dir.replacing(model_dir / run_dir.SAVED_MODEL) as temporary:
+        with _quiet():
+            tf.saved_model.save(module, str(temporary), signatures=signatures)
+        run_dir.write_json(temporary / run_dir.FEATURES, features_of(data, views))
 
 
 @contextlib.contextmanager

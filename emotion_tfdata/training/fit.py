@@ -7,7 +7,7 @@ import dataclasses
 import io
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +113,16 @@ class Fit:
           TrainingError: for a loss or an output that is not finite; the message names the clips.
         """
         if self._workers.is_chief:
-            path = str(self._model_dir / run_dir.TENSORBOARD)
-            self._writer = tf.summary.create_file_writer(path)
+            folder = self._model_dir / run_dir.TENSORBOARD
+            # A lost process told of epochs that no checkpoint has; TensorBoard would show them
+            # twice. Its own way to forget them, SessionLog.START, does not reach TensorFlow 2's
+            # scalars.
+            for events in folder.glob("events*"):
+                events.unlink()
+            self._writer = tf.summary.create_file_writer(str(folder))
         with self._writer.as_default(), contextlib.closing(self._profiler):
+            for entry in self.history:
+                _write_events(entry)
             if not self._finished:
                 dataset, batches = self._data.training_batches(self._at.epoch, self._at.batch)
                 stream = with_ids_apart(dataset)
@@ -294,25 +301,32 @@ class Fit:
             f"epoch {epoch}/{self.settings.epochs}  "
             f"train loss {train['loss']:.3f} accuracy {train['accuracy']:.3f}"
         )
-        tf.summary.scalar("learning_rate", entry["learning_rate"], epoch)
-        tf.summary.scalar("input_wait_share", entry["input_wait_share"], epoch)
-        tf.summary.scalar("clips_per_s", entry["clips_per_s"], epoch)
-        for name, value in train.items():
-            tf.summary.scalar(f"train/{name}", value, epoch)
+        _write_events(entry)
         if "selection" in entry:
             chosen = entry["selection"]
             text += f"  selection loss {chosen['loss']:.3f} UAR {chosen['uar']:.3f}"
             text += " *" if better else "  "
-            for name in ("loss", "accuracy", "uar"):
-                tf.summary.scalar(f"selection/{name}", chosen[name], epoch)
-            for name, recall in chosen["recall"].items():
-                if recall is not None:
-                    tf.summary.scalar(f"selection_recall/{name}", recall, epoch)
         left_s = entry["seconds"] * (self.settings.epochs - epoch)
         self._progress.line(
             f"{text}  rate {entry['learning_rate']:.2g}  {entry['clips_per_s']:.0f} clips/s  "
             f"input wait {entry['input_wait_share']:.0%}  at most {duration(left_s)} left"
         )
+
+
+def _write_events(entry: Mapping[str, Any]) -> None:
+    """Tells TensorBoard of an epoch."""
+    epoch = entry["epoch"]
+    for name in ("learning_rate", "input_wait_share", "clips_per_s"):
+        tf.summary.scalar(name, entry[name], epoch)
+    for name, value in entry["train"].items():
+        tf.summary.scalar(f"train/{name}", value, epoch)
+    if "selection" in entry:
+        chosen = entry["selection"]
+        for name in ("loss", "accuracy", "uar"):
+            tf.summary.scalar(f"selection/{name}", chosen[name], epoch)
+        for name, recall in chosen["recall"].items():
+            if recall is not None:
+                tf.summary.scalar(f"selection_recall/{name}", recall, epoch)
 
 
 def _checked(seen: Predictions, where: str) -> Predictions:

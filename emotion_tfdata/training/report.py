@@ -241,7 +241,8 @@ def write(model_dir: Path, report: Mapping[str, Any]) -> None:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from emotion_tfdata.training import report_figures, report_html
 
-    report_figures.confusion_figure(report).savefig(model_dir / run_dir.CONFUSION_PNG)
+    with run_dir.replacing(model_dir / run_dir.CONFUSION_PNG) as temporary:
+        report_figures.confusion_figure(report).savefig(temporary)
     run_dir.write_text(model_dir / run_dir.REPORT_HTML, report_html.page(report))
     run_dir.write_text(model_dir / run_dir.REPORT_TEXT, markdown(report))
     run_dir.write_json(model_dir / run_dir.REPORT_JSON, report)

@@ -31,7 +31,7 @@ def confusion_figure(report: Mapping[str, Any]) -> Figure:
         axes.text(
             column,
             row,
-            f"{share:.0%}\n{int(clips[row, column])}",
+            f"{share:.0%}\n{int(clips[row, column])}" if totals[row] else "-",
             ha="center",
             va="center",
             fontsize=8,

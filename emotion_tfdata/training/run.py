@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from emotion_tfdata.storage import load_manifest
 from emotion_tfdata.training import run_dir
 from emotion_tfdata.training.progress import Progress
+from emotion_tfdata.training.run_dir import RunDirError
 from emotion_tfdata.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -246,8 +247,11 @@ def _kept(
         yield
         return
     with run_dir.locked(folder):
-        run_dir.claim(folder, claim, options.overwrite)
-        yield
+        try:
+            run_dir.claim(folder, claim, options.overwrite)
+            yield
+        except OSError as error:
+            raise RunDirError(f"{folder}: a file cannot be written or read ({error})") from error
 
 
 def _shared(workers: Workers, make: Callable[[], Any]) -> Any:
@@ -256,8 +260,12 @@ def _shared(workers: Workers, make: Callable[[], Any]) -> Any:
 
 
 def _report_in(folder: Path) -> Any:
-    path = folder / run_dir.REPORT_JSON
-    return run_dir.read_json(path) if path.exists() else None
+    """The report of a finished training; None where there is none, or none that can be read."""
+    try:
+        report = run_dir.read_json(folder / run_dir.REPORT_JSON)
+    except (FileNotFoundError, ValueError):
+        return None
+    return report if isinstance(report, dict) and "held_out" in report else None
 
 
 def _claim(settings: Settings, data_dir: str) -> dict[str, Any]:

@@ -28,7 +28,6 @@ _LOCK = ".lock"
 _OURS = (
     SETTINGS,
     CHECKPOINT,
-    f"{CHECKPOINT}.tmp",
     HISTORY,
     REPORT_JSON,
     REPORT_TEXT,
@@ -36,9 +35,7 @@ _OURS = (
     CONFUSION_PNG,
     PREDICTIONS,
     BEST_MODEL,
-    f".{BEST_MODEL}",
     SAVED_MODEL,
-    f"{SAVED_MODEL}.tmp",
     TENSORBOARD,
 )
 
@@ -47,11 +44,28 @@ class RunDirError(ValueError):
     """A model folder that cannot be used for this training."""
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write a file or folder to, which then takes the place of `path`.
+
+    Whoever fails meanwhile leaves what was there before, and nothing else.
+    """
+    temporary = path.with_name(f".{path.name}")  # Keras wants the name to end as it does
+    _remove(temporary)
+    try:
+        yield temporary
+        if temporary.is_dir():  # a folder replaces an empty one at most
+            _remove(path)
+        os.replace(temporary, path)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -100,6 +114,8 @@ def claim(model_dir: Path, settings: Mapping[str, Any], overwrite: bool) -> None
     Raises:
       RunDirError: if the folder holds a run of other settings and `overwrite` is false.
     """
+    for name in _OURS:
+        _remove(model_dir / f".{name}")  # what a killed process left
     path = model_dir / SETTINGS
     wanted = json.loads(json.dumps(settings))
     problem = ""
@@ -126,11 +142,14 @@ def claim(model_dir: Path, settings: Mapping[str, Any], overwrite: bool) -> None
 def _clear(model_dir: Path) -> None:
     """Removes a training's files; the one that says whose they are goes last."""
     for name in sorted(_OURS, key=lambda name: name == SETTINGS):
-        target = model_dir / name
-        if target.is_dir():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
+        _remove(model_dir / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> list[str]:

@@ -91,6 +91,11 @@ class Settings:
             if not holds:
                 raise ValueError(f"{name} must be {allowed}, got {getattr(self, name)!r}")
 
+        for name, value in vars(self).items():
+            if isinstance(value, float):
+                check(abs(value) < 1e30, name, "a number that float32 holds")  # nor NaN
+            elif isinstance(value, int):  # 32 bits suffice for whatever is counted
+                check(value < 2**31, name, "at most 2147483647")
         for name, allowed in (
             ("modalities", ("both", "audio", "landmarks")),
             ("protocol", PROTOCOLS),

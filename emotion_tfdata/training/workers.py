@@ -15,7 +15,6 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ import tensorflow as tf
 from emotion_tfdata.models import replicas
 from emotion_tfdata.training.cluster import Cluster, ClusterError, read_cluster
 from emotion_tfdata.training.links import Links, meet
+from emotion_tfdata.training.quiet import without_stderr
 
 _CLUSTER_S = 60  # TensorFlow's own start with all present, which takes a fraction of a second
 _VERDICT_S = 15.0  # longest that a failed exchange waits to learn whether a worker is gone
@@ -99,7 +99,7 @@ class SeveralWorkers(Workers):
         if sockets is None:
             raise StoppedError("the start, waiting for the other workers")
         self._links = Links(cluster, sockets, self._lost, self._failed)
-        with _quiet_start(), _at_most(_CLUSTER_S):
+        with without_stderr(), _at_most(_CLUSTER_S):
             self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.getsignal(number))  # TensorFlow has put its own there
@@ -193,24 +193,6 @@ def check_shares(batch_size: int, workers: int) -> None:
             f"--batch_size={batch_size} cannot be shared equally by {workers} workers; take a "
             f"multiple of {workers}"
         )
-
-
-@contextlib.contextmanager
-def _quiet_start() -> Iterator[None]:
-    """Keeps back what TensorFlow writes about its server, unless it fails."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            said.seek(0)
-            os.write(kept, said.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 @contextlib.contextmanager

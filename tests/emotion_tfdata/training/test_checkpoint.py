@@ -44,6 +44,7 @@ def test_a_save_that_breaks_off_leaves_the_one_before(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(path, {"a": np.ones(3)}, {"epoch": 2})
+    assert os.listdir(tmp_path) == ["c.npz"]
     arrays, state = checkpoint.load(path)
     assert state == {"epoch": 1}
     np.testing.assert_array_equal(arrays["a"], np.zeros(3))

@@ -52,7 +52,7 @@ def test_broken_off_at_any_batch_it_ends_with_the_same_weights_and_history(fit, 
 
     with pytest.raises(MemoryError):
         fit("broken", crash, every_s=0.0).run()
-    (tmp_path / "broken" / f"{run_dir.CHECKPOINT}.tmp").write_bytes(b"half a checkpoint")
+    (tmp_path / "broken" / f".{run_dir.CHECKPOINT}").write_bytes(b"half a checkpoint")
     broken = fit("broken")
     broken.run()
     assert_equal_weights(weights(broken), weights(whole))
@@ -60,6 +60,19 @@ def test_broken_off_at_any_batch_it_ends_with_the_same_weights_and_history(fit, 
     for one, other in zip(broken.history, whole.history, strict=True):
         for part in ("train", "selection", "learning_rate"):
             assert one[part] == other[part]
+
+
+def test_tensorboard_has_every_epoch_once_whatever_was_lost(fit, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    lost = fit("lost", epochs=3, every_s=0.0)
+    save = lost._save
+    lost._save = lambda: save() if lost._at.epoch < 2 else None  # what comes after is lost
+    lost.run()
+    fit("lost", epochs=3).run()
+    events = EventAccumulator(str(tmp_path / "lost" / run_dir.TENSORBOARD))
+    events.Reload()
+    assert [event.step for event in events.Tensors("train/loss")] == [1, 2, 3]
 
 
 def test_the_model_kept_is_the_best_epochs(fit, tmp_path):
@@ -183,6 +196,25 @@ def test_a_fold_without_clips_is_refused(tmp_path, settings):
     assert Data(str(tmp_path), settings(fold=2)).validation_fold == 0
 
 
+def test_one_actor_is_told_what_it_can_be_trained_with(tmp_path, settings):
+    from emotion_tfdata import testing
+
+    testing.write_data_set(str(tmp_path), testing.fake_examples(num_actors=1, clips_per_actor=30))
+    for select_on in ("inner", "held_out"):
+        with pytest.raises(DataError, match="or --protocol=random, which"):
+            Data(str(tmp_path), settings(select_on=select_on))
+    assert Data(str(tmp_path), settings(protocol="random")).train.records
+
+
+def test_two_actors_are_told_to_select_on_the_held_out_one(tmp_path, settings):
+    from emotion_tfdata import testing
+
+    testing.write_data_set(str(tmp_path), testing.fake_examples(num_actors=2))
+    with pytest.raises(DataError, match="or --select_on=held_out, which flatters"):
+        Data(str(tmp_path), settings())
+    assert Data(str(tmp_path), settings(select_on="held_out")).train.records
+
+
 def test_balanced_weights_make_up_for_rare_classes(tmp_path, settings):
     from emotion_tfdata import testing
 
@@ -208,6 +240,15 @@ def test_a_finished_training_is_not_done_again(finished, settings):
     out = io.StringIO()
     assert run.train_fold(settings(epochs=1), options, Progress(out)) == report
     assert "finished; remove it to train it again" in out.getvalue()
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[1]", "{}"])
+def test_a_damaged_report_is_made_again_from_the_checkpoint(finished, settings, damage):
+    options, report = finished
+    (options.model_dir / run_dir.REPORT_JSON).write_text(damage)
+    again = run.train_fold(settings(epochs=1), options, Progress(io.StringIO()))
+    assert again["held_out"] == report["held_out"]
+    assert again["history"] == report["history"]
 
 
 def test_the_saved_model_says_what_the_predictions_say(finished, fake_data_dir, settings):

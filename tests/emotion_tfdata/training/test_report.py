@@ -64,6 +64,15 @@ def two_corpora_dir(tmp_path):
     return str(tmp_path)
 
 
+def test_a_class_without_clips_has_no_shares_in_the_picture():
+    confusion = np.diag([0, 3, 1, 1, 1, 1])
+    report = {"name": "x", "provenance": "", "protocol": "actor"}
+    figure = report_figures.confusion_figure(report | {"held_out": reports.figures(confusion)})
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts[:6] == ["-"] * 6
+    assert texts[7] == "100%\n3"
+
+
 @pytest.fixture
 def fold_report(settings):
     def make(data_dir, **changes):

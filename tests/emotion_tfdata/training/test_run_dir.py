@@ -93,6 +93,19 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         pass
 
 
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    run_dir.claim(tmp_path, SETTINGS, overwrite=False)
+    with run_dir.replacing(tmp_path / run_dir.SAVED_MODEL) as folder:
+        folder.mkdir()
+        half = tmp_path / f".{run_dir.SAVED_MODEL}"
+        assert half.is_dir()
+    half.mkdir()
+    (tmp_path / f".{run_dir.CHECKPOINT}").write_text("half")
+    run_dir.claim(tmp_path, SETTINGS, overwrite=False)
+    there = sorted(path.name for path in tmp_path.iterdir())
+    assert there == sorted([run_dir.SAVED_MODEL, run_dir.SETTINGS])
+
+
 def test_json_has_null_for_what_is_not_a_number(tmp_path):
     run_dir.write_json(tmp_path / "x.json", {"a": [float("nan"), 1.5]})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [None, 1.5]}
