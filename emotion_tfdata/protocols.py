@@ -354,13 +354,15 @@ def _of_file(path: str, cells: Sequence[Cell]) -> tuple[dict[Cell, int], int]:
             f"{where}: folds must be named 0, 1, ... without a gap, at least two, got "
             f"{', '.join(content) or 'none'}"
         )
+    lists: dict[str, list[str]] = {}
     for name, actors in (*content.items(), (_UNUSED, [] if unused == "*" else unused)):
         if not isinstance(actors, list) or not all(isinstance(actor, str) for actor in actors):
             raise ProtocolError(f'{where}: {name!r} must be a list like ["ravdess/01", ...]')
+        lists[name] = actors
     there = {f"{corpus}/{actor}": (corpus, actor) for corpus, actor in cells}
     of: dict[Cell, int] = {}
     named: dict[str, str] = {}
-    for name, actors in (*content.items(), (_UNUSED, [] if unused == "*" else unused)):
+    for name, actors in lists.items():
         for actor in actors:
             if actor in named:
                 raise ProtocolError(f"{where}: {actor} stands in {named[actor]} and in {name}")

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 _FOUNDATION = {
-    *("labels", "timebase", "splits", "mel_scale"),
+    *("labels", "timebase", "splits", "mel_scale", "protocols", "people"),
     *("schema", "manifest", "tfrecord", "html_page"),
 }
 

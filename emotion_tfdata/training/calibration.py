@@ -6,6 +6,7 @@ the expected calibration error; Brier 1950: his score, summed over the classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,36 @@ def figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         "brier": float(np.square(probabilities - truth).sum(axis=1).mean()),
         "ece": float(np.abs(sums[0] - sums[1]).sum() / len(labels)),
         "bins": bins_of(clips, *sums),
+    }
+
+
+def pooled(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`temperature` (a mean), `before` and `after` of several folds' clips together."""
+    temperatures = [part["temperature"] for part in parts]
+    if None in temperatures:
+        return {"temperature": None, "before": _pooled(parts, "before"), "after": None}
+    return {
+        "temperature": float(np.mean(temperatures)),
+        "before": _pooled(parts, "before"),
+        "after": _pooled(parts, "after"),
+    }
+
+
+def _pooled(parts: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    of = [part[name] for part in parts]
+    clips = np.array([one["bins"]["clips"] for one in of])
+    # Bins without clips say null.
+    means = [
+        np.array([one["bins"][what] for one in of], np.float64)
+        for what in ("confidence", "accuracy")
+    ]
+    sums = [np.nansum(mean * clips, axis=0) for mean in means]
+    weights = clips.sum(axis=1) / clips.sum()
+    return {
+        "cross_entropy": float(weights @ [one["cross_entropy"] for one in of]),
+        "brier": float(weights @ [one["brier"] for one in of]),
+        "ece": float(np.abs(sums[0] - sums[1]).sum() / clips.sum()),
+        "bins": bins_of(clips.sum(axis=0), *sums),
     }
 
 

@@ -146,6 +146,11 @@ class Data:
         """The clips of a part as they are, each once, in the data set's order."""
         return self._dataset(part, augment=None, shuffle=False)
 
+    @property
+    def calibration(self) -> Part | None:
+        """What probabilities are calibrated on: the fold selected on, if it is a further one."""
+        return self.selection if self.settings.select_on == "inner" else None
+
     def class_weights(self) -> np.ndarray:
         """Weight of each class in the loss. float32 `[num_classes]`.
 

@@ -40,7 +40,10 @@ _FEATURES = {
 
 
 def serving_function(
-    model: EmotionModel, views: Mapping[str, View], trim_silence_db: float
+    model: EmotionModel,
+    views: Mapping[str, View],
+    trim_silence_db: float,
+    temperature: float | None = None,
 ) -> tuple[Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]], dict[str, tf.TensorSpec]]:
     """The pipeline's last steps and the model as one function, and what it takes.
 
@@ -48,6 +51,7 @@ def serving_function(
       model: the model.
       views: modality -> how the pipeline serves it, for each that the model needs.
       trim_silence_db: as `make_dataset` takes it; 0 masks nothing.
+      temperature: that the logits are divided by for the probabilities; None for 1.
 
     Returns:
       The function: from `audio` float32 `[B, Ta, M]`, dB, `audio_mask` bool `[B, Ta]`, a frame of
@@ -69,7 +73,7 @@ def serving_function(
                 x = x - clip_level(x, mask)[:, None, None]
             served[modality], served[f"{modality}_mask"] = scale(x), mask
         logits = tf.cast(model.logits(served, training=False), tf.float32)
-        probabilities = tf.nn.softmax(logits)
+        probabilities = tf.nn.softmax(logits / temperature if temperature else logits)
         return {
             "logits": logits,
             "probabilities": probabilities,
@@ -105,18 +109,21 @@ def save_keras(model: EmotionModel, model_dir: Path) -> None:
         model.save(temporary)
 
 
-def save_served(model: EmotionModel, data: Data, model_dir: Path) -> None:
+def save_served(
+    model: EmotionModel, data: Data, model_dir: Path, temperature: float | None = None
+) -> None:
     """Writes the SavedModel and its `features.json` into a training's folder, whole or not at all.
 
     Args:
       model: with the weights to keep.
       data: what it was trained on: says how features are scaled.
       model_dir: the folder; an earlier export there is replaced.
+      temperature: that calibrates its probabilities, or None.
     """
     settings = data.settings
     modalities = ("audio", "landmarks") if settings.modalities == "both" else (settings.modalities,)
     views = {modality: view_of(data, modality) for modality in modalities}
-    serve, signature = serving_function(model, views, settings.trim_silence_db)
+    serve, signature = serving_function(model, views, settings.trim_silence_db, temperature)
     module = tf.Module(name="emotion_model")
     # Keras variables hold TensorFlow's, which is what a SavedModel keeps.
     module.weights = [weight.value for weight in model.weights]
@@ -125,7 +132,7 @@ def save_served(model: EmotionModel, data: Data, model_dir: Path) -> None:
     with run_dir.replacing(model_dir / run_dir.SAVED_MODEL) as temporary:
         with _quiet():
             tf.saved_model.save(module, str(temporary), signatures=signatures)
-        run_dir.write_json(temporary / run_dir.FEATURES, features_of(data, views))
+        run_dir.write_json(temporary / run_dir.FEATURES, features_of(data, views, temperature))
 
 
 @contextlib.contextmanager
@@ -155,7 +162,9 @@ def view_of(data: Data, modality: str) -> View:
     )
 
 
-def features_of(data: Data, views: Mapping[str, View]) -> dict[str, Any]:
+def features_of(
+    data: Data, views: Mapping[str, View], temperature: float | None = None
+) -> dict[str, Any]:
     """What `features.json` says: how a clip becomes what the SavedModel takes."""
     settings, manifest = data.settings, data.manifest
     rates_hz = {"audio": AUDIO_RATE_HZ, "landmarks": LANDMARKS_RATE_HZ}
@@ -181,6 +190,11 @@ def features_of(data: Data, views: Mapping[str, View]) -> dict[str, Any]:
             "landmarks": list(views["landmarks"].indices) if "landmarks" in views else [],
             "scaled_by": f"{settings.protocol} folds {', '.join(map(str, data.train.folds))}",
         },
+        # Beside what it was trained on, what was selected on: the model has seen it too.
+        "trained_on": {
+            "actors": sorted({*data.train.actors, *(data.selection or data.train).actors})
+        },
+        "temperature": temperature,
         "data_modalities": list(manifest.modalities),
         "build": dict(manifest.settings),
     }

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from emotion_tfdata.labels import class_names
-from emotion_tfdata.training import checkpoint, metrics, run_dir
-from emotion_tfdata.training.data import Data, with_ids_apart
+from emotion_tfdata.training import calibration, checkpoint, metrics, run_dir
+from emotion_tfdata.training.data import Data, Part, with_ids_apart
 from emotion_tfdata.training.learner import Learner, Predictions
 from emotion_tfdata.training.profiling import ProfiledSteps, Profiler
 from emotion_tfdata.training.progress import Progress, duration
@@ -150,13 +150,28 @@ class Fit:
           TrainingError: for an output that is not finite; the message names the clips.
         """
 
+        return self._predict(self._data.held_out, "the held-out clips")
+
+    def _predict(self, part: Part, what: str) -> Predictions:
         def leave_if_asked() -> None:
             # Nothing to save: the checkpoint has the last weights, the model the best ones.
             if self._workers.any(self._should_stop()):
                 raise StoppedError("the report on the held-out clips")
 
-        seen = self.learner.predict(self._data.batches_of(self._data.held_out), leave_if_asked)
-        return _checked(seen, "the held-out clips")
+        seen = self.learner.predict(self._data.batches_of(part), leave_if_asked)
+        return _checked(seen, what)
+
+    def calibrate(self) -> float | None:
+        """The temperature of the fold selected on; None where there is none of its own.
+
+        Raises:
+          As `predict_held_out`.
+        """
+        part = self._data.calibration
+        if part is None:
+            return None
+        seen = self._predict(part, "the clips to select on")
+        return calibration.temperature(seen.probabilities, seen.labels)
 
     @property
     def _finished(self) -> bool:

@@ -173,23 +173,31 @@ class Learner:
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Gradients and figures of the whole batch, from this worker's rows and the others'."""
         dtype = self.model.variable_dtype
-        own = tf.cast(tf.size(labels), dtype)
+        own = tf.cast(tf.shape(labels)[0], dtype)
         clips = replicas.total(own)
         with tf.GradientTape() as tape:
             logits = self.model.logits(features, training=True)
             log_probabilities = tf.nn.log_softmax(logits)
-            cross_entropy = -tf.gather(log_probabilities, labels, batch_dims=1)
+            if labels.shape.rank == 1:
+                cross_entropy = -tf.gather(log_probabilities, labels, batch_dims=1)
+                weights = tf.gather(self._class_weights, labels)
+            else:  # shares of the classes
+                shares = tf.cast(labels, dtype)
+                cross_entropy = -tf.reduce_sum(shares * log_probabilities, axis=1)
+                weights = tf.linalg.matvec(shares, self._class_weights)
             smoothing = self._settings.label_smoothing
             smoothed = (1 - smoothing) * cross_entropy - smoothing * tf.reduce_mean(
                 log_probabilities, axis=1
             )
-            weights = tf.gather(self._class_weights, labels)
             loss = tf.reduce_sum(weights * smoothed) / clips
             if self.model.losses:
                 loss += tf.add_n(self.model.losses) / replicas.count()  # once in the sum
         gradients = tape.gradient(loss, self.model.trainable_variables)
-        predicted = tf.argmax(logits, axis=1, output_type=labels.dtype)
-        correct = tf.reduce_sum(tf.cast(predicted == labels, dtype))
+        likeliest = (
+            labels if labels.shape.rank == 1 else tf.argmax(labels, axis=1, output_type=tf.int32)
+        )
+        predicted = tf.argmax(logits, axis=1, output_type=tf.int32)
+        correct = tf.reduce_sum(tf.cast(predicted == likeliest, dtype))
         *gradients, loss, cross_entropy, correct = replicas.totals(
             [*gradients, loss, tf.reduce_sum(cross_entropy), correct]
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import logging
 import math
@@ -12,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from emotion_tfdata.labels import class_names
-from emotion_tfdata.training import metrics, run_dir
+from emotion_tfdata import protocols
+from emotion_tfdata.labels import class_index, class_names
+from emotion_tfdata.training import calibration, metrics, people_report, run_dir
 from emotion_tfdata.training.data import Data
 from emotion_tfdata.training.learner import Predictions
 from emotion_tfdata.training.report_text import markdown
@@ -21,13 +23,6 @@ from emotion_tfdata.training.settings import Settings
 
 _ERRORS_LISTED = 20
 
-PROTOCOL_MEANING = {
-    "actor": "actors held out: nobody in the held-out fold was trained on",
-    "random": (
-        "leaky: clips dealt at random, so the same actors, and the same sentences in the same "
-        "voices, are trained on and tested on; the figures do not carry over to new people"
-    ),
-}
 SELECTION_MEANING = {
     "inner": "epoch chosen on another fold taken out of the training part; held-out fold untouched",
     "held_out": (
@@ -69,6 +64,7 @@ def fold_report(
     predictions: Predictions,
     history: Sequence[Mapping[str, Any]],
     best_epoch: int,
+    temperature: float | None = None,
 ) -> dict[str, Any]:
     """The report of one training.
 
@@ -78,7 +74,10 @@ def fold_report(
       predictions: on the held-out fold.
       history: one entry an epoch.
       best_epoch: counted from 1.
+      temperature: that the probabilities are calibrated by, fitted to the fold selected on; None
+        where there is no such fold.
     """
+    calibrated = at_temperature(predictions, temperature)
     corpora = np.array([example_id.split("/")[0] for example_id in predictions.example_ids])
     predicted = predictions.probabilities.argmax(axis=1)
     by_corpus = {}
@@ -88,13 +87,20 @@ def fold_report(
             predictions.labels[of], predicted[of], settings.num_classes
         )
         by_corpus[str(corpus)] = figures(confusion)
-    actors = {r.example_id: f"{r.corpus}/{r.actor}" for r in data.held_out.records}
+    records = {record.example_id: record for record in data.held_out.records}
+    actors = [f"{records[i].corpus}/{records[i].actor}" for i in predictions.example_ids]
+    intended = [
+        class_index(records[i].emotion, settings.num_classes) for i in predictions.example_ids
+    ]
+    figures_by_actor = by_actor(predictions, actors)
+    protocol = protocols.describe(settings.protocol)
     return {
         "name": settings.name,
         "provenance": data.manifest.provenance,
         "data_dir": data.data_dir,
         "protocol": settings.protocol,
-        "protocol_meaning": PROTOCOL_MEANING[settings.protocol],
+        "protocol_meaning": protocol.words,
+        "leaky": protocol.leaky,
         "select_on": settings.select_on,
         "selection_meaning": SELECTION_MEANING[settings.select_on],
         "fold": settings.fold,
@@ -103,8 +109,22 @@ def fold_report(
         | {
             "loss": predictions.loss,
             "by_corpus": by_corpus,
-            "by_actor": by_actor(predictions, [actors[i] for i in predictions.example_ids]),
-            "errors": surest_errors(predictions),
+            "by_actor": figures_by_actor,
+            "by_group": people_report.by_group(figures_by_actor),
+            "raters": people_report.beside_raters(
+                predictions.example_ids,
+                np.array(intended, np.int64),
+                predicted,
+                settings.modalities,
+                settings.num_classes,
+            ),
+            "calibration": {
+                "temperature": temperature,
+                "before": calibration.figures(predictions.probabilities, predictions.labels),
+                "after": temperature
+                and calibration.figures(calibrated.probabilities, predictions.labels),
+            },
+            "errors": surest_errors(calibrated),
         },
         "clips": {
             "train": data.train.about(),
@@ -117,6 +137,14 @@ def fold_report(
         "settings": settings.as_dict(),
         "history": list(history),
     }
+
+
+def at_temperature(predictions: Predictions, temperature: float | None) -> Predictions:
+    """The same predictions with calibrated probabilities; as they are without a temperature."""
+    if temperature is None:
+        return predictions
+    scaled = calibration.scaled(predictions.probabilities, temperature)
+    return dataclasses.replace(predictions, probabilities=scaled)
 
 
 def by_actor(predictions: Predictions, actors: Sequence[str]) -> dict[str, Any]:
@@ -193,7 +221,23 @@ def folds_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for error in report["held_out"]["errors"]
     ]
     errors.sort(key=lambda error: -error["probability"])
-    shared = ("name", "provenance", "data_dir", "protocol", "protocol_meaning", "select_on")
+    figures_by_actor = {
+        # Under the random protocol an actor's clips are held out in several folds.
+        actor: _brief(
+            np.sum(
+                [
+                    part["by_actor"][actor]["confusion"]
+                    for part in held_out
+                    if actor in part["by_actor"]
+                ],
+                axis=0,
+            )
+        )
+        for actor in actors
+    }
+    shared = (
+        *("name", "provenance", "data_dir", "protocol", "protocol_meaning", "leaky", "select_on"),
+    )
     return {
         **{key: first[key] for key in (*shared, "selection_meaning", "num_folds")},
         "folds": [report["fold"] for report in reports],
@@ -205,20 +249,10 @@ def folds_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 )
                 for corpus in corpora
             },
-            # Under the random protocol an actor's clips are held out in several folds.
-            "by_actor": {
-                actor: _brief(
-                    np.sum(
-                        [
-                            part["by_actor"][actor]["confusion"]
-                            for part in held_out
-                            if actor in part["by_actor"]
-                        ],
-                        axis=0,
-                    )
-                )
-                for actor in actors
-            },
+            "by_actor": figures_by_actor,
+            "by_group": people_report.by_group(figures_by_actor),
+            "raters": people_report.pooled_raters([part["raters"] for part in held_out]),
+            "calibration": calibration.pooled([part["calibration"] for part in held_out]),
             "errors": errors[:_ERRORS_LISTED],
         },
         "by_fold": [

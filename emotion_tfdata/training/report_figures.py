@@ -18,31 +18,16 @@ _TRAIN, _SELECTION, _THIRD = "#8a94a3", "#0b6cb8", "#b02a5b"
 def confusion_figure(report: Mapping[str, Any]) -> Figure:
     """Draws a report's confusion matrix, rows in shares of their class."""
     held_out = report["held_out"]
-    clips = np.array(held_out["confusion_matrix"]["clips"], float)
     names = held_out["confusion_matrix"]["classes"]
-    totals = clips.sum(axis=1, keepdims=True)
-    shares = np.divide(clips, totals, out=np.zeros_like(clips), where=totals > 0)
     size = 2.2 + 0.75 * len(names)
     figure = Figure(figsize=(size + 0.8, size), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), share in np.ndenumerate(shares):
-        axes.text(
-            column,
-            row,
-            f"{share:.0%}\n{int(clips[row, column])}" if totals[row] else "-",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="white" if share > 0.55 else "black",
-        )
-    axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
-    axes.set_yticks(range(len(names)), names)
+    image = _matrix(axes, held_out["confusion_matrix"]["clips"], names, names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     pooled = "over all folds' clips: " if "folds" in report else ""
-    leaky = ", leaky random split" if report["protocol"] == "random" else ", actors held out"
+    leaky = f", {report['protocol']}{' (leaky)' if report['leaky'] else ''}"
     what = f" ({report['provenance']})" if report["provenance"] else ""
     axes.set_title(
         f"{report['name']}: {held_out['clips']} held-out clips{what}\n"
@@ -50,6 +35,56 @@ def confusion_figure(report: Mapping[str, Any]) -> Figure:
         fontsize=10,
     )
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    return figure
+
+
+def raters_figure(raters: Mapping[str, Any]) -> Figure:
+    """Confusion matrices of raters and model on the same clips, side by side."""
+    names = [n for n, row in zip(raters["classes"], raters["model"], strict=True) if sum(row)]
+    kept = [raters["classes"].index(name) for name in names]
+    majority = np.array(raters["majority"])[kept][:, [*kept, -1]]
+    figure = Figure(figsize=(3.2 + 1.3 * len(names), 1.4 + 0.62 * len(names)), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    _matrix(left, majority, names, [*names, "(tie)"])
+    _matrix(right, np.array(raters["model"])[kept][:, kept], names, names)
+    for axes, who, uar in (
+        (left, "raters' majority", "majority_uar"),
+        (right, "model", "model_uar"),
+    ):
+        axes.set_title(f"{who}, UAR {raters[uar]:.3f}", fontsize=10)
+        axes.set_ylabel("intended")
+    return figure
+
+
+def reliability_figure(calibration: Mapping[str, Any]) -> Figure:
+    """Accuracy by confidence, as the model gave it and, where it is, calibrated; and how often."""
+    figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    axes.plot([0, 1], [0, 1], color="#1d2530", linestyle=":", linewidth=1)
+    for key, label, color in (
+        ("before", "as trained", _TRAIN),
+        ("after", "calibrated", _SELECTION),
+    ):
+        if calibration[key]:
+            bins = calibration[key]["bins"]
+            confidence = np.array(bins["confidence"], float)
+            there = ~np.isnan(confidence)
+            x, y = confidence[there], np.array(bins["accuracy"], float)[there]
+            name = f"{label}, ECE {calibration[key]['ece']:.3f}"
+            axes.plot(x, y, color=color, marker="o", markersize=4, linewidth=1.4, label=name)
+            below.plot(x, np.array(bins["clips"])[there], color=color, marker="o", markersize=3)
+    axes.set_ylabel("accuracy")
+    axes.set_ylim(0, 1.02)
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    below.set_xlim(0, 1.02)
+    below.set_ylim(bottom=0)
+    below.set_ylabel("clips")
+    below.set_xlabel("probability of the class predicted", fontsize=9)
+    for one in (axes, below):
+        one.spines[["top", "right"]].set_visible(False)
+        one.tick_params(labelsize=8)
     return figure
 
 
@@ -114,6 +149,27 @@ def folds_figure(report: Mapping[str, Any]) -> Figure:
     axes.set_xlabel("grey: each fold; blue: mean and 95 % interval; dotted: chance", fontsize=9)
     axes.tick_params(labelsize=8)
     return figure
+
+
+def _matrix(axes: Any, clips: Any, rows: Sequence[str], columns: Sequence[str]) -> Any:
+    """Draws counts of clips, in shares of their row; returns the image."""
+    counts = np.array(clips, float)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), share in np.ndenumerate(shares):
+        axes.text(
+            column,
+            row,
+            f"{share:.0%}\n{int(counts[row, column])}" if totals[row] else "-",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if share > 0.55 else "black",
+        )
+    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
+    return image
 
 
 def _line(

@@ -7,8 +7,21 @@ from typing import Any
 
 from emotion_tfdata.html_page import document, image, note, table
 from emotion_tfdata.models import ModelConfig
-from emotion_tfdata.training.report_figures import confusion_figure, curves_figure, folds_figure
-from emotion_tfdata.training.report_text import digits, interval_words
+from emotion_tfdata.training.report_figures import (
+    confusion_figure,
+    curves_figure,
+    folds_figure,
+    raters_figure,
+    reliability_figure,
+)
+from emotion_tfdata.training.report_text import (
+    calibration_rows,
+    digits,
+    group_rows,
+    interval_words,
+    rater_rows,
+    rater_words,
+)
 from emotion_tfdata.training.settings import Settings
 
 # Of the model's settings, those that the data set decides.
@@ -49,6 +62,13 @@ def page(report: Mapping[str, Any]) -> str:
         '<div class="side">',
         _figures_table("corpus", held_out["by_corpus"], ("clips", "accuracy", "uar")),
         _figures_table("actor", held_out["by_actor"], ("clips", "accuracy", "uar")),
+        _groups_table(held_out["by_group"]),
+        "</div>",
+        *_raters(held_out["raters"]),
+        "<h2>How far its probabilities can be trusted</h2>",
+        '<div class="side">',
+        image(reliability_figure(held_out["calibration"]), dpi=90),
+        table((), calibration_rows(held_out["calibration"]), kind="text"),
         "</div>",
         "<h2>The errors it was surest of</h2>",
         _errors_table(held_out["errors"]),
@@ -76,9 +96,9 @@ def _notes(report: Mapping[str, Any]) -> Iterable[str]:
     if report["provenance"]:
         words = f"Figures are of {report['provenance']}; they say nothing about people."
         yield note(words)
-    if report["protocol"] == "random":
-        words = f"Leaky. {report['protocol_meaning'].removeprefix('leaky: ').capitalize()}."
-        yield note(words)
+    if report["leaky"]:
+        words = report["protocol_meaning"].removeprefix("leaky: ")
+        yield note(f"Leaky. {words[0].upper()}{words[1:]}.")
     if report["select_on"] == "held_out":
         words = report["selection_meaning"]
         yield note(words[0].upper() + words[1:] + ".")
@@ -111,6 +131,21 @@ def _words(report: Mapping[str, Any]) -> str:
         ("time", f"{report['seconds'] / 60:.1f} minutes of training"),
     ]
     return table((), rows, kind="text")
+
+
+def _raters(raters: Mapping[str, Any] | None) -> Iterable[str]:
+    if raters:
+        yield "<h2>Beside people who judged the same clips</h2>"
+        yield from (f"<p>{words}</p>" for words in rater_words(raters))
+        yield image(raters_figure(raters), dpi=90)
+        columns = ("intended class", "clips", "recall: model", "raters' majority", "a single rater")
+        yield table(columns, rater_rows(raters))
+
+
+def _groups_table(groups: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = group_rows(groups)
+    columns = ("group", "actors", "clips", "UAR, mean and 95 % interval over actors")
+    return table(columns, rows) if rows else ""
 
 
 def _folds_table(report: Mapping[str, Any]) -> str:

@@ -6,13 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+_SHOWN = {"voice": "the voice", "face": "the face", "both": "voice and face"}
+
 
 def markdown(report: Mapping[str, Any]) -> str:
     """A report as text that is readable as it is."""
     held_out = report["held_out"]
     what = f" ({report['provenance']})" if report["provenance"] else ""
     folds = report.get("folds")
-    word = " LEAKY" if report["protocol"] == "random" else ""
+    word = " LEAKY" if report["leaky"] else ""
     lines = [
         f"# {report['name']}: {held_out['clips']} held-out clips{what}",
         "",
@@ -62,7 +64,78 @@ def markdown(report: Mapping[str, Any]) -> str:
             + " | ".join(map(str, row))
             + " |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_people(held_out), *_calibration(held_out["calibration"])]) + "\n"
+
+
+def _people(held_out: Mapping[str, Any]) -> list[str]:
+    lines = []
+    raters = held_out["raters"]
+    if raters:
+        lines += ["", *rater_words(raters), "", "| intended | clips | model | majority | a rater |"]
+        lines.append("|---" * 5 + "|")
+        lines += [f"| {' | '.join(map(str, row))} |" for row in rater_rows(raters)]
+    rows = group_rows(held_out["by_group"])
+    if rows:
+        lines += ["", "| actors | number | clips | UAR, mean over actors and 95 % interval |"]
+        lines.append("|---" * 4 + "|")
+        lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return lines
+
+
+def _calibration(calibration: Mapping[str, Any]) -> list[str]:
+    return ["", *(f"- {name}: {value}" for name, value in calibration_rows(calibration))]
+
+
+def rater_words(raters: Mapping[str, Any]) -> list[str]:
+    """How the model stands to CREMA-D's raters, in sentences."""
+    return [
+        f"Beside CREMA-D's raters, who were given {_SHOWN[raters['shown']]} of the same "
+        f"{raters['clips']} clips: UAR of the intended emotion {digits(raters['model_uar'])} by "
+        f"the model, {digits(raters['majority_uar'])} by their majority "
+        f"({raters['ties']} ties are misses), {digits(raters['votes_uar'])} by a single "
+        "rater. The model agrees with the majority on "
+        f"{raters['agreement']:.1%} of the clips that have one."
+    ]
+
+
+def rater_rows(raters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """(class, clips, recall of the model, of the majority, of a rater), classes with clips."""
+    recalls = (raters[f"{name}_recall"] for name in ("model", "majority", "votes"))
+    rows = zip(raters["classes"], map(sum, raters["model"]), *recalls, strict=True)
+    return [(name, clips, *map(digits, of)) for name, clips, *of in rows if clips]
+
+
+def group_rows(groups: Mapping[str, Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    """(group, actors, clips, UAR with interval) by sex and age."""
+    return [
+        (
+            f"{kind} {name}" if kind == "age" else name,
+            of["actors"],
+            of["clips"],
+            f"{digits(of['uar'])}"
+            + (f" +- {digits(of['half_width_95'])}" if of["actors"] > 1 else ""),
+        )
+        for kind, parts in groups.items()
+        for name, of in parts.items()
+    ]
+
+
+def calibration_rows(calibration: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is said of the probabilities: (name, value)."""
+    before, after = calibration["before"], calibration["after"]
+    rows = [
+        (name, digits(before[key]) + (f", calibrated {digits(after[key])}" if after else ""))
+        for name, key in (
+            ("expected calibration error", "ece"),
+            ("Brier score", "brier"),
+            ("cross-entropy", "cross_entropy"),
+        )
+    ]
+    if after:
+        how = f"{calibration['temperature']:.3f}, fitted to the fold selected on"
+    else:
+        how = "not calibrated: no fold was taken out of training to fit it to (--select_on=inner)"
+    return [*rows, ("temperature", how)]
 
 
 def interval_words(over: Mapping[str, Any]) -> str:

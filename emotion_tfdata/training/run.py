@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emotion_tfdata import protocols
 from emotion_tfdata.storage import load_manifest
 from emotion_tfdata.training import run_dir
 from emotion_tfdata.training.progress import Progress
@@ -145,13 +146,15 @@ def _train(data: Data, options: Options, progress: Progress) -> dict[str, Any]:
             workers=workers,
         )
         fit.run()
-        predictions = fit.predict_held_out()
+        predictions, temperature = fit.predict_held_out(), fit.calibrate()
 
         def write() -> Any:
             export.save_keras(fit.learner.model, folder)
-            export.save_served(fit.learner.model, data, folder)
-            reports.write_predictions(folder, predictions)
-            report = reports.fold_report(settings, data, predictions, fit.history, fit.best_epoch)
+            export.save_served(fit.learner.model, data, folder, temperature)
+            reports.write_predictions(folder, reports.at_temperature(predictions, temperature))
+            report = reports.fold_report(
+                settings, data, predictions, fit.history, fit.best_epoch, temperature
+            )
             reports.write_events(folder, report)
             reports.write(folder, report)
             return _report_in(folder)
@@ -282,7 +285,8 @@ def _about(settings: Settings, data: Any) -> str:
     )
     if settings.select_on == "inner":
         text += f", selects on {len(data.selection.records)}"
-    leaky = " (leaky: their actors are trained on too)" if settings.protocol == "random" else ""
+    is_leaky = protocols.describe(settings.protocol).leaky
+    leaky = " (leaky: their actors are trained on too)" if is_leaky else ""
     return (
         f"{text}, fold {settings.fold} with {len(data.held_out.records)} clips of "
         f"{len(data.held_out.actors)} actors is held out{leaky}"

@@ -61,7 +61,7 @@ def test_published_folds_are_those_of_their_lists(project_dir):
             for fold in re.findall(r"\{([0-9,]+)\}", rows[name])
         ]
         assert found[name]["ravdess"] == lists
-        assert sorted(sum(lists, [])) == list(range(1, 25))
+        assert sorted(actor for fold in lists for actor in fold) == list(range(1, 25))
     ranges = re.findall(r"(\d{4})-(\d{4})", rows["hicmae"])
     lists = [list(range(int(first), int(last) + 1)) for first, last in ranges]
     assert found["hicmae"]["crema_d"] == lists

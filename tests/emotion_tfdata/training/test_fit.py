@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from emotion_tfdata.labels import class_names
-from emotion_tfdata.training import checkpoint, run, run_dir
+from emotion_tfdata.training import calibration, checkpoint, run, run_dir
 from emotion_tfdata.training.data import Data, DataError, with_ids_apart
 from emotion_tfdata.training.fit import StoppedError, TrainingError
 from emotion_tfdata.training.progress import Progress
@@ -251,15 +251,23 @@ def test_a_damaged_report_is_made_again_from_the_checkpoint(finished, settings, 
     assert again["history"] == report["history"]
 
 
+def _temperature_on(part, model, data):
+    batches = [(model(x).numpy(), y.numpy()) for x, y, _ in with_ids_apart(data.batches_of(part))]
+    return calibration.temperature(*map(np.concatenate, zip(*batches, strict=True)))
+
+
 def test_the_saved_model_says_what_the_predictions_say(finished, fake_data_dir, settings):
     folder = finished[0].model_dir
     model = keras.models.load_model(folder / run_dir.BEST_MODEL)
     data = Data(fake_data_dir, settings(epochs=1), num_threads=1)
     with (folder / run_dir.PREDICTIONS).open() as file:
         rows = {row["example_id"]: row for row in csv.DictReader(file)}
+    fitted = finished[1]["held_out"]["calibration"]["temperature"]
+    assert fitted == pytest.approx(_temperature_on(data.selection, model, data), rel=1e-4)
     seen = 0
     for features, _, ids in with_ids_apart(data.batches_of(data.held_out)):
-        for example_id, shares in zip(ids, model(features).numpy(), strict=True):
+        calibrated = calibration.scaled(model(features).numpy(), fitted)
+        for example_id, shares in zip(ids, calibrated, strict=True):
             written = [float(rows[example_id][name]) for name in class_names(6)]
             np.testing.assert_allclose(shares, written, atol=2e-6)
             seen += 1

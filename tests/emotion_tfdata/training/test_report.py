@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -15,10 +16,11 @@ import tensorflow as tf
 from scipy import stats
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from emotion_tfdata import testing
+from emotion_tfdata import people, testing
+from emotion_tfdata.labels import CREMA_D_EMOTIONS
 from emotion_tfdata.models import ModelConfig
+from emotion_tfdata.training import calibration, report_figures, report_html, run_dir
 from emotion_tfdata.training import report as reports
-from emotion_tfdata.training import report_figures, report_html, run_dir
 from emotion_tfdata.training.data import Data
 from emotion_tfdata.training.learner import Predictions
 
@@ -49,24 +51,24 @@ def epoch_entry(epoch: int, loss: float) -> dict[str, Any]:
 
 @pytest.fixture
 def two_corpora_dir(tmp_path):
-    """Made-up clips of which every second actor's are said to be CREMA-D's."""
-    import dataclasses
+    """Made-up clips of which every second actor's have names of CREMA-D's."""
+    names = {emotion: name for name, emotion in CREMA_D_EMOTIONS.items()}
 
-    examples = [
-        dataclasses.replace(
-            example, corpus="crema_d", example_id=example.example_id.replace("ravdess", "crema_d")
-        )
-        if int(example.actor) % 2
-        else example
-        for example in testing.fake_examples(num_actors=10)
-    ]
+    def renamed(example):
+        if int(example.actor) % 2 == 0:
+            return example
+        actor, name = f"10{example.actor}", names[example.emotion]
+        example_id = f"crema_d/{actor}_IEO_{name}_{'XX' if name == 'NEU' else 'HI'}"
+        return dataclasses.replace(example, corpus="crema_d", actor=actor, example_id=example_id)
+
+    examples = [renamed(example) for example in testing.fake_examples(num_actors=10)]
     testing.write_data_set(str(tmp_path), examples)
     return str(tmp_path)
 
 
 def test_a_class_without_clips_has_no_shares_in_the_picture():
     confusion = np.diag([0, 3, 1, 1, 1, 1])
-    report = {"name": "x", "provenance": "", "protocol": "actor"}
+    report = {"name": "x", "provenance": "", "protocol": "actor", "leaky": False}
     figure = report_figures.confusion_figure(report | {"held_out": reports.figures(confusion)})
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts[:6] == ["-"] * 6
@@ -75,12 +77,12 @@ def test_a_class_without_clips_has_no_shares_in_the_picture():
 
 @pytest.fixture
 def fold_report(settings):
-    def make(data_dir, **changes):
+    def make(data_dir, temperature=None, **changes):
         chosen = settings(**changes)
         data = Data(data_dir, chosen)
         seen = predictions_of(data, chosen.fold)
         history = [epoch_entry(1, 1.5), epoch_entry(2, 1.2)]
-        return reports.fold_report(chosen, data, seen, history, best_epoch=1), seen
+        return reports.fold_report(chosen, data, seen, history, 1, temperature), seen
 
     return make
 
@@ -208,13 +210,15 @@ def test_the_page_shows_everything_and_loads_nothing(fold_report, two_corpora_di
     reports.write(tmp_path, report)
     page = _Page((tmp_path / run_dir.REPORT_HTML).read_text())
     assert page.loads == []
-    assert len(page.images) == 2  # confusion matrix and curves
+    assert len(page.images) == 4  # confusion matrices, also beside raters, curves, reliability
     for words in (
         "12 held-out clips (made-up data)",
         "Figures are of made-up data; they say nothing about people.",
         f"{report['held_out']['uar']:.3f} unweighted average recall",
         "nobody in the held-out fold was trained on",
-        "crema_d/01",
+        "crema_d/1001",
+        "UAR of the intended emotion",
+        "temperature not calibrated",
         "learning_rate 0.0123 0.001",
     ):
         assert words in re.sub(r"\s+", " ", page.text)
@@ -253,12 +257,66 @@ def test_the_page_over_folds_has_each_fold_and_the_interval(fold_report, fake_da
     folds = [fold_report(fake_data_dir, fold=fold)[0] for fold in range(5)]
     reports.write(tmp_path, reports.folds_report(folds))
     page = _Page((tmp_path / run_dir.REPORT_HTML).read_text())
-    assert len(page.images) == 3
+    assert len(page.images) == 4
     recalls = [fold["held_out"]["uar"] for fold in folds]
     low, high = stats.t.interval(0.95, 4, np.mean(recalls), stats.sem(recalls))
     assert f"{np.mean(recalls):.3f} +- {(high - low) / 2:.3f} (95 % interval" in page.text
     for fold, recall in enumerate(recalls):
         assert re.search(rf"\b{fold} 6 {recall:.3f}", page.text)
+
+
+def test_the_model_stands_beside_the_raters_of_the_same_clips(fold_report, two_corpora_dir):
+    folds = [fold_report(two_corpora_dir, fold=fold) for fold in range(5)]
+    seen = [seen for _, seen in folds]
+    ids = np.concatenate([one.example_ids for one in seen])
+    rated = np.char.startswith(ids, "crema_d")
+    labels = np.concatenate([one.labels for one in seen])[rated]
+    predicted = np.concatenate([one.probabilities.argmax(axis=1) for one in seen])[rated]
+    votes = people.votes(list(ids[rated]), "face")  # the model is given landmarks
+    majority = people.majority(votes)
+    raters = reports.folds_report([report for report, _ in folds])["held_out"]["raters"]
+    assert raters["clips"] == 30
+    assert raters["model_uar"] == pytest.approx(balanced_accuracy_score(labels, predicted))
+    recalls = [np.mean(majority[labels == label] == label) for label in range(6)]
+    assert raters["majority_recall"] == pytest.approx(recalls)
+    assert np.sum(np.array(raters["majority"])[:, -1]) == (majority < 0).sum() == raters["ties"]
+    np.testing.assert_array_equal(np.sum(raters["votes"], axis=0), votes.sum(axis=0))
+    one_vote = [votes[labels == k, k].sum() / votes[labels == k].sum() for k in range(6)]
+    assert raters["votes_recall"] == pytest.approx(one_vote)
+    assert raters["agreement"] == np.mean((majority == predicted)[majority >= 0])
+
+
+def test_recall_by_sex_and_age_is_a_mean_over_actors(fold_report, two_corpora_dir):
+    report = reports.folds_report([fold_report(two_corpora_dir, fold=f)[0] for f in range(5)])
+    by_actor, groups = (report["held_out"][key] for key in ("by_actor", "by_group"))
+    women = [a for a in by_actor if people.sex(*a.split("/")) == "female"]
+    recalls = [by_actor[actor]["uar"] for actor in women]
+    low, high = stats.t.interval(0.95, len(women) - 1, np.mean(recalls), stats.sem(recalls))
+    found = groups["sex"]["female"]
+    assert (found["actors"], found["clips"]) == (len(women), 6 * len(women))
+    assert found["uar"] - found["half_width_95"] == pytest.approx(low)
+    assert found["uar"] + found["half_width_95"] == pytest.approx(high)
+    assert sum(group["actors"] for group in groups["age"].values()) == 5  # RAVDESS gives no ages
+    assert f"| female | {len(women)} |" in reports.markdown(report)
+
+
+def test_probabilities_are_reported_before_and_after_calibration(fold_report, fake_data_dir):
+    folds = [fold_report(fake_data_dir, temperature=2.0, fold=fold) for fold in range(5)]
+    report, seen = folds[0]
+    found = report["held_out"]["calibration"]
+    np.testing.assert_equal(found["before"], calibration.figures(seen.probabilities, seen.labels))
+    after = reports.at_temperature(seen, 2.0)
+    np.testing.assert_equal(found["after"], calibration.figures(after.probabilities, seen.labels))
+    assert report["held_out"]["errors"] == reports.surest_errors(after)
+    pooled = reports.folds_report([report for report, _ in folds])["held_out"]["calibration"]
+    labels = np.concatenate([seen.labels for _, seen in folds])
+    together = np.concatenate([seen.probabilities for _, seen in folds])
+    whole = calibration.figures(together, labels)
+    assert [pooled["before"][k] for k in ("ece", "brier", "cross_entropy")] == pytest.approx(
+        [whole[k] for k in ("ece", "brier", "cross_entropy")]
+    )
+    assert pooled["before"]["bins"]["clips"] == whole["bins"]["clips"]
+    assert "temperature: 2.000, fitted to the fold selected on" in reports.markdown(report)
 
 
 def test_the_page_of_a_random_split_says_leaky(fold_report, fake_data_dir):
