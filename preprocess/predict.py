@@ -66,12 +66,14 @@ def as_json(
             failed.append({"path": str(path), **dataclasses.asdict(result)})
         else:
             entry = {"path": str(path), "emotion": result.emotion, **dataclasses.asdict(result)}
-            clips.append(entry)
+            clips.append(entry | {"trained_actor": features.trained_actor(path)})
     content = {
         "model_dir": str(model_dir),
         "name": features.name,
         "trained_on": features.provenance or "recordings",
         "class_names": list(features.class_names),
+        "calibrated": features.temperature is not None,
+        "temperature": features.temperature,
         "clips": clips,
         "failed": failed,
     }
@@ -104,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
         if chosen.json:
             _check_writable(chosen.json)
         features = load_features(model_dir)
-        for note in _notes(features):
+        for note in _notes(features, paths):
             print(note, file=sys.stderr)
         table = Table(paths, features.class_names)
         print(table.head(), file=screen)
@@ -125,10 +127,25 @@ def main(argv: Sequence[str]) -> int:
     return int(failed > 0)
 
 
-def _notes(features: Features) -> Iterator[str]:
+def _notes(features: Features, paths: Sequence[Path]) -> Iterator[str]:
     """What a reader of the figures should know first."""
     if features.provenance:
         yield f"note: {features.name} was trained on {features.provenance}; it knows no people"
+    if features.temperature is None:
+        yield "note: the probabilities are not calibrated (trained without --select_on=inner)"
+    else:
+        yield (
+            f"note: the probabilities are calibrated (temperature {features.temperature:.3f}, "
+            "fitted to clips that were not trained on)"
+        )
+    known = [(path, actor) for path in paths if (actor := features.trained_actor(path))]
+    if known:
+        path, actor = known[0]
+        more = f", and {len(known) - 1} more" if len(known) > 1 else ""
+        yield (
+            f"warning: by their names, actors that the model was trained on are in {path} "
+            f"({actor}){more}; it does better on them than on anyone else"
+        )
     differing = [
         f"{name} {version} (here {_version(name)})"
         for name, version in features.versions.items()

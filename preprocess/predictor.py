@@ -14,7 +14,7 @@ from pathlib import Path
 
 from emotion_tfdata import schema
 from preprocess.audio import AudioSettings
-from preprocess.corpora import Clip
+from preprocess.corpora import Clip, crema_d, ravdess
 from preprocess.example import INSTALL, make_example
 from preprocess.media import MediaError
 from preprocess.plan import RECIPE
@@ -46,6 +46,8 @@ class Features:
       class_names: in order of the outputs.
       audio: how the sound's features are made.
       versions: of the packages that made the data set's.
+      trained_actors: `corpus/actor` of everyone it was trained or its epoch selected on.
+      temperature: that its probabilities are calibrated by; None where they are not.
     """
 
     name: str
@@ -55,6 +57,16 @@ class Features:
     class_names: tuple[str, ...]
     audio: AudioSettings
     versions: Mapping[str, str]
+    trained_actors: frozenset[str] = frozenset()
+    temperature: float | None = None
+
+    def trained_actor(self, path: Path) -> str | None:
+        """Whose clip it is by its name, if the model was trained on that actor; else None."""
+        for corpus in (ravdess, crema_d):
+            actor = f"{corpus.CORPUS}/{corpus.actor_of(path.name)}"
+            if actor in self.trained_actors:
+                return actor
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +128,8 @@ def load_features(model_dir: Path) -> Features:
             class_names=tuple(content["class_names"]),
             audio=AudioSettings(**build.get("audio", {})),
             versions=build.get("versions", {}),
+            trained_actors=frozenset(content.get("trained_actors", ())),
+            temperature=content.get("temperature"),
         )
     except FileNotFoundError as error:
         raise PredictError(_why_no_model(model_dir)) from error

@@ -191,9 +191,7 @@ def features_of(
             "scaled_by": f"{settings.protocol} folds {', '.join(map(str, data.train.folds))}",
         },
         # Beside what it was trained on, what was selected on: the model has seen it too.
-        "trained_on": {
-            "actors": sorted({*data.train.actors, *(data.selection or data.train).actors})
-        },
+        "trained_actors": sorted({*data.train.actors, *(data.selection or data.train).actors}),
         "temperature": temperature,
         "data_modalities": list(manifest.modalities),
         "build": dict(manifest.settings),

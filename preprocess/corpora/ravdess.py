@@ -37,6 +37,12 @@ _ENDINGS = {_BOTH: ".mp4", _PICTURE: ".mp4", _SOUND: ".wav"}
 _SAME_RECORDING = (("01-03-01-02-01-07", "01-03-01-02-02-07"),)
 
 
+def actor_of(file_name: str) -> str | None:
+    """Who acts in a file named as the corpus names it; None for any other name."""
+    match = _NAME.fullmatch(file_name)
+    return match["actor"] if match else None
+
+
 def scan(root: Path, modalities: Modalities, tracking_dir: Path | None = None) -> Scan:
     """Finds the takes in RAVDESS as unzipped, however its folders are nested.
 

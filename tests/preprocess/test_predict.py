@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -267,10 +268,27 @@ def test_openfaces_landmarks_are_not_found_in_raw_clips(trained, tmp_path):
         predictor.load_features(tmp_path)
 
 
+def test_it_is_said_whose_clips_were_trained_on_and_whether_shares_are_calibrated(trained):
+    _, data, folder = trained("both")
+    features = predictor.load_features(folder)
+    assert features.trained_actors == set(data.train.actors) == {"ravdess/02"}
+    paths = [Path(f"x/01-01-03-01-01-01-{n}.mp4") for n in ("01", "02")] + [Path("holiday.mp4")]
+    assert [features.trained_actor(path) for path in paths] == [None, "ravdess/02", None]
+    notes = "\n".join(predict._notes(features, paths))
+    assert f"trained on are in {paths[1]} (ravdess/02); it does better" in notes
+    assert "the probabilities are not calibrated" in notes
+    calibrated = dataclasses.replace(features, temperature=1.5)
+    assert "calibrated (temperature 1.500, " in "\n".join(predict._notes(calibrated, paths))
+    shown = Prediction({"sad": 1.0}, {"sad": 0.0}, 9, 9, 9)
+    content = json.loads(predict.as_json(folder, calibrated, [(paths[1], shown)]))
+    assert (content["calibrated"], content["temperature"]) == (True, 1.5)
+    assert content["clips"][0]["trained_actor"] == "ravdess/02"
+
+
 def test_other_versions_are_noted(trained):
     features = predictor.load_features(trained("both")[2])
-    assert [note for note in predict._notes(features) if "versions" in note] == []
-    (note,) = predict._notes(
-        predictor.Features(**vars(features) | {"provenance": "", "versions": {"librosa": "0.1"}})
+    assert not any("features were made with" in note for note in predict._notes(features, []))
+    _, note = predict._notes(
+        dataclasses.replace(features, provenance="", versions={"librosa": "0.1"}), []
     )
     assert "made with librosa 0.1 (here 0." in note
