@@ -182,6 +182,7 @@ def settings_from_flags(fold: int) -> Settings:
       ValueError: for values that are not allowed or do not fit each other or the data set.
     """
     from emotion_tfdata.augment import Augment
+    from emotion_tfdata.features import Features
     from emotion_tfdata.training import run
     from emotion_tfdata.training.settings import Settings
 
@@ -203,23 +204,24 @@ def settings_from_flags(fold: int) -> Settings:
             time_mask_s=FLAGS.augment_time_mask_s,
             time_mask_share=FLAGS.augment_time_mask_share,
         )
-    landmarks = _landmarks()
-    num_classes = int(FLAGS.num_classes)
+    features = Features(
+        modalities=FLAGS.modalities,
+        landmarks=_landmarks(),
+        trim_silence_db=FLAGS.trim_silence_db or None,
+        relative_level=FLAGS.relative_level,
+        num_classes=int(FLAGS.num_classes),
+    )
     model = run.model_config(
         FLAGS.data_dir,
-        FLAGS.modalities,
-        landmarks,
-        num_classes,
+        features,
         {"video": FLAGS.video, "l2": FLAGS.l2, "l2_tcn": FLAGS.l2_tcn},
         FLAGS.model,
     )
     same_name = (
-        *("name", "modalities", "protocol", "select_on", "select_by", "batch_size", "epochs"),
+        *("name", "protocol", "select_on", "select_by", "batch_size", "epochs"),
         *("learning_rate", "lr_schedule", "lr_factor", "lr_patience", "min_learning_rate"),
         *(
             "early_stopping",
-            "trim_silence_db",
-            "relative_level",
             "class_weights",
             "label_smoothing",
             "clip_norm",
@@ -230,8 +232,7 @@ def settings_from_flags(fold: int) -> Settings:
     return Settings(
         model=model,
         augment=augment,
-        landmarks=landmarks,
-        num_classes=num_classes,
+        features=features,
         fold=fold,
         **{name: getattr(FLAGS, name) for name in same_name},
     )

@@ -1,18 +1,39 @@
-"""Checks of make_dataset's plain arguments, so that a wrong one is named where it was given."""
+"""Checks of make_dataset's own arguments, so that a wrong one is named where it was given."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from numbers import Integral
-from typing import Any
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 from emotion_tfdata.augment.draw import Augment
+from emotion_tfdata.features import Features, Reading, check_whole, is_sequence_of
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 # Name -> least value allowed.
 _WHOLE = {"fold": 0, "batch_size": 1, "seed": None, "start_epoch": 0, "start_batch": 0}
-_WHOLE |= {"num_classes": None, "num_buckets": 1}
-_WHOLE_OR_NONE = {"validation_fold": 0, "num_epochs": 1, "num_threads": 1}
-_BOOL = ("normalize", "relative_level", "with_ids", "cache")
+_WHOLE_OR_NONE = {"validation_fold": 0, "num_epochs": 1}
+
+
+def tells_new_names(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Has a function name the place of an argument that moved into `Features` or `Reading`."""
+    moved = {
+        field.name: f"{name}={kind.__name__}({field.name}=...)"
+        for name, kind in (("features", Features), ("reading", Reading))
+        for field in dataclasses.fields(kind)
+    }
+
+    @functools.wraps(function)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        old = [moved[name] for name in kwargs if name in moved]
+        if old:
+            raise TypeError(f"{function.__name__}: give {', '.join(old)}")
+        return function(*args, **kwargs)
+
+    return checked
 
 
 def check(arguments: Mapping[str, Any]) -> None:
@@ -28,38 +49,19 @@ def check(arguments: Mapping[str, Any]) -> None:
     def refuse(name: str, allowed: str) -> None:
         raise ValueError(f"{name} must be {allowed}, got {arguments[name]!r}")
 
-    for name, least in (_WHOLE | _WHOLE_OR_NONE).items():
-        value, or_none = arguments[name], " or None" if name in _WHOLE_OR_NONE else ""
-        if value is None and or_none:
-            continue
-        if not _is_whole(value):
-            refuse(name, f"a whole number{or_none}")
-        if least is not None and value < least:
-            refuse(name, f"at least {least}{or_none}")
-    for name in _BOOL:
-        if not isinstance(arguments[name], bool):
-            refuse(name, "True or False")
-    if not isinstance(arguments["shuffle"], bool | None):
-        refuse("shuffle", "True, False or None")
-    if not isinstance(arguments["augment"], Augment | None):
-        refuse("augment", "an Augment(...) or None")
-    shard = arguments["shard"]
-    if not (isinstance(shard, tuple | list) and len(shard) == 2 and all(map(_is_whole, shard))):
-        refuse("shard", "(index, count), two whole numbers")
-    landmarks = arguments["landmarks"]
-    is_word = isinstance(landmarks, str) and landmarks in ("all", "expressive")
-    if not is_word and not _is_sequence_of(landmarks, _is_whole):
-        refuse("landmarks", "'all', 'expressive' or a list of indices")
+    for name, least in _WHOLE.items():
+        check_whole(name, arguments[name], least)
+    for name, least in _WHOLE_OR_NONE.items():
+        if arguments[name] is not None:
+            check_whole(name, arguments[name], least, " or None")
+    for name, kind, allowed in (
+        ("shuffle", bool | None, "True, False or None"),
+        ("augment", Augment | None, "an Augment(...) or None"),
+        ("features", Features, "a Features(...)"),
+        ("reading", Reading, "a Reading(...)"),
+    ):
+        if not isinstance(arguments[name], kind):
+            refuse(name, allowed)
     ids = arguments["example_ids"]
-    if ids is not None and not (_is_sequence_of(ids, lambda x: isinstance(x, str)) and len(ids)):
+    if ids is not None and not (is_sequence_of(ids, lambda x: isinstance(x, str)) and len(ids)):
         refuse("example_ids", "a list of at least one id, or None")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_sequence_of(values: Any, is_one: Any) -> bool:
-    if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
-        return False
-    return all(map(is_one, values))

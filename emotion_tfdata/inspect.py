@@ -57,7 +57,7 @@ def clip_and_copy(
       `[Ta, M]` in dB, and, where the data set has them, `landmarks` `[Tv, L, 3]`, NaN where there
       is no face.
     """
-    from emotion_tfdata import Augment, make_dataset, storage
+    from emotion_tfdata import Augment, Features, make_dataset, storage
 
     manifest = storage.load_manifest(data_dir)
     example_id = example_id or manifest.records[0][1].example_id
@@ -75,9 +75,8 @@ def clip_and_copy(
         shuffle=False,
         batch_size=1,
         example_ids=[example_id],
-        num_classes=manifest.num_classes,
-        normalize=False,
         seed=seed,
+        features=Features(normalize=False, num_classes=manifest.num_classes),
     )
     clips = []
     for features, _ in batches:

@@ -12,15 +12,16 @@ import tensorflow as tf
 from emotion_tfdata import arguments, batching, reader, soundness, storage
 from emotion_tfdata import table as table_lib
 from emotion_tfdata.augment.draw import Augment
-from emotion_tfdata.manifest import Manifest
+from emotion_tfdata.features import Features, Reading
 from emotion_tfdata.schema import AUDIO_STEP_DB
 from emotion_tfdata.silence import sounding
 from emotion_tfdata.transform import View, effects, make_view, transform
 
-_MODALITIES = {"both": ("audio", "landmarks"), "audio": ("audio",), "landmarks": ("landmarks",)}
+_FEATURES, _READING = Features(), Reading()
 _FOREVER = np.iinfo(np.int64).max
 
 
+@arguments.tells_new_names
 def make_dataset(
     data_dir: str | os.PathLike[str],
     split: str,
@@ -28,6 +29,7 @@ def make_dataset(
     fold: int = 0,
     validation_fold: int | None = None,
     protocol: str = "actor",
+    example_ids: Sequence[str] | None = None,
     batch_size: int = 24,
     seed: int = 0,
     augment: Augment | None = None,
@@ -35,19 +37,8 @@ def make_dataset(
     num_epochs: int | None = 1,
     start_epoch: int = 0,
     start_batch: int = 0,
-    modalities: str | None = None,
-    landmarks: str | Sequence[int] = "all",
-    num_classes: int = 6,
-    example_ids: Sequence[str] | None = None,
-    normalize: bool = True,
-    trim_silence_db: float | None = None,
-    relative_level: bool = False,
-    with_ids: bool = False,
-    num_buckets: int = 8,
-    num_threads: int | None = None,
-    shard: tuple[int, int] = (0, 1),
-    cache: bool = False,
-    on_corrupt: str = "raise",
+    features: Features = _FEATURES,
+    reading: Reading = _READING,
 ) -> tf.data.Dataset:
     """Batches of clips for training or evaluating a model.
 
@@ -62,6 +53,7 @@ def make_dataset(
       validation_fold: a further fold that is held out of training, to choose a model by.
       protocol: `"actor"`: folds of actors, so that no one is on both sides; `"random"`: folds of
         clips, which lets a model recognise the actors it is tested on.
+      example_ids: serve these clips of the split alone.
       batch_size: clips of a batch. The last one of an epoch may be smaller.
       seed: what order and augmentation are drawn from.
       augment: what copies to add; None for none.
@@ -69,26 +61,8 @@ def make_dataset(
       num_epochs: how many epochs follow each other; None for ever.
       start_epoch: number of the first epoch. Epoch `e` is the same however it is reached.
       start_batch: batches of the first epoch that are passed over, without being read.
-      modalities: `"both"`, `"audio"` or `"landmarks"`; by default all that the data set has.
-      landmarks: `"all"`, `"expressive"` or indices; see `landmark_sets`.
-      num_classes: 6, or 8 where the data set was built with 8.
-      example_ids: serve these clips of the split alone.
-      normalize: whether each feature is brought to zero mean and unit deviation over the folds of
-        `train`. Without it, audio is in dB and landmarks are in distances between the eyes.
-      trim_silence_db: mask the audio before the first and after the last frame that comes within so
-        many dB of the clip's loudest, and leave the landmarks alone. None masks nothing.
-      relative_level: whether audio counts from the mean of the clip's own energies, over the bands
-        and the frames that are not masked off, so that it does not say how loud the clip is. It
-        takes nothing but the clip.
-      with_ids: whether `example_id` is among the features.
-      num_buckets: how many shapes there may be; more of them pad less and compile longer.
-      num_threads: threads that read and augment; by default one for each core.
-      shard: (index, count): serve these rows of every batch, the `index`-th of `count` equal parts.
-      cache: whether to read everything at once, before the first batch, and keep it in memory, in
-        16 bits a value as it is on disk: about 0.3 MB a clip of 3 s with all of FaceMesh.
-      on_corrupt: `"raise"`, or `"skip"`: read everything once before the first batch, leave out the
-        records that are corrupt and no others, and name them in a warning; after the last batch
-        they are named again, on the standard error.
+      features: what is served of each clip.
+      reading: how clips are read: threads, cache, share of each batch, corrupt records.
 
     Returns:
       A `tf.data.Dataset` of `(features, label)`. `features` has `audio` float32 `[B, Ta, M]`,
@@ -103,6 +77,7 @@ def make_dataset(
       reader.CorruptDataError: if its files are not those of its manifest, or, where everything is
         read at once, for corrupt records.
       ValueError: for an argument that is not allowed or does not suit the data set.
+      TypeError: for an argument that moved into `Features` or `Reading`, with its new place.
       tf.errors.InvalidArgumentError: while iterating, for a corrupt record; it names shard and
         record.
     """
@@ -110,32 +85,29 @@ def make_dataset(
     data_dir = os.fspath(data_dir)
     manifest = storage.load_manifest(data_dir)
     manifest.check_statistics()
-    chosen = _modalities(manifest, data_dir, modalities)
+    chosen = features.chosen(manifest.modalities, data_dir)
     train_folds = table_lib.split_folds(manifest, "train", fold, validation_fold)
     folds = table_lib.split_folds(manifest, split, fold, validation_fold)
-    table = table_lib.select(manifest, data_dir, protocol, folds, num_classes)
+    table = table_lib.select(manifest, data_dir, protocol, folds, features.num_classes)
     if example_ids is not None:
         table = table.only(table_lib.places_of(table, example_ids))
     shuffle = split == "train" if shuffle is None else shuffle
-    if trim_silence_db is not None and not 0 < trim_silence_db < 200:
-        raise ValueError(f"trim_silence_db must be between 0 and 200, got {trim_silence_db}")
-    rows = _rows_of_shard(shard, batch_size)
-    threads = num_threads or os.cpu_count() or 1
-    views = [
-        make_view(manifest, modality, protocol, train_folds, landmarks, normalize, relative_level)
-        for modality in chosen
-    ]
+    rows = reading.rows(batch_size)
+    threads = reading.num_threads or os.cpu_count() or 1
+    views = [make_view(manifest, modality, protocol, train_folds, features) for modality in chosen]
     how = {modality: effects(manifest, modality, augment) for modality in chosen}
     wanted = {name: (v.modality, sizes) for v in views for name, sizes in v.stored.items()}
     table, cached, left_out = soundness.check(
-        manifest, data_dir, table, wanted, on_corrupt, cache, threads
+        manifest, data_dir, table, wanted, reading.on_corrupt, reading.cache, threads
     )
     batches = batching.num_batches(len(table), augment, batch_size)
     if start_batch > batches:
         raise ValueError(
             f"start_batch must be in 0..{batches}, the batches of an epoch, got {start_batch}"
         )
-    buckets = batching.make_buckets(table, num_buckets, augment.stretch if augment else (1.0, 1.0))
+    buckets = batching.make_buckets(
+        table, reading.num_buckets, augment.stretch if augment else (1.0, 1.0)
+    )
 
     # A function of its own: with every batch, tf.data looks at all operations of `batches_of`.
     @tf.function(autograph=False)
@@ -173,15 +145,15 @@ def make_dataset(
             contents, problem = reader.read_examples(table, clips, wanted)
             with tf.control_dependencies([reader.assert_sound(table, clips, problem)]):
                 contents = tf.nest.map_structure(tf.identity, contents)
-        features = {}
+        served = {}
         for view in views:
-            options = (trim_silence_db, how[view.modality])
+            options = (features.trim_silence_db, how[view.modality])
             series, mask = _serve(view, contents, table, clips, batch, buckets, bucket, *options)
-            features[view.modality], features[f"{view.modality}_mask"] = series, mask
-        if with_ids:
-            features["example_id"] = tf.gather(table.example_ids, clips)
-        served = features, tf.gather(table.labels, clips)
-        return tf.nest.map_structure(lambda values: values[:present], served)
+            served[view.modality], served[f"{view.modality}_mask"] = series, mask
+        if features.with_ids:
+            served["example_id"] = tf.gather(table.example_ids, clips)
+        labels = tf.gather(table.labels, clips)
+        return tf.nest.map_structure(lambda values: values[:present], (served, labels))
 
     end = _FOREVER if num_epochs is None else start_epoch + num_epochs
     dataset = tf.data.Dataset.range(start_epoch, end).flat_map(batches_of)
@@ -230,31 +202,6 @@ def class_weights(
     counts = np.bincount(table.labels, minlength=num_classes)
     weights = len(table) / (num_classes * np.maximum(counts, 1))
     return np.where(counts > 0, weights, 0.0).astype(np.float32)
-
-
-def _modalities(manifest: Manifest, data_dir: str, choice: str | None) -> tuple[str, ...]:
-    if choice is None:
-        return manifest.modalities
-    if choice not in _MODALITIES:
-        raise ValueError(f"modalities must be one of {', '.join(_MODALITIES)}, got {choice!r}")
-    for modality in _MODALITIES[choice]:
-        if modality not in manifest.modalities:
-            raise ValueError(
-                f"modalities={choice!r}, but {data_dir} holds no {modality}: it was built with "
-                f"--modalities={'both' if len(manifest.modalities) > 1 else manifest.modalities[0]}"
-            )
-    return _MODALITIES[choice]
-
-
-def _rows_of_shard(shard: tuple[int, int], batch_size: int) -> list[int]:
-    index, count = shard
-    if count < 1 or not 0 <= index < count or batch_size % count:
-        raise ValueError(
-            "shard must be (index, count) with index < count and a count that divides batch_size, "
-            f"got {shard} and batch_size={batch_size}"
-        )
-    part = batch_size // count
-    return list(range(index * part, (index + 1) * part))
 
 
 def _serve(

@@ -39,10 +39,7 @@ def check(
     Raises:
       reader.CorruptDataError: for files that are not the manifest's or, where all records are read,
         corrupt ones; with `"skip"`, if no record is sound.
-      ValueError: for another `on_corrupt`.
     """
-    if on_corrupt not in ("raise", "skip"):
-        raise ValueError(f"on_corrupt must be 'raise' or 'skip', got {on_corrupt!r}")
     problems = table_lib.shard_problems(manifest, data_dir)
     if problems and on_corrupt == "raise":
         raise reader.CorruptDataError(f"{data_dir}: " + "; ".join(problems))

@@ -20,6 +20,7 @@ from emotion_tfdata.augment.mask import hidden_bands, hidden_frames
 from emotion_tfdata.augment.mel import MelAxis, mel_axis, warp_bands
 from emotion_tfdata.augment.noise import WHITE_AUDIO, WHITE_LANDMARKS, noise
 from emotion_tfdata.augment.warp import warp
+from emotion_tfdata.features import Features
 from emotion_tfdata.landmark_sets import landmark_indices
 from emotion_tfdata.level import clip_level
 from emotion_tfdata.manifest import Manifest
@@ -94,9 +95,7 @@ def make_view(
     modality: str,
     protocol: str,
     train_folds: Sequence[int],
-    landmarks: str | Sequence[int],
-    normalize: bool,
-    relative_level: bool = False,
+    features: Features,
 ) -> View:
     """The view of one modality: which features, and how they are scaled.
 
@@ -105,10 +104,7 @@ def make_view(
       modality: `audio` or `landmarks`.
       protocol: which folds `train_folds` counts.
       train_folds: the folds whose statistics are used.
-      landmarks: as `landmark_indices` takes it.
-      normalize: whether to bring features to zero mean and unit deviation; else to dB and distances
-        between the eyes.
-      relative_level: whether audio counts from the mean of the clip's own energies.
+      features: what is served.
 
     Raises:
       ValueError: for landmarks the data set does not have, or training folds without a frame.
@@ -119,18 +115,18 @@ def make_view(
             f"the training folds ({', '.join(map(str, train_folds))}) hold no frame of {modality}"
         )
     mean, deviation = moments.mean, moments.deviation
-    relative = modality == "audio" and relative_level
+    relative = modality == "audio" and features.relative_level
     if relative:
         mean = mean - mean.mean()
     indices: tuple[int, ...] = ()
     if modality == "landmarks":
-        indices = landmark_indices(landmarks, manifest.num_landmarks)
+        indices = landmark_indices(features.landmarks, manifest.num_landmarks)
         mean, deviation = mean[list(indices)].ravel(), deviation[list(indices)].ravel()
     step = ARRAY_FEATURES[modality].step or 1.0
     # A feature that never changes has no deviation, but it is only known to within a step.
     deviation = np.maximum(deviation, step)
-    unit = deviation if normalize else np.ones_like(deviation)
-    zero = mean if normalize else np.zeros_like(mean)
+    unit = deviation if features.normalize else np.ones_like(deviation)
+    zero = mean if features.normalize else np.zeros_like(mean)
     scaling = Scaling(
         gain=(step / unit).astype(np.float32),
         offset=(-zero / unit).astype(np.float32),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from emotion_tfdata.features import MODALITIES, Reading
 from emotion_tfdata.labels import class_index, class_names
 from emotion_tfdata.manifest import Manifest, Record
 from emotion_tfdata.storage import load_manifest
@@ -161,13 +162,13 @@ class Data:
 
         settings = self.settings
         if settings.class_weights == "none":
-            return np.ones(settings.num_classes, np.float32)
+            return np.ones(settings.features.num_classes, np.float32)
         return class_weights(
             self.data_dir,
             fold=settings.fold,
             validation_fold=self.validation_fold,
             protocol=settings.protocol,
-            num_classes=settings.num_classes,
+            num_classes=settings.features.num_classes,
         )
 
     def _dataset(self, part: Part, **options: Any) -> Any:
@@ -183,14 +184,8 @@ class Data:
                 protocol=settings.protocol,
                 batch_size=settings.batch_size,
                 seed=settings.seed,
-                modalities=settings.modalities,
-                landmarks=settings.landmarks,
-                num_classes=settings.num_classes,
-                trim_silence_db=settings.trim_silence_db or None,
-                relative_level=settings.relative_level,
-                with_ids=True,
-                num_threads=self._num_threads,
-                shard=self._shard,
+                features=dataclasses.replace(settings.features, with_ids=True),
+                reading=Reading(num_threads=self._num_threads, shard=self._shard),
                 **options,
             )
         except ValueError as error:
@@ -202,7 +197,7 @@ class Data:
         settings = self.settings
         clips: list[list[Record]] = [[] for _ in range(self.manifest.num_folds)]
         for shard, record in self.manifest.records:
-            if class_index(record.emotion, settings.num_classes) is not None:
+            if class_index(record.emotion, settings.features.num_classes) is not None:
                 fold = shard.fold if settings.protocol == "actor" else record.random_fold
                 clips[fold].append(record)
         return clips
@@ -216,7 +211,7 @@ class Data:
         return "--protocol=random, which trains on the actors it tests on (leaky)"
 
     def _check_classes(self) -> None:
-        num_classes = self.settings.num_classes
+        num_classes = self.settings.features.num_classes
         classes = [class_index(record.emotion, num_classes) for record in self.train.records]
         counts = np.bincount(np.array(classes, np.int64), minlength=num_classes)
         missing = [
@@ -235,17 +230,21 @@ def check_settings(manifest: Manifest, data_dir: str, settings: Settings) -> Non
     Raises:
       DataError: if it has not; the message says what there is.
     """
-    wanted = ("audio", "landmarks") if settings.modalities == "both" else (settings.modalities,)
-    missing = [name for name in wanted if name not in manifest.modalities]
+    features = settings.features
+    missing = [
+        name
+        for name in MODALITIES[features.modalities or "both"]
+        if name not in manifest.modalities
+    ]
     if missing:
         raise DataError(
             f"{data_dir} was built without {' and '.join(missing)}; it has "
             f"{' and '.join(manifest.modalities)}: use --modalities={manifest.modalities[0]}"
         )
-    if settings.num_classes > manifest.num_classes:
+    if features.num_classes > manifest.num_classes:
         raise DataError(
             f"{data_dir} was built with {manifest.num_classes} classes, --num_classes="
-            f"{settings.num_classes} needs a build that keeps more"
+            f"{features.num_classes} needs a build that keeps more"
         )
     if settings.fold >= manifest.num_folds:
         raise DataError(

@@ -8,6 +8,7 @@ becomes features is beside it, in `features.json`, so that prediction needs no d
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ import tensorflow as tf
 
 import emotion_tfdata
 from emotion_tfdata import table as table_lib
+from emotion_tfdata.features import Features
 from emotion_tfdata.labels import class_names
 from emotion_tfdata.level import clip_level
 from emotion_tfdata.models import EmotionModel
@@ -42,7 +44,7 @@ _FEATURES = {
 def serving_function(
     model: EmotionModel,
     views: Mapping[str, View],
-    trim_silence_db: float,
+    features: Features,
     temperature: float | None = None,
 ) -> tuple[Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]], dict[str, tf.TensorSpec]]:
     """The pipeline's last steps and the model as one function, and what it takes.
@@ -50,7 +52,7 @@ def serving_function(
     Args:
       model: the model.
       views: modality -> how the pipeline serves it, for each that the model needs.
-      trim_silence_db: as `make_dataset` takes it; 0 masks nothing.
+      features: as `make_dataset` takes them.
       temperature: that the logits are divided by for the probabilities; None for 1.
 
     Returns:
@@ -63,12 +65,12 @@ def serving_function(
     names = class_names(model.config.num_classes)
     scales = {modality: _scale(view) for modality, view in views.items()}
 
-    def serve(features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def serve(clips: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         served = {}
         for modality, scale in scales.items():
-            x, mask = features[modality], features[f"{modality}_mask"]
-            if modality == "audio" and trim_silence_db:
-                mask = sounding(x, mask, trim_silence_db)
+            x, mask = clips[modality], clips[f"{modality}_mask"]
+            if modality == "audio" and features.trim_silence_db is not None:
+                mask = sounding(x, mask, features.trim_silence_db)
             if views[modality].relative:
                 x = x - clip_level(x, mask)[:, None, None]
             served[modality], served[f"{modality}_mask"] = scale(x), mask
@@ -121,9 +123,9 @@ def save_served(
       temperature: that calibrates its probabilities, or None.
     """
     settings = data.settings
-    modalities = ("audio", "landmarks") if settings.modalities == "both" else (settings.modalities,)
+    modalities = settings.features.chosen(data.manifest.modalities, data.data_dir)
     views = {modality: view_of(data, modality) for modality in modalities}
-    serve, signature = serving_function(model, views, settings.trim_silence_db, temperature)
+    serve, signature = serving_function(model, views, settings.features, temperature)
     module = tf.Module(name="emotion_model")
     # Keras variables hold TensorFlow's, which is what a SavedModel keeps.
     module.weights = [weight.value for weight in model.weights]
@@ -151,15 +153,7 @@ def view_of(data: Data, modality: str) -> View:
     """How the pipeline serves a modality in this training."""
     settings, manifest = data.settings, data.manifest
     folds = table_lib.split_folds(manifest, "train", settings.fold, data.validation_fold)
-    return make_view(
-        manifest,
-        modality,
-        settings.protocol,
-        folds,
-        settings.landmarks,
-        normalize=True,
-        relative_level=settings.relative_level,
-    )
+    return make_view(manifest, modality, settings.protocol, folds, settings.features)
 
 
 def features_of(
@@ -174,7 +168,7 @@ def features_of(
         "emotion_tfdata": emotion_tfdata.__version__,
         "name": settings.name,
         "provenance": manifest.provenance,
-        "class_names": list(class_names(settings.num_classes)),
+        "class_names": list(class_names(settings.features.num_classes)),
         "inputs": {
             name: {
                 "frame_shape": list(view.stored[name]),
@@ -185,8 +179,7 @@ def features_of(
             for name, view in views.items()
         },
         "inside": {
-            "trim_silence_db": settings.trim_silence_db,
-            "relative_level": settings.relative_level,
+            **dataclasses.asdict(settings.features),
             "landmarks": list(views["landmarks"].indices) if "landmarks" in views else [],
             "scaled_by": f"{settings.protocol} folds {', '.join(map(str, data.train.folds))}",
         },

@@ -84,13 +84,14 @@ def fold_report(
     for corpus in sorted(set(corpora)):
         of = corpora == corpus
         confusion = metrics.confusion_matrix(
-            predictions.labels[of], predicted[of], settings.num_classes
+            predictions.labels[of], predicted[of], settings.features.num_classes
         )
         by_corpus[str(corpus)] = figures(confusion)
     records = {record.example_id: record for record in data.held_out.records}
     actors = [f"{records[i].corpus}/{records[i].actor}" for i in predictions.example_ids]
     intended = [
-        class_index(records[i].emotion, settings.num_classes) for i in predictions.example_ids
+        class_index(records[i].emotion, settings.features.num_classes)
+        for i in predictions.example_ids
     ]
     figures_by_actor = by_actor(predictions, actors)
     protocol = protocols.describe(settings.protocol)
@@ -115,8 +116,8 @@ def fold_report(
                 predictions.example_ids,
                 np.array(intended, np.int64),
                 predicted,
-                settings.modalities,
-                settings.num_classes,
+                settings.features.modalities or "both",
+                settings.features.num_classes,
             ),
             "calibration": {
                 "temperature": temperature,

@@ -26,7 +26,7 @@ from emotion_tfdata.training.settings import Settings
 
 # Of the model's settings, those that the data set decides.
 _FROM_DATA = {
-    *("name", "fold", "num_classes", "modalities"),
+    *("name", "fold", "features.num_classes", "features.modalities"),
     *(f"model.{name}" for name in ("num_classes", "modalities", "num_audio_features")),
     "model.num_landmarks",
 }
@@ -126,7 +126,7 @@ def _words(report: Mapping[str, Any]) -> str:
         rows.append(("epoch kept", f"{report['best_epoch']} of {report['epochs']} trained"))
     rows += [
         ("selection", f"{report['select_on']}: {report['selection_meaning']}"),
-        ("modalities", report["settings"]["modalities"]),
+        ("modalities", report["settings"]["features"]["modalities"]),
         ("data set", report["data_dir"]),
         ("time", f"{report['seconds'] / 60:.1f} minutes of training"),
     ]

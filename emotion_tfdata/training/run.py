@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emotion_tfdata import protocols
+from emotion_tfdata.features import Features
 from emotion_tfdata.storage import load_manifest
 from emotion_tfdata.training import run_dir
 from emotion_tfdata.training.progress import Progress
@@ -51,9 +52,7 @@ class Options:
 
 def model_config(
     data_dir: str,
-    modalities: str,
-    landmarks: str | Sequence[int],
-    num_classes: int,
+    features: Features,
     fields: Mapping[str, Any],
     texts: Sequence[str] = (),
 ) -> ModelConfig:
@@ -61,9 +60,7 @@ def model_config(
 
     Args:
       data_dir: the data set.
-      modalities: `both`, `audio` or `landmarks`.
-      landmarks: as `landmark_indices` takes it.
-      num_classes: 6 or 8.
+      features: what the network is given.
       fields: of `ModelConfig`.
       texts: further fields as `name=value`; several values are separated by commas.
 
@@ -93,9 +90,10 @@ def model_config(
         given[name] = values if several else values[0]
     if manifest.num_audio_features:
         given["num_audio_features"] = manifest.num_audio_features
-    if modalities != "audio" and "landmarks" in manifest.modalities:
-        given["num_landmarks"] = len(landmark_indices(landmarks, manifest.num_landmarks))
-    return ModelConfig(modalities=modalities, num_classes=num_classes, **given)
+    if features.modalities != "audio" and "landmarks" in manifest.modalities:
+        given["num_landmarks"] = len(landmark_indices(features.landmarks, manifest.num_landmarks))
+    modalities = features.modalities or "both"
+    return ModelConfig(modalities=modalities, num_classes=features.num_classes, **given)
 
 
 def filled_folds(data_dir: str, protocol: str) -> list[int]:

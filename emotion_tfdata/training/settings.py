@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from emotion_tfdata.features import Features
 from emotion_tfdata.splits import PROTOCOLS
 from emotion_tfdata.training.precision import PRECISIONS
 from emotion_tfdata.training.schedules import LR_SCHEDULES
@@ -34,12 +35,7 @@ class Settings:
       name: of the system, for reports.
       model: the network.
       augment: what is done to training clips, None for nothing.
-      modalities: `both`, `audio` or `landmarks`.
-      landmarks: `all`, `expressive` or a list of indices.
-      num_classes: 6 or 8.
-      trim_silence_db: mask the audio before and after what comes within so many dB of the clip's
-        loudest frame; 0 does not.
-      relative_level: whether audio counts from the mean of the clip's own energies.
+      features: what the model is given; the modalities are named.
       protocol: `actor` or `random`.
       fold: the fold held out, on which the report's figures are made.
       select_on: where the best epoch, the learning rate's steps and the stop are decided: `inner`,
@@ -63,11 +59,7 @@ class Settings:
     name: str
     model: ModelConfig
     augment: Augment | None = dataclasses.field(default_factory=_default_augment)
-    modalities: str = "both"
-    landmarks: str | tuple[int, ...] = "expressive"
-    num_classes: int = 6
-    trim_silence_db: float = 0.0
-    relative_level: bool = False
+    features: Features = dataclasses.field(default=Features("both", "expressive"))
     protocol: str = "actor"
     fold: int = 0
     select_on: str = "inner"
@@ -97,20 +89,19 @@ class Settings:
             elif isinstance(value, int):  # 32 bits suffice for whatever is counted
                 check(value < 2**31, name, "at most 2147483647")
         for name, allowed in (
-            ("modalities", ("both", "audio", "landmarks")),
             ("protocol", PROTOCOLS),
             ("select_on", SELECTIONS),
             ("select_by", CRITERIA),
             ("lr_schedule", LR_SCHEDULES),
             ("class_weights", CLASS_WEIGHTS),
-            ("num_classes", (6, 8)),
             ("precision", PRECISIONS),
         ):
             check(getattr(self, name) in allowed, name, f"one of {', '.join(map(str, allowed))}")
         for name in ("batch_size", "epochs", "lr_patience"):
             check(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("fold", "early_stopping", "trim_silence_db", "clip_norm", "min_learning_rate"):
+        for name in ("fold", "early_stopping", "clip_norm", "min_learning_rate"):
             check(getattr(self, name) >= 0, name, "at least 0")
+        check(self.features.modalities is not None, "features", "of named modalities")
         check(0 < self.learning_rate < 10, "learning_rate", "between 0 and 10")
         check(0 < self.lr_factor < 1, "lr_factor", "between 0 and 1")
         check(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and below 1")

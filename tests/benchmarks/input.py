@@ -303,12 +303,18 @@ def _chosen(work: Work, landmarks: Any) -> Any:
 
 
 def _ours(work: Work, **options: Any) -> Epoch:
-    from emotion_tfdata import Augment, make_dataset
+    from emotion_tfdata import Augment, Features, Reading, make_dataset
 
-    if work.expressive:
-        options["landmarks"] = "expressive"
-    whole = functools.partial(make_dataset, f"{work.folder}/data", "all", augment=Augment())
-    iterator = iter(whole(shuffle=True, num_epochs=None, **options))
+    features = Features(landmarks="expressive" if work.expressive else "all")
+    whole = functools.partial(
+        make_dataset,
+        f"{work.folder}/data",
+        "all",
+        augment=Augment(),
+        features=features,
+        reading=Reading(**options),
+    )
+    iterator = iter(whole(shuffle=True, num_epochs=None))
     count = int(whole().cardinality())
 
     def epoch(number: int) -> Iterator[Any]:
@@ -339,15 +345,15 @@ def ours_cache(work: Work) -> Epoch:
 
 def train_step(work: Work) -> Epoch:
     """No input at all: the step of train.py on batches that are in memory already."""
-    from emotion_tfdata import Augment, make_dataset
+    from emotion_tfdata import Augment, Features, make_dataset
     from emotion_tfdata.models import ModelConfig
     from emotion_tfdata.training import threads
     from emotion_tfdata.training.learner import Learner
     from emotion_tfdata.training.settings import Settings
 
     threads.choose(0, 0, 0)  # as train.py does
-    landmarks = "expressive" if work.expressive else "all"
-    dataset = make_dataset(f"{work.folder}/data", "train", augment=Augment(), landmarks=landmarks)
+    features = Features(landmarks="expressive" if work.expressive else "all")
+    dataset = make_dataset(f"{work.folder}/data", "train", augment=Augment(), features=features)
     count = int(dataset.cardinality())
     kept = list(dataset.take(count - 1).shard(2, 0))  # whole ones, of every bucket
     width = kept[0][0]["landmarks"].shape[2]

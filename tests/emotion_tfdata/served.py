@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from emotion_tfdata import make_dataset
+import dataclasses
+
+from emotion_tfdata import Features, Reading, make_dataset
+
+
+def make(data_dir, split="train", **options):
+    """`make_dataset`, with the fields of `Features` and `Reading` beside its own arguments."""
+    for name, kind in (("features", Features), ("reading", Reading)):
+        fields = {field.name for field in dataclasses.fields(kind)} & options.keys()
+        options[name] = kind(**{field: options.pop(field) for field in fields})
+    return make_dataset(data_dir, split, **options)
 
 
 def batches(data_dir, split="train", **options):
     """All batches of a data set of made-up clips, with their ids."""
-    return list(make_dataset(data_dir, split, batch_size=8, with_ids=True, **options))
+    return list(make(data_dir, split, batch_size=8, with_ids=True, **options))
 
 
 def clips(served):

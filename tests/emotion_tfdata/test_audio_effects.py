@@ -150,7 +150,7 @@ def test_what_the_features_do_not_allow_is_refused_before_anything_is_read(fake_
             fake_data_dir, "train", augment=Augment(frequency_masks=2, frequency_mask_bands=4)
         )
     # Faces have neither: there is nothing to do to them.
-    faces = make_dataset(
+    faces = served.make(
         fake_data_dir, "train", modalities="landmarks", augment=Augment(mel_warp=(0.9, 1.1))
     )
     assert len(list(faces)) == 2 * 24 // 24

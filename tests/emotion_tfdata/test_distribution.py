@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import served
 import tensorflow as tf
 
-from emotion_tfdata import Augment, make_dataset, testing
+from emotion_tfdata import Augment, testing
 
 _WORKER = """
 import sys
@@ -20,7 +21,7 @@ service.WorkerServer(config).join()
 
 
 def _stream(data_dir, **options):
-    return make_dataset(data_dir, "train", batch_size=8, augment=Augment(), **options)
+    return served.make(data_dir, "train", batch_size=8, augment=Augment(), **options)
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +35,10 @@ def test_a_worker_process_of_the_data_service_serves_the_same_stream(fake_data_d
     address = dispatcher.target.split("://")[1]
     worker = subprocess.Popen([sys.executable, "-c", _WORKER, address])
     try:
-        served = _stream(fake_data_dir).apply(
+        given = _stream(fake_data_dir).apply(
             service.distribute(service.ShardingPolicy.OFF, dispatcher.target)
         )
-        testing.assert_same_stream(list(served), expected)
+        testing.assert_same_stream(list(given), expected)
     finally:
         worker.kill()
         worker.wait()

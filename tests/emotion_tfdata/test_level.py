@@ -5,7 +5,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emotion_tfdata import make_dataset
+from emotion_tfdata import Features, make_dataset
 from emotion_tfdata.level import clip_level
 from emotion_tfdata.models import ModelConfig
 from emotion_tfdata.training import export
@@ -39,9 +39,9 @@ def test_padding_does_not_change_a_bit_of_stored_energies():
 
 
 def test_an_exported_model_counts_from_the_same_level(fake_data_dir):
-    relative = {"trim_silence_db": 8.0, "relative_level": True}
+    relative = Features("audio", trim_silence_db=8.0, relative_level=True)
     chosen = Settings(
-        name="level", model=ModelConfig(modalities="audio"), modalities="audio", fold=1, **relative
+        name="level", model=ModelConfig(modalities="audio"), features=relative, fold=1
     )
     data = Data(fake_data_dir, chosen, num_threads=1)
     heard = {}
@@ -56,8 +56,8 @@ def test_an_exported_model_counts_from_the_same_level(fake_data_dir):
             return tf.zeros([1, 6])
 
     views = {"audio": export.view_of(data, "audio")}
-    serve, _ = export.serving_function(Listener(), views, relative["trim_silence_db"])
-    raw = make_dataset(fake_data_dir, "test", fold=1, modalities="audio", normalize=False)
+    serve, _ = export.serving_function(Listener(), views, relative)
+    raw = make_dataset(fake_data_dir, "test", fold=1, features=Features("audio", normalize=False))
     held_out = data.batches_of(data.held_out)
     for (features, _), (expected, _) in zip(raw, held_out, strict=True):
         serve(features)

@@ -119,7 +119,7 @@ def test_the_stream_is_the_same_for_any_number_of_threads(fake_data_dir):
 
 def test_the_stream_goes_on_from_any_batch(fake_data_dir):
     testing.assert_resumes_at_every_batch(
-        lambda epoch, batch: make_dataset(
+        lambda epoch, batch: served.make(
             fake_data_dir,
             "train",
             batch_size=8,
@@ -135,11 +135,11 @@ def test_the_stream_goes_on_from_any_batch(fake_data_dir):
 
 
 def test_an_epoch_is_the_same_however_it_is_reached(fake_data_dir):
-    forever = make_dataset(fake_data_dir, "train", batch_size=8, num_epochs=None)
+    forever = served.make(fake_data_dir, "train", batch_size=8, num_epochs=None)
     assert forever.cardinality() == tf.data.INFINITE_CARDINALITY
     tail = list(itertools.islice(iter(forever), 6, 9))
     testing.assert_same_stream(
-        tail, make_dataset(fake_data_dir, "train", batch_size=8, start_epoch=2)
+        tail, served.make(fake_data_dir, "train", batch_size=8, start_epoch=2)
     )
 
 
@@ -166,7 +166,7 @@ def test_a_last_batch_that_has_no_row_for_a_reader_is_empty_for_it(fake_data_dir
 
 def test_an_iterators_checkpoint_is_small_and_gives_the_tail(fake_data_dir, tmp_path):
     def make():
-        return make_dataset(
+        return served.make(
             fake_data_dir, "train", batch_size=8, augment=Augment(), num_epochs=2, with_ids=True
         )
 
@@ -190,7 +190,7 @@ def test_kept_in_memory_the_stream_is_the_same(fake_data_dir):
 
 @pytest.mark.parametrize("options", [{}, {"augment": Augment()}, {"num_epochs": 3}])
 def test_cardinality_and_element_spec_are_what_comes(fake_data_dir, options):
-    dataset = make_dataset(fake_data_dir, "train", batch_size=7, **options)
+    dataset = served.make(fake_data_dir, "train", batch_size=7, **options)
     batches = list(dataset)
     assert int(dataset.cardinality()) == len(batches)
     for batch in batches:
@@ -206,10 +206,10 @@ def test_cardinality_and_element_spec_are_what_comes(fake_data_dir, options):
 
 
 def test_modalities_and_landmarks_can_be_chosen(fake_data_dir):
-    features, _ = next(iter(make_dataset(fake_data_dir, "all", modalities="audio")))
+    features, _ = next(iter(served.make(fake_data_dir, "all", modalities="audio")))
     assert set(features) == {"audio", "audio_mask"}
-    both, _ = next(iter(make_dataset(fake_data_dir, "all")))
-    some, _ = next(iter(make_dataset(fake_data_dir, "all", landmarks=[4, 1])))
+    both, _ = next(iter(served.make(fake_data_dir, "all")))
+    some, _ = next(iter(served.make(fake_data_dir, "all", landmarks=[4, 1])))
     np.testing.assert_array_equal(
         some["landmarks"].numpy(), both["landmarks"].numpy()[:, :, [4, 1]]
     )
@@ -243,7 +243,7 @@ def test_single_clips_can_be_asked_for(fake_data_dir):
     clips = list(served.clips(served.batches(fake_data_dir, "all", example_ids=wanted)))
     assert sorted(c[0] for c in clips) == sorted(wanted)
     with pytest.raises(ValueError, match=r"not in this split: x; its ids look like ravdess/clip-"):
-        make_dataset(fake_data_dir, "all", example_ids=["x"])
+        served.make(fake_data_dir, "all", example_ids=["x"])
 
 
 def test_class_weights_are_the_balanced_ones(fake_data_dir):
@@ -275,7 +275,7 @@ def test_statistics_that_no_data_can_have_are_refused(tmp_path):
         damage(content["statistics"])
         path.write_text(json.dumps(content))
         with pytest.raises(ManifestError, match=message):
-            make_dataset(str(tmp_path), "all")
+            served.make(str(tmp_path), "all")
 
 
 @pytest.mark.parametrize(
@@ -315,13 +315,13 @@ def test_statistics_that_no_data_can_have_are_refused(tmp_path):
 def test_arguments_out_of_range_are_refused_with_what_is_allowed(fake_data_dir, options, message):
     options = {"split": "train", **options}
     with pytest.raises(ValueError, match=message):
-        make_dataset(fake_data_dir, **options)
+        served.make(fake_data_dir, **options)
 
 
 def test_a_fold_without_actors_is_refused_with_what_to_do(tmp_path):
     testing.write_data_set(str(tmp_path), testing.fake_examples(num_actors=2), num_folds=5)
     with pytest.raises(ValueError, match=r"no clip in actor fold\(s\) 4; it has fewer actors"):
-        make_dataset(str(tmp_path), "validation", fold=4)
+        served.make(str(tmp_path), "validation", fold=4)
 
 
 def _damaged(tmp_path, damage):
@@ -341,7 +341,7 @@ def _damaged(tmp_path, damage):
 def test_a_shard_of_another_size_is_refused_before_anything_is_served(tmp_path, damage):
     name = _damaged(tmp_path, damage)
     with pytest.raises(CorruptDataError, match=rf"{name} has \d+ bytes, the manifest says \d+"):
-        make_dataset(str(tmp_path), "all")
+        served.make(str(tmp_path), "all")
 
 
 def test_missing_and_foreign_shards_are_refused_by_name(tmp_path):
@@ -352,11 +352,11 @@ def test_missing_and_foreign_shards_are_refused_by_name(tmp_path):
         CorruptDataError,
         match=rf"{second.name} is missing; other\.tfrecord is not in the manifest",
     ):
-        make_dataset(str(tmp_path), "all")
+        served.make(str(tmp_path), "all")
     (tmp_path / "other.tfrecord").rename(second)
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(ManifestError, match="holds no data set"):
-        make_dataset(str(tmp_path), "all")
+        served.make(str(tmp_path), "all")
     assert first.exists()
 
 
@@ -372,7 +372,7 @@ def test_one_flipped_bit_is_named_with_shard_and_record(tmp_path, place):
         tf.errors.InvalidArgumentError,
         match=rf"{name}: record ravdess/{clip}: missing, cut short, or its bytes do not match",
     ):
-        list(make_dataset(str(tmp_path), "all"))
+        list(served.make(str(tmp_path), "all"))
 
 
 def test_skipping_leaves_out_the_corrupt_records_and_no_others(tmp_path, capfd):
@@ -386,7 +386,7 @@ def test_skipping_leaves_out_the_corrupt_records_and_no_others(tmp_path, capfd):
     third.write_bytes(third.read_bytes()[:-20])
     (tmp_path / "more.tfrecord-00000-of-00001").touch()
     with pytest.warns(UserWarning, match=rf"3 of 30 records are corrupt:\n.*{name}: record") as w:
-        dataset = make_dataset(
+        dataset = served.make(
             str(tmp_path), "all", batch_size=8, with_ids=True, num_epochs=2, on_corrupt="skip"
         )
     warning = str(w[0].message)
@@ -404,7 +404,7 @@ def test_skipping_leaves_out_the_corrupt_records_and_no_others(tmp_path, capfd):
     assert [c[0] for c in served.clips(again)] == [c[0] for c in served.clips(batches)]
     assert sorted(c[0] for c in served.clips(batches)) == sorted(set(_EXAMPLES) - bad)
     with pytest.raises(CorruptDataError, match=rf"{third.name} has \d+ bytes"):
-        make_dataset(str(tmp_path), "all", cache=True)
+        served.make(str(tmp_path), "all", cache=True)
 
 
 @pytest.mark.parametrize("modalities", ["audio", "both"])
@@ -413,9 +413,9 @@ def test_a_shard_that_is_missing_is_named_whether_it_is_skipped_or_not(tmp_path,
     name = sorted(path.name for path in tmp_path.glob("*.tfrecord-*"))[1]
     (tmp_path / name).unlink()
     with pytest.raises(CorruptDataError, match=name):
-        make_dataset(str(tmp_path), "all", modalities=modalities)
+        served.make(str(tmp_path), "all", modalities=modalities)
     with pytest.warns(UserWarning, match=rf"6 of 30 records .*\n.*{name}: .*: missing, cut short"):
-        dataset = make_dataset(str(tmp_path), "all", modalities=modalities, on_corrupt="skip")
+        dataset = served.make(str(tmp_path), "all", modalities=modalities, on_corrupt="skip")
     assert sum(len(label) for _, label in dataset) == 24
 
 
@@ -423,14 +423,14 @@ def test_a_stray_shard_is_named_where_no_record_is_left_out(tmp_path):
     testing.write_data_set(str(tmp_path), testing.fake_examples())
     (tmp_path / "more.tfrecord-00000-of-00001").touch()
     with pytest.warns(UserWarning, match=r"more\.tfrecord-00000-of-00001") as warned:
-        dataset = make_dataset(str(tmp_path), "all", on_corrupt="skip")
+        dataset = served.make(str(tmp_path), "all", on_corrupt="skip")
     assert "Left out" not in str(warned[0].message)
     assert sum(len(label) for _, label in dataset) == 30
 
 
 def test_shards_that_vanish_while_they_are_served_end_the_stream_with_an_error(tmp_path):
     testing.write_data_set(str(tmp_path), testing.fake_examples())
-    iterator = iter(make_dataset(str(tmp_path), "all", batch_size=2, num_threads=1))
+    iterator = iter(served.make(str(tmp_path), "all", batch_size=2, num_threads=1))
     next(iterator)
     for path in tmp_path.glob("*.tfrecord-*"):
         path.unlink()
@@ -445,9 +445,9 @@ def test_corrupt_records_are_found_before_the_first_batch_where_all_is_read(tmp_
 
     name = _damaged(tmp_path, flip)
     with pytest.raises(CorruptDataError, match=rf"1 of 30 .*\n.*{name}: record .*clip-02-000"):
-        make_dataset(str(tmp_path), "all", cache=True)
+        served.make(str(tmp_path), "all", cache=True)
     with pytest.raises(ValueError, match="on_corrupt must be 'raise' or 'skip', got 'ignore'"):
-        make_dataset(str(tmp_path), "all", on_corrupt="ignore")
+        served.make(str(tmp_path), "all", on_corrupt="ignore")
 
 
 def test_records_that_changed_places_are_named(tmp_path):
@@ -461,7 +461,7 @@ def test_records_that_changed_places_are_named(tmp_path):
     first.write_bytes(other)
     second.write_bytes(one)
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"holds another record|another shape"):
-        list(make_dataset(str(tmp_path), "all"))
+        list(served.make(str(tmp_path), "all"))
 
 
 def test_a_pathlib_path_will_do(fake_data_dir):

@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emotion_tfdata import make_dataset
+from emotion_tfdata import Features, make_dataset
 from emotion_tfdata.silence import sounding
 
 
@@ -30,7 +30,8 @@ def test_what_is_kept_lies_between_the_first_and_the_last_loud_frame(levels, fra
 
 def test_a_stream_masks_the_silence_and_nothing_else(fake_data_dir):
     def batches(**options):
-        stream = make_dataset(fake_data_dir, "test", normalize=False, **options)
+        features = Features(normalize=False, **options)
+        stream = make_dataset(fake_data_dir, "test", features=features)
         return [features for features, _ in stream]
 
     for whole, trimmed in zip(batches(), batches(trim_silence_db=20.0), strict=True):
@@ -46,6 +47,6 @@ def test_a_stream_masks_the_silence_and_nothing_else(fake_data_dir):
             np.testing.assert_array_equal(trimmed[name].numpy(), whole[name].numpy())
 
 
-def test_a_range_that_is_none_is_refused(fake_data_dir):
+def test_a_range_that_is_none_is_refused():
     with pytest.raises(ValueError, match="trim_silence_db must be between 0 and 200, got 0"):
-        make_dataset(fake_data_dir, "test", trim_silence_db=0)
+        Features(trim_silence_db=0)

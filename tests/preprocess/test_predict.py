@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emotion_tfdata.features import Features
 from emotion_tfdata.models import ModelConfig, build_model
 from emotion_tfdata.training import export
 from emotion_tfdata.training.data import Data
@@ -70,7 +71,7 @@ def trained(data_dir, tmp_path_factory):
         settings = Settings(
             name="small",
             model=config,
-            modalities=modalities,
+            features=Features(modalities, landmarks="expressive"),
             select_on="none",
             lr_schedule="constant",
         )

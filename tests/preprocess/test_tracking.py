@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from emotion_tfdata import make_dataset, schema
+from emotion_tfdata import Features, make_dataset, schema
 from emotion_tfdata.manifest import Manifest
 from preprocess import landmarks as lm
 from preprocess.build import build
@@ -183,7 +183,8 @@ def test_a_data_set_of_68_landmarks_is_built_and_served(corpus, tmp_path, in_pro
     assert manifest.num_landmarks == 68
     assert manifest.settings["landmarks"] == "openface"
     assert "mediapipe" not in manifest.settings["versions"]
-    (batch, *_) = make_dataset(str(tmp_path / "out"), "all", normalize=False, with_ids=True)
+    served = Features(normalize=False, with_ids=True)
+    (batch, *_) = make_dataset(str(tmp_path / "out"), "all", features=served)
     features, _ = batch
     assert sorted(features["example_id"].numpy()) == [f"ravdess/01-{t}".encode() for t in TAKES]
     assert features["landmarks"].shape[2:] == (68, 3)

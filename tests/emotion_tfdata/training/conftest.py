@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from emotion_tfdata.augment import Augment
+from emotion_tfdata.features import Features
 from emotion_tfdata.models import ModelConfig
 from emotion_tfdata.training.data import Data
 from emotion_tfdata.training.fit import Fit
@@ -78,10 +79,7 @@ def small_settings(**changes) -> Settings:
         "name": "test",
         "model": SMALL_MODEL,
         "augment": Augment(),
-        "modalities": "landmarks",
-        "landmarks": "all",
-        "num_classes": 6,
-        "trim_silence_db": 0.0,
+        "features": Features("landmarks"),
         "protocol": "actor",
         "fold": 0,
         "select_on": "inner",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from emotion_tfdata import __version__, make_dataset
+from emotion_tfdata import Features, __version__, make_dataset
 from emotion_tfdata.labels import class_names
 from emotion_tfdata.models import ModelConfig, build_model
 from emotion_tfdata.training import export, run_dir
@@ -38,7 +38,7 @@ def trained(
     data_dir,
     modalities="both",
     landmarks="all",
-    trim_silence_db=0.0,
+    trim_silence_db=None,
     relative_level=False,
     dtype=None,
     **config,
@@ -49,10 +49,12 @@ def trained(
     chosen = Settings(
         name="test",
         model=model_config,
-        modalities=modalities,
-        landmarks=landmarks,
-        trim_silence_db=trim_silence_db,
-        relative_level=relative_level,
+        features=Features(
+            modalities,
+            landmarks,
+            trim_silence_db=trim_silence_db,
+            relative_level=relative_level,
+        ),
         protocol="random",
         fold=2,
         batch_size=12,
@@ -87,9 +89,8 @@ def raw_batches(data):
         "test",
         fold=settings.fold,
         protocol=settings.protocol,
-        modalities=settings.modalities,
         batch_size=settings.batch_size,
-        normalize=False,
+        features=Features(settings.features.modalities, normalize=False),
     )
 
 
@@ -134,20 +135,17 @@ def test_trimming_and_levelling_do_matter(fake_data_dir):
     for options in ({}, {"trim_silence_db": 6.0}, {"relative_level": True}):
         model, data = trained(fake_data_dir, modalities="audio", **options)
         views = {"audio": export.view_of(data, "audio")}
-        serve, _ = export.serving_function(model, views, data.settings.trim_silence_db)
+        serve, _ = export.serving_function(model, views, data.settings.features)
         logits.append(serve(next(iter(raw_batches(data)))[0])["logits"].numpy())
     plain, trimmed, levelled = logits
     assert np.abs(trimmed - plain).max() > 1e-3
     assert np.abs(levelled - plain).max() > 1e-3
 
 
-def test_the_pipeline_has_no_argument_that_the_saved_model_might_lack():
+def test_no_feature_is_served_that_the_saved_model_might_lack():
     inside = {"modalities", "landmarks", "normalize", "trim_silence_db", "relative_level"}
-    which_clips = {"data_dir", "split", "fold", "validation_fold", "protocol", "num_classes"}
-    which_clips |= {"example_ids", "shard", "on_corrupt"}
-    how_they_come = {"batch_size", "seed", "augment", "shuffle", "num_epochs", "start_epoch"}
-    how_they_come |= {"start_batch", "with_ids", "num_buckets", "num_threads", "cache"}
-    assert set(inspect.signature(make_dataset).parameters) == inside | which_clips | how_they_come
+    not_for_the_model = {"head", "with_ids", "with_meta", "num_classes"}
+    assert {field.name for field in dataclasses.fields(Features)} == inside | not_for_the_model
 
 
 _LOAD = """

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from emotion_tfdata.features import Features
 from emotion_tfdata.labels import class_names
 from emotion_tfdata.training import calibration, checkpoint, run, run_dir
 from emotion_tfdata.training.data import Data, DataError, with_ids_apart
@@ -181,7 +182,7 @@ def test_a_data_set_without_what_is_asked_for_is_refused(fake_data_dir, settings
     with pytest.raises(DataError, match=r"--fold=5: .* has folds 0 to 4"):
         Data(fake_data_dir, settings(fold=5))
     with pytest.raises(DataError, match="was built with 6 classes, --num_classes=8"):
-        Data(fake_data_dir, settings(num_classes=8))
+        Data(fake_data_dir, settings(features=Features("landmarks", num_classes=8)))
 
 
 def test_a_fold_without_clips_is_refused(tmp_path, settings):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from emotion_tfdata.features import Features
 from emotion_tfdata.labels import class_names
 from emotion_tfdata.models import ModelConfig
 from emotion_tfdata.training import checkpoint, run, run_dir
@@ -89,7 +90,7 @@ HEARS = ModelConfig(
 
 def test_a_nan_in_the_first_convolution_is_found_though_it_may_not_reach_the_loss(settings):
     tf.config.run_functions_eagerly(False)  # compiled, ReLU and max pooling pass it over
-    learner = Learner(settings(model=HEARS, modalities="audio"), np.ones(6, np.float32))
+    learner = Learner(settings(model=HEARS, features=Features("audio")), np.ones(6, np.float32))
     kernel = learner.model.audio.convolutions[0].kernel
     values = np.array(kernel)
     values[0, 1, 2] = np.nan
