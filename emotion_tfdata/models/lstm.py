@@ -11,6 +11,7 @@ Rows that a mask left out inside a clip are skipped: the state is carried over t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -144,19 +145,38 @@ def recur(gates: tf.Tensor, recurrent: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
       `[N, units]`, the outputs.
     """
 
+    units, dtype = recurrent.shape[0], recurrent.dtype
+
     @tf.custom_gradient
     def run(gates: tf.Tensor, recurrent: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
-        h, c, sigmoids, candidate = _forward(gates, recurrent, size)
+        h, c, sigmoids, candidate = _traced(_forward, units, dtype, (4,))(gates, recurrent, size)
 
         def gradient(dh: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return _backward(dh, h, c, sigmoids, candidate, recurrent, size)
+            backward = _traced(_backward, units, dtype, (1, 1, 1, 3, 1))
+            return backward(dh, h, c, sigmoids, candidate, recurrent, size)
 
         return h, gradient
 
     return run(gates, recurrent)
 
 
-@tf.function(autograph=False)
+@functools.cache
+def _traced(
+    function: Callable[..., Any], units: int, dtype: tf.DType, widths: tuple[int, ...]
+) -> Callable[..., Any]:
+    """`function` as a graph for any number of rows: a model called eagerly has others each time.
+
+    Args:
+      function: `_forward` or `_backward`.
+      units: of the LSTM.
+      dtype: of all its floats.
+      widths: of the arguments that have a row a frame, in `units`.
+    """
+    rows = [tf.TensorSpec([None, width * units], dtype) for width in widths]
+    fixed = [tf.TensorSpec([units, 4 * units], dtype), tf.TensorSpec([None], tf.int32)]
+    return tf.function(function, input_signature=[*rows, *fixed], autograph=False)
+
+
 def _forward(gates: tf.Tensor, recurrent: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """Outputs, cell states, the three sigmoid gates and the candidates of all steps."""
     units = recurrent.shape[0]
@@ -196,7 +216,6 @@ def _forward(gates: tf.Tensor, recurrent: tf.Tensor, size: tf.Tensor) -> tuple[t
     return tuple(array.concat() for array in kept)
 
 
-@tf.function(autograph=False)
 def _backward(
     dh: tf.Tensor,
     h: tf.Tensor,

@@ -11,7 +11,19 @@ import tensorflow as tf
 
 from emotion_tfdata.models import ModelConfig, build_model
 
-SMALL = ModelConfig(num_audio_features=7, num_landmarks=4)
+# Every kind of layer, in sizes that no test waits for.
+SMALL = ModelConfig(
+    num_audio_features=7,
+    num_landmarks=4,
+    audio_filters=(9, 12),
+    audio_lstm_units=(8, 6),
+    audio_dense_units=8,
+    tcn_filters=12,
+    tcn_dilations=(1, 2),
+    video_lstm_units=8,
+    video_dense_units=12,
+    joined_units=(16, 10),
+)
 SYSTEMS = {
     "baseline": ModelConfig(video="bilstm", l2=0.0, l2_tcn=0.0),
     "regularization": ModelConfig(video="bilstm", l2=0.001, l2_tcn=0.0),
