@@ -60,7 +60,7 @@ def clip_and_copy(
     from emotion_tfdata import Augment, Features, make_dataset, storage
 
     manifest = storage.load_manifest(data_dir)
-    example_id = example_id or manifest.records[0][1].example_id
+    example_id = example_id or manifest.index.example_id(0)
     augment = Augment(
         probability=1.0,
         warp_share=0.0,

@@ -1,133 +1,98 @@
-"""What a data set holds: shards and their checksums, records and where they stand, statistics.
+"""What a data set holds: its shards and their checksums, its records, the statistics of its rows.
 
-The manifest is written last, by rename. A folder without one is not a data set, whatever shards lie
-in it: TFRecord itself cannot tell a shard cut at a record's boundary from a whole one.
+`manifest.json` is small and for people too; the index of records and the statistics are numpy files
+beside it, whose SHA-256 it states. It is written last, by rename. A folder without one is not a
+data set, whatever shards lie in it: TFRecord itself cannot tell a shard cut at a record's boundary
+from a whole one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import io
-import itertools
 import json
 import os
-import sys
 import uuid
-from collections.abc import Iterable, Mapping
-from typing import Any, TextIO
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from emotion_tfdata.splits import PROTOCOLS
+from emotion_tfdata.index import Index, Record
+from emotion_tfdata.moments import Actor, GroupSums, Moments, Statistics
+from emotion_tfdata.splits import check_protocol
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
+INDEX_NAME = "index.npz"
+STATISTICS_NAME = "statistics.npz"
+FORMAT = "emotion_tfdata"
+FORMAT_VERSION = 2
 
 
 class ManifestError(ValueError):
     """A data set's manifest that is missing, unreadable or of another format."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Record:
-    """One clip's entry: its facts, its length, and where its bytes stand.
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """How the rows of an array are stored.
 
     Attributes:
-      example_id, corpus, actor, emotion, intensity, sentence: as in the record itself.
-      audio_frames: rows of `audio`, 0 without sound.
-      landmarks_frames: rows of `landmarks`, 0 without a picture.
-      faces_frames: how many of those rows have a face.
-      random_fold: fold under the random protocol; the actor fold is the shard's.
-      offset: where the record begins in its shard, in bytes, TFRecord's 12-byte header included.
-      length: the record's payload in bytes, without TFRecord's 16 bytes of framing.
+      shape: sizes beyond the frames.
+      dtype: numpy's name of the stored number.
+      step: what one unit of the stored whole number stands for; None where numbers are as they are.
+      unit: of the values, in words.
     """
 
-    example_id: str
-    corpus: str
-    actor: str
-    emotion: str
-    intensity: str
-    sentence: str
-    audio_frames: int
-    landmarks_frames: int
-    faces_frames: int
-    random_fold: int
-    offset: int
-    length: int
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Record:
-        """From the JSON values of its fields; texts that records share are held once."""
-        shared: dict[str, Any] = {
-            name: sys.intern(value) if isinstance(value, str) else value
-            for name, value in content.items()
-        }
-        return cls(**shared)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Shard:
-    """One file of records, all of one actor fold.
-
-    Attributes:
-      name: file name inside the data set.
-      fold: actor fold of all its records.
-      bytes: size of the file.
-      sha256: of the whole file, in hex.
-      records: in the file's order.
-    """
-
-    name: str
-    fold: int
-    bytes: int
-    sha256: str
-    records: tuple[Record, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    step: float | None
+    unit: str
 
 
 @dataclasses.dataclass(frozen=True)
-class Moments:
-    """Count, mean and sum of squared deviations, feature by feature: they add up over folds.
+class Modality:
+    """One kind of series that every record has.
 
     Attributes:
-      count: rows seen.
-      mean: float64 `[...]`.
-      m2: float64 `[...]`, sum of squared deviations from the mean.
+      rate_hz: frames a second.
+      array: its own, of the modality's name in a record.
+      beside: further arrays of as many rows, by their names in a record. `<modality>_valid` says
+        which rows hold something; without it all do.
     """
 
-    count: int
-    mean: np.ndarray
-    m2: np.ndarray
+    rate_hz: float
+    array: Array
+    beside: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
-    @classmethod
-    def zero(cls, *shape: int) -> Moments:
-        """Of no rows at all."""
-        return cls(0, np.zeros(shape), np.zeros(shape))
 
-    @classmethod
-    def of(cls, rows: np.ndarray) -> Moments:
-        """Of `rows` `[N, ...]`, over the first axis."""
-        rows = np.asarray(rows, np.float64)
-        if not len(rows):
-            return cls.zero(*rows.shape[1:])
-        mean = rows.mean(axis=0)
-        return cls(len(rows), mean, np.square(rows - mean).sum(axis=0))
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file of the data set.
 
-    def __add__(self, other: Moments) -> Moments:
-        """Of both sets of rows. Chan, Golub and LeVeque 1979, equation 2.1."""
-        count = self.count + other.count
-        if not count:
-            return self
-        delta = other.mean - self.mean
-        return Moments(
-            count,
-            self.mean + delta * (other.count / count),
-            self.m2 + other.m2 + np.square(delta) * (self.count * other.count / count),
-        )
+    Attributes:
+      name: inside the data set's folder.
+      bytes: its size.
+      sha256: of its content, in hex.
+    """
 
-    @property
-    def deviation(self) -> np.ndarray:
-        """Standard deviation (of the population), float64 `[...]`; zero for no rows."""
-        return np.sqrt(self.m2 / max(self.count, 1))
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard(File):
+    """One file of records.
+
+    Attributes:
+      records: how many.
+    """
+
+    records: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,132 +100,120 @@ class Manifest:
     """A whole data set.
 
     Attributes:
-      settings: every setting of the build that its bytes depend on.
       provenance: what figures made from this data must be called, e.g. 'drawn clips'; empty for
         real recordings.
-      modalities: of `audio` and `landmarks`, those that were built.
-      num_audio_features: `M` of the feature table.
-      num_landmarks: `L` of the feature table.
-      num_classes: 6 or 8: which emotions were kept.
+      classes: names of the emotions that were kept, in the order of their class indices.
       num_folds: how many folds either protocol has.
+      modalities: by name, those that were built.
+      settings: every setting of the build that its bytes depend on.
       shards: in order.
-      statistics: protocol -> one mapping a fold, modality -> `Moments` of the fold's rows (of
-        landmarks, the rows with a face), in dB and distances between the eyes.
-      left_out: one mapping a clip that is not in the data set: `path`, `kind` and `reason`.
+      skipped: one mapping a clip that is not in the data set: `path`, `kind` and `reason`.
+      index: the records.
+      statistics: of their rows, in the units of the modalities.
+      sha256: of `manifest.json`, and so of every byte of the data set; empty before it is saved.
     """
 
-    settings: Mapping[str, Any]
     provenance: str
-    modalities: tuple[str, ...]
-    num_audio_features: int
-    num_landmarks: int
-    num_classes: int
+    classes: tuple[str, ...]
     num_folds: int
+    modalities: Mapping[str, Modality]
+    settings: Mapping[str, Any]
     shards: tuple[Shard, ...]
-    statistics: Mapping[str, tuple[Mapping[str, Moments], ...]]
-    left_out: tuple[Mapping[str, str], ...]
-
-    @property
-    def records(self) -> list[tuple[Shard, Record]]:
-        """All records with their shards, in order."""
-        return [(shard, record) for shard in self.shards for record in shard.records]
-
-    def moments(self, modality: str, protocol: str, folds: Iterable[int]) -> Moments:
-        """Moments of one modality over some folds of a protocol."""
-        shape = (self.num_audio_features,) if modality == "audio" else (self.num_landmarks, 3)
-        total = Moments.zero(*shape)
-        for fold in sorted(folds):
-            total = total + self.statistics[protocol][fold][modality]
-        return total
-
-    def check_statistics(self) -> None:
-        """Checks what features are scaled by.
-
-        Raises:
-          ManifestError: unless every fold of either protocol has finite moments of the right shape.
-        """
-        shapes = {"audio": (self.num_audio_features,), "landmarks": (self.num_landmarks, 3)}
-        for protocol in PROTOCOLS:
-            folds = self.statistics.get(protocol, ())
-            if len(folds) != self.num_folds:
-                raise ManifestError(
-                    f"{MANIFEST_NAME}: statistics of {len(folds)} {protocol} folds, not "
-                    f"{self.num_folds}; build the data set again"
-                )
-            for fold, modality in itertools.product(range(self.num_folds), self.modalities):
-                moments = folds[fold].get(modality, Moments.zero())
-                for name in ("mean", "m2"):
-                    values = getattr(moments, name)
-                    if values.shape != shapes[modality] or not np.isfinite(values).all():
-                        raise ManifestError(
-                            f"{MANIFEST_NAME}: {name} of {modality} in {protocol} fold {fold} is "
-                            f"not {shapes[modality]} finite numbers; build the data set again"
-                        )
-
-    def write_json(self, file: TextIO) -> None:
-        """Writes the manifest as text; the same manifest gives the same text."""
-        content = {"format": "emotion_tfdata", "version": FORMAT_VERSION, **vars(self)}
-        # Entry by entry: the whole text at once would be most of a build's memory.
-        json.dump(content, file, indent=1, default=_plain)
-        file.write("\n")
-
-    def to_json(self) -> str:
-        """What `write_json` writes."""
-        text = io.StringIO()
-        self.write_json(text)
-        return text.getvalue()
+    skipped: tuple[Mapping[str, str], ...]
+    index: Index
+    statistics: Statistics
+    sha256: str = ""
 
     @classmethod
-    def from_json(cls, text: str, where: str = MANIFEST_NAME) -> Manifest:
-        """Reads what `to_json` wrote.
+    def of(
+        cls,
+        records: Iterable[Sequence[Record]],
+        actor_folds: Mapping[Actor, int],
+        sums: GroupSums,
+        **fields: Any,
+    ) -> Manifest:
+        """With the index and the statistics made.
+
+        Args:
+          records: of each shard.
+          actor_folds: fold of every (corpus, actor).
+          sums: over the records' rows.
+          **fields: the others.
+        """
+        index = Index.of(records, actor_folds)
+        shapes = {name: modality.array.shape for name, modality in fields["modalities"].items()}
+        statistics = Statistics.of(
+            sums, index.actor_keys, index.corpus_names, fields["num_folds"], shapes
+        )
+        return cls(**fields, index=index, statistics=statistics)
+
+    @property
+    def num_classes(self) -> int:
+        """How many emotions were kept."""
+        return len(self.classes)
+
+    @property
+    def num_audio_features(self) -> int:
+        """`M` of the feature table; 0 without audio."""
+        return self.modalities["audio"].array.shape[0] if "audio" in self.modalities else 0
+
+    @property
+    def num_landmarks(self) -> int:
+        """`L` of the feature table; 0 without landmarks."""
+        return self.modalities["landmarks"].array.shape[0] if "landmarks" in self.modalities else 0
+
+    def folds(self, protocol: str) -> np.ndarray:
+        """Fold of each record under a protocol, int32 `[N]`.
 
         Raises:
-          ManifestError: if it is not that; `where` names it.
+          ValueError: for an unknown protocol.
         """
-        try:
-            content = json.loads(text)
-            kind, version = content.pop("format"), content.pop("version")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ManifestError(f"{where}: not a manifest of this library ({error!r})") from error
-        if (kind, version) != ("emotion_tfdata", FORMAT_VERSION):
-            raise ManifestError(
-                f"{where}: format {kind!r} version {version!r}; this release reads version "
-                f"{FORMAT_VERSION}. Build the data set again."
-            )
-        try:
-            content["modalities"] = tuple(content["modalities"])
-            content["left_out"] = tuple(content["left_out"])
-            content["shards"] = tuple(
-                Shard(**{**shard, "records": tuple(map(Record.of, shard["records"]))})
-                for shard in content["shards"]
-            )
-            content["statistics"] = {
-                protocol: tuple(
-                    {
-                        modality: Moments(m["count"], np.array(m["mean"]), np.array(m["m2"]))
-                        for modality, m in fold.items()
-                    }
-                    for fold in folds
-                )
-                for protocol, folds in content["statistics"].items()
-            }
-            return cls(**content)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ManifestError(f"{where}: a field is missing or malformed ({error!r})") from error
+        check_protocol(protocol)
+        return self.index.folds if protocol == "actor" else self.index.random_folds
 
-    def save(self, data_dir: str) -> None:
-        """Writes the manifest, whole or not at all. Local folders only."""
-        path = os.path.join(data_dir, MANIFEST_NAME)
-        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                self.write_json(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
+    def moments(self, modality: str, protocol: str, folds: Iterable[int]) -> Moments:
+        """Moments of one modality over some folds of a protocol.
+
+        Raises:
+          ValueError: for an unknown protocol.
+        """
+        check_protocol(protocol)
+        wanted = list(folds)
+        if protocol == "actor":
+            return self.statistics.by_actor[modality].total(np.isin(self.index.actor_folds, wanted))
+        table = self.statistics.by_random_fold[modality]
+        chosen = np.isin(np.arange(self.num_folds), wanted)
+        return table.total(np.broadcast_to(chosen, table.count.shape))
+
+    def save(self, data_dir: str) -> Manifest:
+        """Writes the index, the statistics and, last, the manifest; each whole or not at all.
+
+        Local folders only. The same manifest gives the same bytes.
+
+        Returns:
+          The manifest with its SHA-256.
+        """
+        files = [
+            _write(data_dir, name, functools.partial(_pack, of.to_arrays()))
+            for name, of in ((INDEX_NAME, self.index), (STATISTICS_NAME, self.statistics))
+        ]
+        content = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "provenance": self.provenance,
+            "classes": self.classes,
+            "num_folds": self.num_folds,
+            "modalities": {
+                name: dataclasses.asdict(modality) for name, modality in self.modalities.items()
+            },
+            "settings": self.settings,
+            "files": [dataclasses.asdict(file) for file in files],
+            "shards": [dataclasses.asdict(shard) for shard in self.shards],
+            "skipped": self.skipped,
+        }
+        text = json.dumps(content, indent=1) + "\n"
+        file = _write(data_dir, MANIFEST_NAME, lambda out: out.write(text.encode()))
+        return dataclasses.replace(self, sha256=file.sha256)
 
     @classmethod
     def load(cls, data_dir: str) -> Manifest:
@@ -269,24 +222,190 @@ class Manifest:
         Raises:
           ManifestError: if there is none, or it cannot be read.
         """
-        path = os.path.join(data_dir, MANIFEST_NAME)
+
+        def read(name: str) -> bytes:
+            with open(os.path.join(data_dir, name), "rb") as file:
+                return file.read()
+
         try:
-            with open(path, encoding="utf-8") as file:
-                text = file.read()
+            return cls.read(read, data_dir)
         except FileNotFoundError as error:
             missing = "holds no data set" if os.path.isdir(data_dir) else "does not exist"
             raise ManifestError(
                 f"{data_dir} {missing} (no {MANIFEST_NAME}, which a build writes last). "
                 f"Make one with: python -m preprocess.build_tfrecords --out_dir={data_dir} ..."
             ) from error
-        except (OSError, UnicodeDecodeError) as error:
+
+    @classmethod
+    def read(cls, read: Callable[[str], bytes], where: str) -> Manifest:
+        """Reads a data set's manifest, index and statistics.
+
+        Args:
+          read: content of a file of the data set, by its name.
+          where: the data set's place, for errors.
+
+        Raises:
+          FileNotFoundError: if there is no manifest; whatever else `read` raises for it that is no
+            OSError.
+          ManifestError: if any of them cannot be read, or does not fit the others.
+        """
+        path = os.path.join(where, MANIFEST_NAME)
+        try:
+            text = read(MANIFEST_NAME)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
             raise ManifestError(f"{path}: cannot be read ({error})") from error
-        return cls.from_json(text, path)
+        content = parse(text, path)
+        try:
+            values = {
+                "provenance": _typed(content, "provenance", str),
+                "classes": tuple(map(str, content["classes"])),
+                "num_folds": _typed(content, "num_folds", int),
+                "modalities": {
+                    name: Modality(
+                        **{
+                            **modality,
+                            "array": _array(modality["array"]),
+                            "beside": {k: _array(a) for k, a in modality["beside"].items()},
+                        }
+                    )
+                    for name, modality in content["modalities"].items()
+                },
+                "settings": _typed(content, "settings", dict),
+                "shards": tuple(_file(Shard, shard) for shard in content["shards"]),
+                "skipped": tuple(content["skipped"]),
+            }
+            files = {file["name"]: _file(File, file) for file in content["files"]}
+            index_file, statistics_file = files[INDEX_NAME], files[STATISTICS_NAME]
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ManifestError(f"{path}: a field is missing or malformed ({error!r})") from error
+        num_folds, modalities = values["num_folds"], values["modalities"]
+        index = _load(
+            read,
+            where,
+            index_file,
+            lambda arrays: Index.from_arrays(
+                arrays, [shard.records for shard in values["shards"]], num_folds
+            ),
+        )
+        statistics = _load(
+            read,
+            where,
+            statistics_file,
+            lambda arrays: Statistics.from_arrays(
+                arrays,
+                len(index.actor_names),
+                len(index.corpus_names),
+                num_folds,
+                {name: modality.array.shape for name, modality in modalities.items()},
+            ),
+        )
+        for name, modality in modalities.items():
+            if name not in index.frames or (
+                f"{name}_valid" in modality.beside and name not in index.valid_frames
+            ):
+                raise ManifestError(f"{where}/{INDEX_NAME}: it has no frames of {name}")
+        sha256 = hashlib.sha256(text).hexdigest()
+        return cls(**values, index=index, statistics=statistics, sha256=sha256)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, Shard | Record | Moments):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    raise TypeError(f"{type(value).__name__} has no place in a manifest")
+def parse(text: bytes, where: str) -> dict[str, Any]:
+    """The JSON object of a manifest of this format.
+
+    Raises:
+      ManifestError: if it is none; `where` names it.
+    """
+    try:
+        content: dict[str, Any] = json.loads(text)
+        kind, version = content["format"], content["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ManifestError(f"{where}: not a manifest of this library ({error!r})") from error
+    if (kind, version) != (FORMAT, FORMAT_VERSION):
+        raise ManifestError(
+            f"{where}: format {kind!r} version {version!r}; this release reads version "
+            f"{FORMAT_VERSION}. Build the data set again: python -m preprocess.build_tfrecords "
+            "with its flags and --overwrite"
+        )
+    return content
+
+
+def _array(content: Mapping[str, Any]) -> Array:
+    array = Array(**{**content, "shape": tuple(int(size) for size in content["shape"])})
+    np.dtype(array.dtype)
+    return array
+
+
+def _file(kind: type[File], content: Mapping[str, Any]) -> Any:
+    for field in dataclasses.fields(kind):
+        _typed(content, field.name, str if field.type == "str" else int)
+    name = content["name"]
+    if os.path.basename(name) != name or name.startswith(".") or "\\" in name:
+        raise ValueError(f"{name!r} is no name of a file of a data set")
+    return kind(**content)
+
+
+def _typed(content: Mapping[str, Any], name: str, kind: type) -> Any:
+    value = content[name]
+    if (
+        not isinstance(value, kind)
+        or isinstance(value, bool)
+        or (isinstance(value, int) and value < 0)
+    ):
+        wanted = {str: "a text", int: "a whole number from 0 on", dict: "an object"}[kind]
+        raise ValueError(f"{name} is {value!r}, not {wanted}")
+    return value
+
+
+def _load(
+    read: Callable[[str], bytes], where: str, file: File, use: Callable[[Mapping[str, Any]], Any]
+) -> Any:
+    """What is made of the arrays of one of the files beside the manifest.
+
+    Raises:
+      ManifestError: if it cannot be read, or is not the one that the manifest states.
+    """
+    path = os.path.join(where, file.name)
+    try:
+        content = read(file.name)
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error})") from error
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        raise ManifestError(
+            f"{path}: its SHA-256 is not the manifest's; copy it again from where it is whole, or "
+            "build the data set again"
+        )
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return use({name: arrays[name] for name in arrays.files})
+    except (ValueError, KeyError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+        raise ManifestError(f"{path}: {error}; build the data set again") from error
+
+
+def _pack(arrays: Mapping[str, np.ndarray], out: Any) -> None:
+    """Writes arrays as `numpy.savez` does: the same arrays give the same bytes at any time."""
+    with zipfile.ZipFile(out, "w") as file:
+        for name, array in arrays.items():
+            with file.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, version=(1, 0), allow_pickle=False)
+
+
+def _write(data_dir: str, name: str, write: Callable[[Any], Any]) -> File:
+    """Writes a file, whole or not at all."""
+    path = os.path.join(data_dir, name)
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "w+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    return File(name, size, digest.hexdigest())

@@ -72,7 +72,7 @@ def make_dataset(
       landmarks at 30. What the masks leave out is zero. Cardinality is known.
 
     Raises:
-      manifest.ManifestError: if the folder holds no data set, or bad statistics.
+      manifest.ManifestError: if the folder holds no data set, or damaged files beside the manifest.
       storage.StorageError: for a place that cannot be read with what is installed.
       reader.CorruptDataError: if its files are not those of its manifest, or, where everything is
         read at once, for corrupt records.
@@ -84,8 +84,7 @@ def make_dataset(
     arguments.check(locals())
     data_dir = os.fspath(data_dir)
     manifest = storage.load_manifest(data_dir)
-    manifest.check_statistics()
-    chosen = features.chosen(manifest.modalities, data_dir)
+    chosen = features.chosen([*manifest.modalities], data_dir)
     train_folds = table_lib.split_folds(manifest, "train", fold, validation_fold)
     folds = table_lib.split_folds(manifest, split, fold, validation_fold)
     table = table_lib.select(manifest, data_dir, protocol, folds, features.num_classes)

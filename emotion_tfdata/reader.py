@@ -53,9 +53,10 @@ def read_examples(
     # From a disk a record is read right into its place; from afar, length and content in one
     # request.
     whole = table.lengths + HEADER_BYTES + FOOTER_BYTES
-    buffer_bytes = np.where(["://" in path for path in table.paths], whole, 0)
-    columns = (table.paths, table.offsets, buffer_bytes)
-    places = tuple(tf.gather(column, clips) for column in columns)
+    is_remote = np.array(["://" in path for path in table.paths])
+    buffer_bytes = np.where(is_remote[table.shards], whole, 0)
+    columns = (table.offsets, buffer_bytes)
+    places = (_paths(table, clips), *(tf.gather(column, clips) for column in columns))
     parsed = _parse_together(places, spec)
     parsed, state = tf.cond(
         tf.size(parsed["example_id"]) == tf.size(clips),
@@ -194,5 +195,9 @@ def read_all(
 
 
 def _named(table: Table, clips: tf.Tensor, problem: tf.Tensor) -> tf.Tensor:
-    paths, example_ids = tf.gather(table.paths, clips), tf.gather(table.example_ids, clips)
-    return tf.strings.join([paths, ": record ", example_ids, ": ", problem])
+    example_ids = tf.gather(table.example_ids, clips)
+    return tf.strings.join([_paths(table, clips), ": record ", example_ids, ": ", problem])
+
+
+def _paths(table: Table, clips: tf.Tensor) -> tf.Tensor:
+    return tf.gather(table.paths, tf.gather(table.shards, clips))

@@ -10,7 +10,6 @@ in.
 from __future__ import annotations
 
 import enum
-import hashlib
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -32,12 +31,6 @@ class Stream(enum.IntEnum):
     MEL_WARP = 9
     FREQUENCY_MASK = 10
     TIME_MASK = 11
-
-
-def example_key(example_id: str) -> int:
-    """Key of an example, from its id alone. In `[0, 2**63)`."""
-    digest = hashlib.blake2b(example_id.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 def fold_in(key: tf.Tensor, data: tf.Tensor | int) -> tf.Tensor:
@@ -65,7 +58,7 @@ def key(
     Args:
       seed: of the whole run.
       epoch: int64 scalar.
-      example: int64 `[...]` from `example_key`.
+      example: int64 `[...]` from `index.example_key`.
       copy: which copy of the example, 0 for the example as it is; int64, broadcasts to `[...]`.
       stream: what the choice is about; of several, their keys come along a last axis.
 

@@ -8,11 +8,15 @@ than float16 over the range that occurs, in the same two bytes.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from emotion_tfdata import timebase
+from emotion_tfdata.index import Record
+from emotion_tfdata.manifest import Array, Modality
 from emotion_tfdata.tfrecord import ExampleMessage
 
 AUDIO_STEP_DB = 1 / 128  # +-256 dB
@@ -30,34 +34,37 @@ class ArraySpec:
         set (`M` audio features, `L` landmarks).
       dtype: as stored.
       step: what one unit of the stored integer stands for, or None where values are stored as is.
-      about: meaning and unit.
+      unit: of its values.
+      about: meaning.
     """
 
     shape: tuple[str | int, ...]
     dtype: np.dtype
     step: float | None
+    unit: str
     about: str
 
 
 ARRAY_FEATURES: dict[str, ArraySpec] = {
     "audio": ArraySpec(
-        ("Ta", "M"), np.dtype("<i2"), AUDIO_STEP_DB, "log-mel energies in dB, 100 frames/s"
+        ("Ta", "M"), np.dtype("<i2"), AUDIO_STEP_DB, "dB", "log-mel energies, 100 frames/s"
     ),
     "landmarks": ArraySpec(
         ("Tv", "L", 3),
         np.dtype("<i2"),
         LANDMARKS_STEP,
-        "face landmarks in the face's own frame, in distances between the eyes, 30 frames/s",
+        "distances between the eyes",
+        "face landmarks in the face's own frame, 30 frames/s",
     ),
     "landmarks_valid": ArraySpec(
-        ("Tv",), np.dtype("u1"), None, "1 where a face was found in the frame"
+        ("Tv",), np.dtype("u1"), None, "", "1 where a face was found in the frame"
     ),
     "head": ArraySpec(
         ("Tv", 4),
         np.dtype("<f4"),
         None,
-        "what the face's frame took away: centre x and y and distance between the eyes, in widths "
-        "of the picture, and roll in radians",
+        "widths of the picture, radians",
+        "what the face's frame took away: centre x and y and distance between the eyes, and roll",
     ),
 }
 
@@ -187,6 +194,56 @@ def decode(serialized: bytes, where: str = "record") -> Example:
         arrays[name] = array if spec.step is None else np.float32(spec.step) * array
     arrays["landmarks_valid"] = arrays["landmarks_valid"].astype(bool)
     return Example(**text, **arrays)
+
+
+def modalities(
+    num_audio_features: int, num_landmarks: int, built: Sequence[str] = ("audio", "landmarks")
+) -> dict[str, Modality]:
+    """What a manifest says of the modalities that were built.
+
+    Args:
+      num_audio_features: `M`.
+      num_landmarks: `L`.
+      built: their names.
+    """
+    sizes = {"M": num_audio_features, "L": num_landmarks}
+
+    def array(name: str) -> Array:
+        spec = ARRAY_FEATURES[name]
+        shape = tuple(sizes[size] if isinstance(size, str) else size for size in spec.shape[1:])
+        return Array(shape, spec.dtype.name, spec.step, spec.unit)
+
+    beside = {name: array(name) for name in ("landmarks_valid", "head")}
+    found = {
+        "audio": Modality(timebase.AUDIO_RATE_HZ, array("audio")),
+        "landmarks": Modality(timebase.LANDMARKS_RATE_HZ, array("landmarks"), beside),
+    }
+    return {name: found[name] for name in built}
+
+
+def record_of(
+    example: Example, built: Mapping[str, Modality], random_fold: int, offset: int, length: int
+) -> Record:
+    """An example's entry in the index; the last three as `Record` has them."""
+    valid = {name: f"{name}_valid" for name in built if f"{name}_valid" in built[name].beside}
+    return Record(
+        **{name: getattr(example, name) for name in TEXT_FEATURES},
+        frames={name: len(getattr(example, name)) for name in built},
+        valid_frames={name: int(getattr(example, flag).sum()) for name, flag in valid.items()},
+        random_fold=random_fold,
+        offset=offset,
+        length=length,
+    )
+
+
+def valid_rows(example: Example, built: Mapping[str, Modality]) -> dict[str, np.ndarray]:
+    """Of each modality, the rows that hold something, `[N, ...]`."""
+    rows = {}
+    for name, modality in built.items():
+        rows[name] = getattr(example, name)
+        if f"{name}_valid" in modality.beside:
+            rows[name] = rows[name][getattr(example, f"{name}_valid")]
+    return rows
 
 
 def _check_shape(example_id: str, name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> None:

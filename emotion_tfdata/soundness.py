@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import Any
 
@@ -40,7 +41,7 @@ def check(
       reader.CorruptDataError: for files that are not the manifest's or, where all records are read,
         corrupt ones; with `"skip"`, if no record is sound.
     """
-    problems = table_lib.shard_problems(manifest, data_dir)
+    problems = shard_problems(manifest, data_dir)
     if problems and on_corrupt == "raise":
         raise reader.CorruptDataError(f"{data_dir}: " + "; ".join(problems))
     if on_corrupt == "raise" and not cache:
@@ -61,6 +62,22 @@ def check(
         table = table.only(sound)
         contents = {name: tf.boolean_mask(values, sound) for name, values in contents.items()}
     return table, contents if cache else {}, left_out
+
+
+def shard_problems(manifest: Manifest, data_dir: str) -> list[str]:
+    """Compares the files with the manifest, by name and size: each difference, in words."""
+    problems = []
+    for shard in manifest.shards:
+        path = os.path.join(data_dir, shard.name)
+        if not tf.io.gfile.exists(path):
+            problems.append(f"{shard.name} is missing")
+        elif (size := tf.io.gfile.stat(path).length) != shard.bytes:
+            problems.append(f"{shard.name} has {size} bytes, the manifest says {shard.bytes}")
+    known = {shard.name for shard in manifest.shards}
+    for name in sorted(tf.io.gfile.listdir(data_dir)):
+        if ".tfrecord" in name and name not in known:
+            problems.append(f"{name} is not in the manifest")
+    return problems
 
 
 def words_at_the_end(words: str, element_spec: Any) -> tf.data.Dataset:

@@ -30,14 +30,18 @@ def load_manifest(data_dir: str) -> Manifest:
     if scheme != "s3":
         raise StorageError(f"{data_dir}: data sets are read from local folders and s3:// alone")
     _enable_s3()
-    path = os.path.join(data_dir, MANIFEST_NAME)
+
+    def read(name: str) -> bytes:
+        with tf.io.gfile.GFile(os.path.join(data_dir, name), "rb") as file:
+            content: bytes = file.read()
+            return content
+
     try:
-        with tf.io.gfile.GFile(path) as file:
-            return Manifest.from_json(file.read(), path)
+        return Manifest.read(read, data_dir)
     except tf.errors.NotFoundError as error:
         raise ManifestError(f"{data_dir} holds no data set (no {MANIFEST_NAME})") from error
     except tf.errors.OpError as error:
-        raise ManifestError(f"{path}: cannot be read ({error.message})") from error
+        raise ManifestError(f"{data_dir}: its manifest cannot be read ({error.message})") from error
 
 
 def _enable_s3() -> None:

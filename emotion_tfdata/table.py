@@ -7,29 +7,28 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 
-from emotion_tfdata import rng
 from emotion_tfdata.labels import class_index, class_names
-from emotion_tfdata.manifest import Manifest, Record, Shard
-from emotion_tfdata.splits import PROTOCOLS
+from emotion_tfdata.manifest import Manifest
 
 _SPLITS = ("train", "validation", "test", "all")
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The clips of one split, one entry each in every array, in the manifest's order.
+    """The clips of one split, one entry each in every array but `paths`, in the manifest's order.
 
     Attributes:
-      example_ids: text `[N]`.
+      example_ids: UTF-8 bytes `[N]`.
       keys: int64 `[N]`, what everything drawn for the clip hangs on.
       labels: int32 `[N]`, class indices.
       audio_frames: int32 `[N]`.
       landmarks_frames: int32 `[N]`.
-      paths: text `[N]`, the shard's path.
+      shards: int32 `[N]`, places in `paths`.
       offsets: int64 `[N]`, in bytes.
       lengths: int64 `[N]`, of the payload in bytes.
+      places: int64 `[N]`, of the clips in the data set's index.
+      paths: text `[S]`, of all shards.
     """
 
     example_ids: np.ndarray
@@ -37,9 +36,11 @@ class Table:
     labels: np.ndarray
     audio_frames: np.ndarray
     landmarks_frames: np.ndarray
-    paths: np.ndarray
+    shards: np.ndarray
     offsets: np.ndarray
     lengths: np.ndarray
+    places: np.ndarray
+    paths: np.ndarray
 
     def __len__(self) -> int:
         return len(self.example_ids)
@@ -50,8 +51,8 @@ class Table:
 
     def only(self, kept: np.ndarray) -> Table:
         """The entries that `kept`, bool `[N]`, is true for."""
-        fields = dataclasses.fields(self)
-        return Table(**{field.name: getattr(self, field.name)[kept] for field in fields})
+        columns = {field.name for field in dataclasses.fields(self)} - {"paths"}
+        return dataclasses.replace(self, **{name: getattr(self, name)[kept] for name in columns})
 
 
 def split_folds(
@@ -92,25 +93,16 @@ def select(
       ValueError: for an unknown protocol, a number of classes the data set was not built for, or a
         choice that no clip is left of.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     class_names(num_classes)
     if num_classes > manifest.num_classes:
         raise ValueError(
             f"num_classes={num_classes}, but {data_dir} was built with --num_classes="
             f"{manifest.num_classes}, which left the other emotions out; build it again with more"
         )
-
-    def fold_of(shard: Shard, record: Record) -> int:
-        return shard.fold if protocol == "actor" else record.random_fold
-
-    chosen = [
-        (shard, record, label)
-        for shard, record in manifest.records
-        if fold_of(shard, record) in folds
-        and (label := class_index(record.emotion, num_classes)) is not None
-    ]
-    if not chosen:
+    index = manifest.index
+    labels = class_of_emotions(manifest, num_classes)[index.emotions]
+    places = np.flatnonzero(np.isin(manifest.folds(protocol), list(folds)) & (labels >= 0))
+    if not len(places):
         raise ValueError(
             f"{data_dir}: no clip in {protocol} fold(s) {', '.join(map(str, folds))}"
             + (
@@ -120,17 +112,25 @@ def select(
                 else ""
             )
         )
-    shards, records, labels = zip(*chosen, strict=True)
+    none = np.zeros(len(index), np.int32)
     return Table(
-        example_ids=np.array([record.example_id for record in records]),
-        keys=np.array([rng.example_key(record.example_id) for record in records], np.int64),
-        labels=np.array(labels, np.int32),
-        audio_frames=np.array([record.audio_frames for record in records], np.int32),
-        landmarks_frames=np.array([record.landmarks_frames for record in records], np.int32),
-        paths=np.array([os.path.join(data_dir, shard.name) for shard in shards]),
-        offsets=np.array([record.offset for record in records], np.int64),
-        lengths=np.array([record.length for record in records], np.int64),
+        example_ids=index.example_ids[places],
+        keys=index.keys[places],
+        labels=labels[places],
+        audio_frames=index.frames.get("audio", none)[places],
+        landmarks_frames=index.frames.get("landmarks", none)[places],
+        shards=index.shards[places],
+        offsets=index.offsets[places],
+        lengths=index.lengths[places],
+        places=places,
+        paths=np.array([os.path.join(data_dir, shard.name) for shard in manifest.shards]),
     )
+
+
+def class_of_emotions(manifest: Manifest, num_classes: int) -> np.ndarray:
+    """Class index of each name in the index's `emotion_names`, int32; -1 for those without."""
+    classes = [class_index(name, num_classes) for name in manifest.index.emotion_names]
+    return np.array([-1 if index is None else index for index in classes], np.int32)
 
 
 def places_of(table: Table, example_ids: Sequence[str]) -> np.ndarray:
@@ -139,26 +139,12 @@ def places_of(table: Table, example_ids: Sequence[str]) -> np.ndarray:
     Raises:
       ValueError: for ids that it does not have.
     """
-    missing = sorted(set(example_ids) - set(table.example_ids))
-    if missing:
+    wanted = np.array([example_id.encode() for example_id in set(example_ids)])
+    missing = np.sort(wanted[~np.isin(wanted, table.example_ids)])
+    if len(missing):
+        few = b", ".join(missing[:5]).decode()
         raise ValueError(
-            f"not in this split: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}; "
-            f"its ids look like {table.example_ids[0]}"
+            f"not in this split: {few}{' ...' if len(missing) > 5 else ''}; "
+            f"its ids look like {table.example_ids[0].decode()}"
         )
-    return np.isin(table.example_ids, list(example_ids))
-
-
-def shard_problems(manifest: Manifest, data_dir: str) -> list[str]:
-    """Compares the files with the manifest, by name and size: each difference, in words."""
-    problems = []
-    for shard in manifest.shards:
-        path = os.path.join(data_dir, shard.name)
-        if not tf.io.gfile.exists(path):
-            problems.append(f"{shard.name} is missing")
-        elif (size := tf.io.gfile.stat(path).length) != shard.bytes:
-            problems.append(f"{shard.name} has {size} bytes, the manifest says {shard.bytes}")
-    known = {shard.name for shard in manifest.shards}
-    for name in sorted(tf.io.gfile.listdir(data_dir)):
-        if ".tfrecord" in name and name not in known:
-            problems.append(f"{name} is not in the manifest")
-    return problems
+    return np.isin(table.example_ids, wanted)

@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from emotion_tfdata import labels, schema, splits, timebase
-from emotion_tfdata.manifest import Manifest, Moments, Record, Shard
+from emotion_tfdata.manifest import Manifest, Shard
+from emotion_tfdata.moments import GroupSums, Moments
 
 
 def fake_examples(
@@ -78,58 +79,41 @@ def write_data_set(
     random_fold = splits.random_folds(
         [e.example_id for e in examples], [e.emotion for e in examples], num_folds
     )
-    shards, modalities = [], ("audio", "landmarks")
-    statistics = {
-        protocol: [{m: _no_moments(examples[0], m) for m in modalities} for _ in range(num_folds)]
-        for protocol in splits.PROTOCOLS
-    }
+    modalities = schema.modalities(examples[0].audio.shape[1], examples[0].landmarks.shape[1])
+    shards, records, sums = [], [], GroupSums()
     for fold in range(num_folds):
-        members = [e for e in examples if actor_fold[e.corpus, e.actor] == fold]
         name = f"fold-{fold}-of-{num_folds}.tfrecord-00000-of-00001"
         path = os.path.join(data_dir, name)
-        records, offset = [], 0
+        members, offset = [], 0
         with tf.io.TFRecordWriter(path) as writer:
-            for example in members:
+            for example in examples:
+                if actor_fold[example.corpus, example.actor] != fold:
+                    continue
                 serialized = schema.encode(example)
                 writer.write(serialized)
-                records.append(
-                    Record(
-                        **{name: getattr(example, name) for name in schema.TEXT_FEATURES},
-                        audio_frames=len(example.audio),
-                        landmarks_frames=len(example.landmarks),
-                        faces_frames=int(example.landmarks_valid.sum()),
-                        random_fold=random_fold[example.example_id],
-                        offset=offset,
-                        length=len(serialized),
-                    )
-                )
+                k = random_fold[example.example_id]
+                members.append(schema.record_of(example, modalities, k, offset, len(serialized)))
                 offset += len(serialized) + 16
-                stored = schema.decode(serialized)
-                rows = {
-                    "audio": stored.audio,
-                    "landmarks": stored.landmarks[stored.landmarks_valid],
-                }
-                for protocol, k in (("actor", fold), ("random", random_fold[example.example_id])):
-                    for m in modalities:
-                        statistics[protocol][k][m] += Moments.of(rows[m])
+                rows = schema.valid_rows(schema.decode(serialized), modalities)
+                moments = {modality: Moments.of(each) for modality, each in rows.items()}
+                sums.add(example.corpus, example.actor, k, moments)
         with open(path, "rb") as file:
-            content = file.read()
-        sha256 = hashlib.sha256(content).hexdigest()
-        shards.append(Shard(name, fold, len(content), sha256, tuple(records)))
-    manifest = Manifest(
-        settings={"made_by": "emotion_tfdata.testing"},
+            sha256 = hashlib.sha256(file.read()).hexdigest()
+        shards.append(Shard(name, offset, sha256, len(members)))
+        records.append(members)
+    manifest = Manifest.of(
+        records,
+        actor_fold,
+        sums,
         provenance="made-up data",
-        modalities=modalities,
-        num_audio_features=examples[0].audio.shape[1],
-        num_landmarks=examples[0].landmarks.shape[1],
-        num_classes=num_classes,
+        classes=labels.class_names(num_classes),
         num_folds=num_folds,
+        modalities=modalities,
+        settings={"made_by": "emotion_tfdata.testing"},
         shards=tuple(shards),
-        statistics={protocol: tuple(folds) for protocol, folds in statistics.items()},
-        left_out=(),
+        skipped=(),
     )
-    manifest.save(data_dir)
-    return manifest
+    return manifest.save(data_dir)
 
 
 def assert_same_stream(actual: Iterable[Any], expected: Iterable[Any]) -> None:
@@ -175,10 +159,6 @@ def assert_resumes_at_every_batch(
 def _smooth(rng: np.random.Generator, frames: int, features: int) -> np.ndarray:
     steps = np.cumsum(rng.standard_normal((frames + 8, features)), axis=0)
     return ((steps[8:] - steps[:-8]) / np.sqrt(8)).astype(np.float32)
-
-
-def _no_moments(example: schema.Example, modality: str) -> Moments:
-    return Moments.zero(*getattr(example, modality).shape[1:])
 
 
 def _bits(array: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from emotion_tfdata.labels import class_names
 from emotion_tfdata.manifest import Manifest
 from preprocess import writer
 from preprocess.corpora import Clip, LeftOut
@@ -170,20 +171,17 @@ class Ledger:
         everything = sorted([*self._plan.left_out, *left_out], key=lambda entry: entry.path)
         out_dir, settings = self._workspace.out_dir, self._settings
         (out_dir / LEFT_OUT_NAME).write_text(left_out_csv(everything), encoding="utf-8")
-        manifest = Manifest(
+        manifest = writer.make_manifest(
+            written,
+            provenance=self._plan.provenance,
+            classes=class_names(settings.num_classes),
+            num_folds=settings.num_folds,
+            modalities=settings.stored_modalities,
             settings={
                 **settings.as_dict(),
                 "notes": [*self._plan.notes, *_altered_notes(facts)],
             },
-            provenance=self._plan.provenance,
-            modalities=settings.built,
-            num_audio_features=settings.audio.num_mels,
-            num_landmarks=settings.num_landmarks,
-            num_classes=settings.num_classes,
-            num_folds=settings.num_folds,
-            shards=tuple(shard.shard for shard in written),
-            statistics=writer.statistics(written, settings.num_folds, settings.built),
-            left_out=tuple(dataclasses.asdict(entry) for entry in everything),
+            skipped=tuple(dataclasses.asdict(entry) for entry in everything),
         )
         write_report(out_dir, manifest, summarize(manifest, facts))
         manifest.save(str(out_dir))
@@ -200,14 +198,14 @@ class Ledger:
         assert self._begun is not None
         assert self._manifest is not None
         manifest = self._manifest
-        clips_written = Counter(shard.fold for shard, _ in manifest.records)
-        left_out = [LeftOut(**entry) for entry in manifest.left_out]
+        clips_written = Counter(manifest.index.folds.tolist())
+        left_out = [LeftOut(**entry) for entry in manifest.skipped]
         return BuildReport(
             out_dir=out_dir,
             provenance=manifest.provenance,
             clips_found=self._begun.clips,
             clips_read=self._begun.clips_missing,
-            clips_written=sum(clips_written.values()),
+            clips_written=len(manifest.index),
             shards=len(manifest.shards),
             bytes=sum(shard.bytes for shard in manifest.shards),
             left_out=len(left_out),

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from emotion_tfdata import schema
 from emotion_tfdata.labels import class_index, class_names
+from emotion_tfdata.manifest import Modality
 from emotion_tfdata.splits import PROTOCOLS, actor_folds, random_folds
 from preprocess import media
 from preprocess.audio import HOP_SAMPLES, SAMPLE_RATE_HZ, AudioSettings
@@ -34,7 +36,7 @@ from preprocess.summary import left_out_lines
 from preprocess.tracking import NUM_POINTS
 
 # Raised whenever the same input would give other bytes than before.
-RECIPE = 2
+RECIPE = 3
 _SCANNERS = {"ravdess": ravdess.scan, "crema_d": crema_d.scan}
 # Stands among the roots for the folder of RAVDESS's tracking record.
 RAVDESS_TRACKING = "ravdess_tracking"
@@ -105,6 +107,11 @@ class BuildSettings:
     def built(self) -> tuple[str, ...]:
         """The modalities that get rows."""
         return ("audio", "landmarks") if self.modalities == "both" else (self.modalities,)
+
+    @property
+    def stored_modalities(self) -> dict[str, Modality]:
+        """What the manifest says of them."""
+        return schema.modalities(self.audio.num_mels, self.num_landmarks, self.built)
 
     @property
     def num_landmarks(self) -> int:

@@ -11,13 +11,14 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from emotion_tfdata.manifest import Manifest, Record
+from emotion_tfdata.index import Index, Record
+from emotion_tfdata.manifest import Manifest
 from emotion_tfdata.timebase import AUDIO_RATE_HZ, LANDMARKS_RATE_HZ, duration_s
 from preprocess.facts import ClipFacts
 
@@ -36,41 +37,51 @@ class ReportedClip:
     """One clip as the report has it. What is known already is not held again.
 
     Attributes:
-      fold: actor fold.
-      record: its entry in the manifest.
+      index: of the data set.
+      place: in the index.
       loudness_db, lag_s: as `ClipFacts` has them.
       oddness: how far it is from its corpus's other clips, as `summarize` says.
       why: in which way.
     """
 
-    fold: int
-    record: Record
+    index: Index
+    place: int
     loudness_db: float | None
     lag_s: float | None
     oddness: float = 0.0
     why: str = ""
 
     @property
+    def record(self) -> Record:
+        """Its entry in the index."""
+        return self.index.record(self.place)
+
+    @property
     def duration_s(self) -> float:
         """Length of the longer modality, to a millisecond."""
-        audio_s = duration_s(self.record.audio_frames, AUDIO_RATE_HZ)
-        return round(max(audio_s, duration_s(self.record.landmarks_frames, LANDMARKS_RATE_HZ)), 3)
+        rates_hz = {"audio": AUDIO_RATE_HZ, "landmarks": LANDMARKS_RATE_HZ}
+        frames = ((int(each[self.place]), name) for name, each in self.index.frames.items())
+        return round(max(duration_s(count, rates_hz[name]) for count, name in frames), 3)
 
     @property
     def faces_share(self) -> float | None:
         """Share of its rows that have a face; None without rows."""
-        rows = self.record.landmarks_frames
-        return round(self.record.faces_frames / rows, 4) if rows else None
+        if "landmarks" not in self.index.frames:
+            return None
+        rows = int(self.index.frames["landmarks"][self.place])
+        faces = int(self.index.valid_frames["landmarks"][self.place])
+        return round(faces / rows, 4) if rows else None
 
     def as_dict(self) -> dict[str, Any]:
         """Its entry in `report.json`."""
+        record = self.record
         return {
-            "example_id": self.record.example_id,
-            "corpus": self.record.corpus,
-            "actor": self.record.actor,
-            "emotion": self.record.emotion,
-            "fold": self.fold,
-            "random_fold": self.record.random_fold,
+            "example_id": record.example_id,
+            "corpus": record.corpus,
+            "actor": record.actor,
+            "emotion": record.emotion,
+            "fold": int(self.index.folds[self.place]),
+            "random_fold": record.random_fold,
             **{name: getattr(self, name) for name in _MEASURES},
             "why": self.why,
             "oddness": self.oddness,
@@ -90,15 +101,17 @@ def summarize(manifest: Manifest, facts: Mapping[str, ClipFacts]) -> dict[str, A
       and lag from their corpus's median, in robust deviations (1.4826 times the median absolute
       deviation); `why` says which.
     """
+    index = manifest.index
     clips = []
-    for shard, record in manifest.records:
-        measured = facts[record.example_id]
-        clips.append(ReportedClip(shard.fold, record, measured.loudness_db, measured.lag_s))
-    corpora: dict[str, Sequence[ReportedClip]] = {"all": clips}
-    for corpus in sorted({clip.record.corpus for clip in clips}):
-        corpora[corpus] = [clip for clip in clips if clip.record.corpus == corpus]
+    for place in range(len(index)):
+        measured = facts[index.example_id(place)]
+        clips.append(ReportedClip(index, place, measured.loudness_db, measured.lag_s))
+    corpora: dict[str, Sequence[ReportedClip]] = {"all": list(clips)}
+    for code, corpus in enumerate(index.corpus_names):
+        corpora[corpus] = [clips[place] for place in np.flatnonzero(index.corpora == code)]
         _add_oddness(corpora[corpus])
     clips.sort(key=lambda clip: (-clip.oddness, clip.record.example_id))
+    actors = [f"{corpus}/{actor}" for corpus, actor in index.actor_keys]
     return {
         "provenance": manifest.provenance,
         "modalities": list(manifest.modalities),
@@ -107,14 +120,11 @@ def summarize(manifest: Manifest, facts: Mapping[str, ClipFacts]) -> dict[str, A
         "hours": round(sum(clip.duration_s for clip in clips) / 3600, 4),
         "bytes": sum(shard.bytes for shard in manifest.shards),
         "counts": {
-            name: _counts(clips, key)
-            for name, key in {
-                "corpus": lambda clip: clip.record.corpus,
-                "emotion": lambda clip: clip.record.emotion,
-                "actor": lambda clip: f"{clip.record.corpus}/{clip.record.actor}",
-                "fold": lambda clip: f"{clip.fold}",
-                "random_fold": lambda clip: f"{clip.record.random_fold}",
-            }.items()
+            "corpus": _counts(index.corpora, index.corpus_names),
+            "emotion": _counts(index.emotions, index.emotion_names),
+            "actor": _counts(index.actors, actors),
+            "fold": _counts(index.folds, range(manifest.num_folds)),
+            "random_fold": _counts(index.random_folds, range(manifest.num_folds)),
         },
         "measures": {
             corpus: {
@@ -122,7 +132,7 @@ def summarize(manifest: Manifest, facts: Mapping[str, ClipFacts]) -> dict[str, A
             }
             for corpus, some in corpora.items()
         },
-        "left_out": dict(Counter(entry["kind"] for entry in manifest.left_out).most_common()),
+        "left_out": dict(Counter(entry["kind"] for entry in manifest.skipped).most_common()),
         "notes": list(manifest.settings["notes"]),
         "altered": sorted(name for each in facts.values() for name in each.altered),
         "clips": clips,
@@ -174,8 +184,9 @@ def _add_oddness(clips: Sequence[ReportedClip]) -> None:
         clip.oddness = round(oddness, 2)
 
 
-def _counts(clips: Sequence[ReportedClip], key: Callable[[ReportedClip], str]) -> dict[str, int]:
-    return dict(sorted(Counter(key(clip) for clip in clips).items()))
+def _counts(codes: np.ndarray, names: Sequence[Any]) -> dict[str, int]:
+    counts = np.bincount(codes, minlength=len(names)).tolist()
+    return {str(name): count for name, count in zip(names, counts, strict=True) if count}
 
 
 def _distribution(values: Sequence[float | None]) -> dict[str, float] | None:

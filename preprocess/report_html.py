@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from emotion_tfdata import schema
 from emotion_tfdata.html_page import document, image, note, table
-from emotion_tfdata.manifest import Manifest, Record
+from emotion_tfdata.manifest import Manifest
 from emotion_tfdata.schema import Example
 from emotion_tfdata.tfrecord import HEADER_BYTES
 from emotion_tfdata.timebase import AUDIO_RATE_HZ, LANDMARKS_RATE_HZ, frame_times_s
@@ -44,7 +44,7 @@ def page(data_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) -> str:
         title += f" ({summary['provenance']})"
     parts = [
         f"<p>{', '.join(summary['modalities'])}; {len(manifest.shards)} shards, "
-        f"{summary['bytes'] / 1e6:.1f} MB; {len(manifest.left_out)} files left out.</p>",
+        f"{summary['bytes'] / 1e6:.1f} MB; {len(manifest.skipped)} files left out.</p>",
         *map(note, summary["notes"]),
         "<h2>Clips</h2>",
         '<div class="side">',
@@ -73,7 +73,7 @@ def page(data_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) -> str:
         "stand on the right.</p>",
     ]
     for clip in _few(summary["clips"]):
-        example = _load(data_dir, manifest, clip.record)
+        example = _load(data_dir, manifest, clip)
         words = f"{clip.record.example_id}, {clip.record.emotion}"
         if clip.why:
             words += f"; {clip.why}, {clip.oddness:.1f} deviations"
@@ -185,11 +185,11 @@ def _few(clips: Sequence[ReportedClip]) -> list[ReportedClip]:
     return few
 
 
-def _load(data_dir: Path, manifest: Manifest, wanted: Record) -> Example:
-    name = next(shard.name for shard in manifest.shards if wanted in shard.records)
-    with open(data_dir / name, "rb") as file:
-        file.seek(wanted.offset + HEADER_BYTES)
-        return schema.decode(file.read(wanted.length), wanted.example_id)
+def _load(data_dir: Path, manifest: Manifest, clip: ReportedClip) -> Example:
+    record = clip.record
+    with open(data_dir / manifest.shards[manifest.index.shards[clip.place]].name, "rb") as file:
+        file.seek(record.offset + HEADER_BYTES)
+        return schema.decode(file.read(record.length), record.example_id)
 
 
 def _measures_table(measures: Mapping[str, Any]) -> str:

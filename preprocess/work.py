@@ -155,7 +155,7 @@ class Work:
         workspace = self.workspace
         try:
             written = writer.write_shard(
-                workspace.out_dir, plan, workspace.load_example, self.settings.built
+                workspace.out_dir, plan, workspace.load_example, self.settings.stored_modalities
             )
             workspace.store_shard(written)
         except OSError as error:

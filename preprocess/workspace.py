@@ -23,14 +23,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from emotion_tfdata.index import Record
 from emotion_tfdata.manifest import (
+    INDEX_NAME,
     MANIFEST_NAME,
+    STATISTICS_NAME,
     Manifest,
     ManifestError,
-    Moments,
-    Record,
     Shard,
 )
+from emotion_tfdata.moments import GroupSums, Moments
 from emotion_tfdata.schema import ARRAY_FEATURES, TEXT_FEATURES, Example, stored_arrays
 from preprocess import lock
 from preprocess.corpora import LeftOut
@@ -47,9 +49,10 @@ _TOKEN_NAME = "token-"
 _MADE_AGAIN = "the same command makes it again"
 # What reading a damaged json file raises.
 _DAMAGES = (ValueError, KeyError, TypeError, AttributeError)
-# The manifest and the description, before they have their names.
+_MANIFEST_NAMES = (INDEX_NAME, STATISTICS_NAME, MANIFEST_NAME)
+# The manifest's files and the description, before they have their names.
 _HALF_WRITTEN = re.compile(
-    rf"(\.{re.escape(BUILD_NAME)}|{re.escape(MANIFEST_NAME)})\.[\w-]+\.tmp", re.ASCII
+    rf"({'|'.join(map(re.escape, (f'.{BUILD_NAME}', *_MANIFEST_NAMES)))})\.[\w-]+\.tmp", re.ASCII
 )
 
 
@@ -143,7 +146,7 @@ class Workspace:
         if problem:
             raise WorkspaceError(problem)
         for shard in manifest.shards:
-            path = self.out_dir / str(shard.name)  # whatever a damaged manifest says
+            path = self.out_dir / shard.name
             size = path.stat().st_size if path.is_file() else None
             if size != shard.bytes:
                 found = "is gone" if size is None else f"has {size} bytes, not {shard.bytes}"
@@ -331,17 +334,16 @@ class Workspace:
 
     def store_shard(self, written: WrittenShard) -> None:
         """Keeps what a finished shard holds, then drops its clips' own files."""
-        moments = {
-            str(fold): {
-                modality: {"count": m.count, "mean": m.mean.tolist(), "m2": m.m2.tolist()}
-                for modality, m in by_modality.items()
-            }
-            for fold, by_modality in written.moments.items()
+        content = dataclasses.asdict(written)
+        content["sums"] = {
+            grouping: [
+                [*group, {name: _moments_to_json(each) for name, each in moments.items()}]
+                for group, moments in sums.items()
+            ]
+            for grouping, sums in vars(written.sums).items()
         }
-        facts = {name: dataclasses.asdict(each) for name, each in written.facts.items()}
-        content = {"shard": dataclasses.asdict(written.shard), "moments": moments, "facts": facts}
         self._write_json(self._shard_path(written.shard.name), content)
-        self.drop_clips(record.example_id for record in written.shard.records)
+        self.drop_clips(record.example_id for record in written.records)
 
     def standing_shards(self) -> set[str]:
         """Names of the finished shards."""
@@ -355,15 +357,19 @@ class Workspace:
         """
         try:
             content = json.loads(self._shard_path(name).read_text(encoding="utf-8"))
-            records = tuple(map(Record.of, content["shard"].pop("records")))
-            shard = Shard(**content["shard"], records=records)
-            moments = {
-                int(fold): {
-                    modality: Moments(m["count"], np.array(m["mean"]), np.array(m["m2"]))
-                    for modality, m in by_modality.items()
+            shard = Shard(**content["shard"])
+            records = tuple(map(_record, content["records"]))
+            sums = GroupSums(
+                **{
+                    grouping: {
+                        (corpus, group): {
+                            name: _moments_from_json(each) for name, each in moments.items()
+                        }
+                        for corpus, group, moments in groups
+                    }
+                    for grouping, groups in content["sums"].items()
                 }
-                for fold, by_modality in content["moments"].items()
-            }
+            )
             facts = {sys.intern(name): _facts(each) for name, each in content["facts"].items()}
         except _DAMAGES as error:
             raise _damaged(self._shard_path(name), error) from error
@@ -371,7 +377,7 @@ class Workspace:
         if not path.exists() or path.stat().st_size != shard.bytes:
             raise WorkspaceError(f"{path} was removed or changed; {_MADE_AGAIN}")
         self.drop_clips(record.example_id for record in records)
-        return WrittenShard(shard, moments, facts)
+        return WrittenShard(shard, content["fold"], records, sums, facts)
 
     def drop_clips(self, example_ids: Iterator[str]) -> None:
         """Removes clips' own files."""
@@ -388,7 +394,7 @@ class Workspace:
 
     def _leftovers(self) -> list[Path]:
         """What a build may have left here."""
-        names = {BUILD_NAME, LEFT_OUT_NAME, JSON_NAME, HTML_NAME, MANIFEST_NAME, _WORK_NAME}
+        names = {BUILD_NAME, LEFT_OUT_NAME, JSON_NAME, HTML_NAME, _WORK_NAME, *_MANIFEST_NAMES}
         return [
             path
             for path in sorted(self.out_dir.iterdir())
@@ -452,6 +458,27 @@ class Workspace:
 
 def _damaged(path: Path, error: Exception) -> WorkspaceError:
     return WorkspaceError(f"{path} was damaged ({error!r}); {_MADE_AGAIN}")
+
+
+def _moments_to_json(moments: Moments) -> dict[str, Any]:
+    return {
+        "count": moments.count,
+        "mean": moments.mean.tolist(),
+        "m2": moments.m2.tolist(),
+    }
+
+
+def _moments_from_json(content: Mapping[str, Any]) -> Moments:
+    return Moments(content["count"], np.array(content["mean"]), np.array(content["m2"]))
+
+
+def _record(content: Mapping[str, Any]) -> Record:
+    """From the JSON values of its fields; texts that records share are held once."""
+    shared: dict[str, Any] = {
+        name: sys.intern(value) if isinstance(value, str) else value
+        for name, value in content.items()
+    }
+    return Record(**shared)
 
 
 def _facts(content: Mapping[str, Any]) -> ClipFacts:

@@ -9,9 +9,12 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from emotion_tfdata import schema
-from emotion_tfdata.manifest import Moments, Record, Shard
+from emotion_tfdata.index import Record
+from emotion_tfdata.manifest import Manifest, Modality, Shard
+from emotion_tfdata.moments import GroupSums, Moments
 from emotion_tfdata.schema import Example
 from emotion_tfdata.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame
 from preprocess.checksums import sha256_of
@@ -49,12 +52,16 @@ class WrittenShard:
 
     Attributes:
       shard: for the manifest.
-      moments: random fold -> modality -> moments of the shard's rows, as stored.
+      fold: actor fold of all its records.
+      records: in the file's order.
+      sums: over the shard's rows, as stored.
       facts: example id -> what was measured of the clip.
     """
 
     shard: Shard
-    moments: Mapping[int, Mapping[str, Moments]]
+    fold: int
+    records: tuple[Record, ...]
+    sums: GroupSums
     facts: Mapping[str, ClipFacts]
 
 
@@ -102,7 +109,7 @@ def write_shard(
     out_dir: Path,
     plan: ShardPlan,
     load: Callable[[str], tuple[Example, ClipFacts]],
-    modalities: Sequence[str],
+    modalities: Mapping[str, Modality],
 ) -> WrittenShard:
     """Writes one shard, whole or not at all, holding one example at a time.
 
@@ -110,7 +117,7 @@ def write_shard(
       out_dir: the data set's folder.
       plan: what it is to hold.
       load: example id -> example and what was measured of it.
-      modalities: whose moments are wanted.
+      modalities: of the data set.
 
     Raises:
       schema.SchemaError: for an example that cannot be stored.
@@ -120,7 +127,7 @@ def write_shard(
     temporary = out_dir / f".{plan.name}.{unique_name()}.tmp"
     records: list[Record] = []
     facts: dict[str, ClipFacts] = {}
-    moments: dict[int, dict[str, Moments]] = {}
+    sums = GroupSums()
     digest = hashlib.sha256()
     offset = 0
     try:
@@ -131,10 +138,10 @@ def write_shard(
                 record = frame(payload)
                 file.write(record)
                 digest.update(record)
-                records.append(_record(example, fold, offset, len(payload)))
+                entry = schema.record_of(example, modalities, fold, offset, len(payload))
+                records.append(entry)
                 offset += len(record)
-                stored = schema.decode(payload, example_id)
-                add_moments(moments.setdefault(fold, {}), stored, modalities)
+                add_rows(sums, schema.decode(payload, example_id), fold, modalities)
             file.flush()
             os.fsync(file.fileno())
         if sha256_of(temporary) != digest.hexdigest():
@@ -142,64 +149,40 @@ def write_shard(
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    shard = Shard(plan.name, plan.fold, offset, digest.hexdigest(), tuple(records))
-    return WrittenShard(shard, moments, facts)
+    shard = Shard(plan.name, offset, digest.hexdigest(), len(records))
+    return WrittenShard(shard, plan.fold, tuple(records), sums, facts)
 
 
-def statistics(
-    shards: Iterable[WrittenShard], num_folds: int, modalities: Sequence[str]
-) -> dict[str, tuple[dict[str, Moments], ...]]:
-    """Moments of every fold of both protocols, as the manifest holds them.
+def make_manifest(shards: Sequence[WrittenShard], **fields: Any) -> Manifest:
+    """The manifest of some shards.
 
-    The shards' order fixes the rounding: the same shards give the same numbers.
+    The shards' order fixes the rounding of the statistics: the same shards give the same numbers.
+
+    Args:
+      shards: at least one.
+      **fields: what else a `Manifest` has.
     """
-    sums: dict[tuple[str, int, str], Moments] = {}
-
-    def add(protocol: str, fold: int, modality: str, moments: Moments) -> None:
-        key = (protocol, fold, modality)
-        sums[key] = sums[key] + moments if key in sums else moments
-
+    sums, actor_folds = GroupSums(), {}
     for written in shards:
-        for fold, by_modality in sorted(written.moments.items()):
-            for modality, moments in by_modality.items():
-                add("actor", written.shard.fold, modality, moments)
-                add("random", fold, modality, moments)
-    shapes = {modality: moments.mean.shape for (_, _, modality), moments in sums.items()}
-    return {
-        protocol: tuple(
-            {
-                modality: sums.get((protocol, fold, modality), Moments.zero(*shapes[modality]))
-                for modality in modalities
-            }
-            for fold in range(num_folds)
-        )
-        for protocol in ("actor", "random")
-    }
-
-
-def _record(example: Example, random_fold: int, offset: int, length: int) -> Record:
-    return Record(
-        example_id=example.example_id,
-        corpus=example.corpus,
-        actor=example.actor,
-        emotion=example.emotion,
-        intensity=example.intensity,
-        sentence=example.sentence,
-        audio_frames=len(example.audio),
-        landmarks_frames=len(example.landmarks),
-        faces_frames=int(example.landmarks_valid.sum()),
-        random_fold=random_fold,
-        offset=offset,
-        length=length,
+        sums.merge(written.sums)
+        for record in written.records:
+            actor_folds[record.corpus, record.actor] = written.fold
+    return Manifest.of(
+        [written.records for written in shards],
+        actor_folds,
+        sums,
+        shards=tuple(written.shard for written in shards),
+        **fields,
     )
 
 
-def add_moments(sums: dict[str, Moments], example: Example, modalities: Sequence[str]) -> None:
+def add_rows(
+    sums: GroupSums, example: Example, random_fold: int, modalities: Mapping[str, Modality]
+) -> None:
     """Adds a record's rows, as a reader gets them; of the landmarks, those with a face."""
-    rows = {"audio": example.audio, "landmarks": example.landmarks[example.landmarks_valid]}
-    for modality in modalities:
-        moments = Moments.of(rows[modality])
-        sums[modality] = sums[modality] + moments if modality in sums else moments
+    rows = schema.valid_rows(example, modalities)
+    moments = {modality: Moments.of(each) for modality, each in rows.items()}
+    sums.add(example.corpus, example.actor, random_fold, moments)
 
 
 def unique_name() -> str:

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from emotion_tfdata.features import MODALITIES, Reading
-from emotion_tfdata.labels import class_index, class_names
-from emotion_tfdata.manifest import Manifest, Record
+from emotion_tfdata.index import Index, Record
+from emotion_tfdata.labels import class_names
+from emotion_tfdata.manifest import Manifest
 from emotion_tfdata.storage import load_manifest
+from emotion_tfdata.table import class_of_emotions
 from emotion_tfdata.training.settings import Settings
 
 
@@ -26,22 +28,33 @@ class Part:
     Attributes:
       split: what `make_dataset` calls it.
       folds: that it is made of.
-      records: its clips that have a class.
+      index: of the data set.
+      places: of its clips that have a class, in the index.
     """
 
     split: str
     folds: tuple[int, ...]
-    records: tuple[Record, ...]
+    index: Index
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def records(self) -> list[Record]:
+        """Its clips."""
+        return [self.index.record(place) for place in self.places]
 
     @property
     def actors(self) -> list[str]:
         """`corpus/actor` of everyone in it, sorted."""
-        return sorted({f"{record.corpus}/{record.actor}" for record in self.records})
+        actors = self.index.actor_keys
+        return sorted("/".join(actors[code]) for code in np.unique(self.index.actors[self.places]))
 
     def about(self) -> dict[str, Any]:
         """Clips, folds and actors, for the report."""
         return {
-            "clips": len(self.records),
+            "clips": len(self),
             "folds": list(self.folds),
             "num_actors": len(self.actors),
             "actors": self.actors,
@@ -81,7 +94,10 @@ class Data:
         check_settings(self.manifest, data_dir, settings)
 
         fold, folds = settings.fold, self.manifest.num_folds
-        clips = self._clips_by_fold()
+        classes = class_of_emotions(self.manifest, settings.features.num_classes)
+        labels = classes[self.manifest.index.emotions]
+        fold_of = np.where(labels >= 0, self.manifest.folds(settings.protocol), -1)
+        clips = [int(np.sum(fold_of == number)) for number in range(folds)]
         if not clips[fold]:
             filled = [str(number) for number in range(folds) if clips[number]]
             raise DataError(
@@ -101,7 +117,7 @@ class Data:
             self.validation_fold = filled_others[0]
 
         def part(split: str, of: list[int]) -> Part:
-            return Part(split, tuple(of), tuple(r for number in of for r in clips[number]))
+            return Part(split, tuple(of), self.manifest.index, np.flatnonzero(np.isin(fold_of, of)))
 
         kept_out = {fold, self.validation_fold}
         self.train = part("train", [number for number in range(folds) if number not in kept_out])
@@ -110,12 +126,12 @@ class Data:
         if settings.select_on != "none":
             chosen = fold if self.validation_fold is None else self.validation_fold
             self.selection = part("validation", [chosen])
-        if not self.train.records:
+        if not len(self.train):
             raise DataError(
                 f"{data_dir}: nothing is left to train on beside fold {fold}. Use a larger data "
                 f"set, or {self._way_out(False)}"
             )
-        self._check_classes()
+        self._check_classes(labels)
 
     def training_batches(self, epoch: int, start_batch: int) -> tuple[Any, int]:
         """The rest of the training part's stream, from a batch of an epoch to the last epoch's end.
@@ -193,15 +209,6 @@ class Data:
                 raise
             raise DataError(f"{self.data_dir} cannot be served so: {error}") from error
 
-    def _clips_by_fold(self) -> list[list[Record]]:
-        settings = self.settings
-        clips: list[list[Record]] = [[] for _ in range(self.manifest.num_folds)]
-        for shard, record in self.manifest.records:
-            if class_index(record.emotion, settings.features.num_classes) is not None:
-                fold = shard.fold if settings.protocol == "actor" else record.random_fold
-                clips[fold].append(record)
-        return clips
-
     def _way_out(self, can_select_on_held_out: bool) -> str:
         """What serves a data set of few folds, and what is wrong with it."""
         if can_select_on_held_out:
@@ -210,10 +217,9 @@ class Data:
             return "build it with fewer folds (--num_folds)"
         return "--protocol=random, which trains on the actors it tests on (leaky)"
 
-    def _check_classes(self) -> None:
+    def _check_classes(self, labels: np.ndarray) -> None:
         num_classes = self.settings.features.num_classes
-        classes = [class_index(record.emotion, num_classes) for record in self.train.records]
-        counts = np.bincount(np.array(classes, np.int64), minlength=num_classes)
+        counts = np.bincount(labels[self.train.places], minlength=num_classes)
         missing = [
             name for name, count in zip(class_names(len(counts)), counts, strict=True) if not count
         ]
@@ -230,16 +236,12 @@ def check_settings(manifest: Manifest, data_dir: str, settings: Settings) -> Non
     Raises:
       DataError: if it has not; the message says what there is.
     """
-    features = settings.features
-    missing = [
-        name
-        for name in MODALITIES[features.modalities or "both"]
-        if name not in manifest.modalities
-    ]
+    features, built = settings.features, [*manifest.modalities]
+    missing = [name for name in MODALITIES[features.modalities or "both"] if name not in built]
     if missing:
         raise DataError(
             f"{data_dir} was built without {' and '.join(missing)}; it has "
-            f"{' and '.join(manifest.modalities)}: use --modalities={manifest.modalities[0]}"
+            f"{' and '.join(built)}: use --modalities={built[0]}"
         )
     if features.num_classes > manifest.num_classes:
         raise DataError(

@@ -123,7 +123,7 @@ def save_served(
       temperature: that calibrates its probabilities, or None.
     """
     settings = data.settings
-    modalities = settings.features.chosen(data.manifest.modalities, data.data_dir)
+    modalities = settings.features.chosen([*data.manifest.modalities], data.data_dir)
     views = {modality: view_of(data, modality) for modality in modalities}
     serve, signature = serving_function(model, views, settings.features, temperature)
     module = tf.Module(name="emotion_model")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from emotion_tfdata import protocols
 from emotion_tfdata.features import Features
@@ -98,8 +99,7 @@ def model_config(
 
 def filled_folds(data_dir: str, protocol: str) -> list[int]:
     """Numbers of the folds that hold a clip."""
-    records = load_manifest(data_dir).records
-    return sorted({s.fold if protocol == "actor" else r.random_fold for s, r in records})
+    return np.unique(load_manifest(data_dir).folds(protocol)).tolist()
 
 
 def train_fold(settings: Settings, options: Options, progress: Progress) -> dict[str, Any]:
@@ -270,22 +270,20 @@ def _report_in(folder: Path) -> Any:
 
 
 def _claim(settings: Settings, data_dir: str) -> dict[str, Any]:
-    manifest = load_manifest(data_dir).to_json()
-    sha256 = hashlib.sha256(manifest.encode()).hexdigest()
-    return settings.as_dict() | {"data_manifest_sha256": sha256}
+    return settings.as_dict() | {"data_manifest_sha256": load_manifest(data_dir).sha256}
 
 
 def _about(settings: Settings, data: Any) -> str:
     what = f" ({data.manifest.provenance})" if data.manifest.provenance else ""
     text = (
-        f"{settings.name}: trains on {len(data.train.records)} clips of "
+        f"{settings.name}: trains on {len(data.train)} clips of "
         f"{len(data.train.actors)} actors{what}"
     )
     if settings.select_on == "inner":
-        text += f", selects on {len(data.selection.records)}"
+        text += f", selects on {len(data.selection)}"
     is_leaky = protocols.describe(settings.protocol).leaky
     leaky = " (leaky: their actors are trained on too)" if is_leaky else ""
     return (
-        f"{text}, fold {settings.fold} with {len(data.held_out.records)} clips of "
+        f"{text}, fold {settings.fold} with {len(data.held_out)} clips of "
         f"{len(data.held_out.actors)} actors is held out{leaky}"
     )

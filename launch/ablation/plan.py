@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
@@ -74,15 +75,15 @@ class DataSet:
         try:
             content = path.read_bytes()
             manifest = json.loads(content)
-            shards = manifest["shards"]
-            actor = {shard["fold"] for shard in shards if shard["records"]}
-            random = {record["random_fold"] for shard in shards for record in shard["records"]}
+            with np.load(path.with_name("index.npz")) as index:
+                actor = np.unique(index["actor_folds"][index["actors"]]).tolist()
+                random = np.unique(index["random_folds"]).tolist()
             return cls(
                 path=Path(data_dir),
                 sha256=hashlib.sha256(content).hexdigest(),
                 provenance=manifest["provenance"],
                 num_folds=manifest["num_folds"],
-                filled={"actor": tuple(sorted(actor)), "random": tuple(sorted(random))},
+                filled={"actor": tuple(actor), "random": tuple(random)},
             )
         except FileNotFoundError as error:
             raise AblationError(

@@ -1,7 +1,7 @@
 """A data set as its manifest tells of it: what is there, whether it is whole, and getting it to S3.
 
-Knows the manifest's JSON alone: `format`, `version`, `provenance` and each shard's `name`, `bytes`
-and `sha256`.
+Knows the manifest's JSON alone: `format`, `version`, `provenance` and the `name`, `bytes` and
+`sha256` of each of its `files` and `shards`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class DataSet:
       where: its folder.
       manifest: the manifest's bytes.
       provenance: what figures from it must be called; empty for real recordings.
-      shards: its files.
+      shards: its files, the index and statistics among them.
     """
 
     where: Path | Folder
@@ -68,9 +68,10 @@ def parse(manifest: bytes, where: Path | Folder) -> DataSet:
     """
     try:
         content = json.loads(manifest)
-        if (content["format"], content["version"]) != ("emotion_tfdata", 1):
+        if (content["format"], content["version"]) != ("emotion_tfdata", 2):
             raise ValueError(f"format {content['format']!r}, version {content['version']!r}")
-        shards = tuple(Shard(s["name"], int(s["bytes"]), s["sha256"]) for s in content["shards"])
+        files = [*content["files"], *content["shards"]]
+        shards = tuple(Shard(s["name"], int(s["bytes"]), s["sha256"]) for s in files)
         provenance = content["provenance"]
     except (ValueError, KeyError, TypeError) as error:
         raise LaunchError(f"{where}/{MANIFEST}: not a data set's manifest ({error!r})") from error

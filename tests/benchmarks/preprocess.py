@@ -154,10 +154,9 @@ def _parts(clips: Iterable[Clip], work_dir: Path) -> dict[str, float]:
         names.append(clip.example_id)
     shard = "fold-0-of-5.tfrecord-00000-of-00001"
     plan = ShardPlan(shard, 0, tuple(names), (0,) * len(names))
+    modalities = BuildSettings(audio=settings).stored_modalities
     with timed("write"):
-        workspace.store_shard(
-            write_shard(work_dir, plan, workspace.load_example, ("audio", "landmarks"))
-        )
+        workspace.store_shard(write_shard(work_dir, plan, workspace.load_example, modalities))
     return seconds
 
 
@@ -316,10 +315,10 @@ def measure_round(
         build = f"build, {workers} workers"
         out_dir = folder / f"out{workers}"
         few_s, few_cpu_s = meter(functools.partial(build_seconds, few, out_dir, workers))
-        few_count = len(Manifest.load(str(out_dir)).records)
+        few_count = len(Manifest.load(str(out_dir)).index)
         many_s, many_cpu_s = meter(functools.partial(build_seconds, many, out_dir, workers))
         manifest = Manifest.load(str(out_dir))
-        found["clips"] = count = len(manifest.records)
+        found["clips"] = count = len(manifest.index)
         more = count - few_count
         add(f"{build}, whole", many_s, count)
         add(f"{build}, a further clip", many_s - few_s, more)
@@ -332,8 +331,8 @@ def measure_round(
     add("cpu plain script", cpu_s, len(clips[1]))
     found["others"] = meter.others
     for corpus in many:
-        records = [record for _, record in manifest.records if origin(record.example_id) == corpus]
-        found[f"{corpus} clip_s"] = sum(record.audio_frames for record in records) / 100
+        records = [each for each in manifest.index.records if origin(each.example_id) == corpus]
+        found[f"{corpus} clip_s"] = sum(record.frames["audio"] for record in records) / 100
         found[f"{corpus} clip_s"] /= len(records)
         found[f"{corpus} bytes"] = sum(record.length + 16 for record in records) / len(records)
     return found

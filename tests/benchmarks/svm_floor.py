@@ -28,18 +28,20 @@ def clip_statistics(data_dir: str) -> tuple[np.ndarray, np.ndarray, dict[str, np
 
     rows, classes = [], []
     folds: dict[str, list[int]] = {"actor": [], "random": []}
-    for shard in Manifest.load(data_dir).shards:
-        with open(os.path.join(data_dir, shard.name), "rb") as file:
-            for record in shard.records:
-                label = class_index(record.emotion, 6)
-                if label is None or not record.audio_frames:
-                    continue
-                file.seek(record.offset + 12)  # past TFRecord's length and its checksum
-                audio = schema.decode(file.read(record.length), shard.name).audio
-                rows.append(np.concatenate([audio.mean(axis=0), audio.std(axis=0)]))
-                classes.append(label)
-                folds["actor"].append(shard.fold)
-                folds["random"].append(record.random_fold)
+    manifest = Manifest.load(data_dir)
+    index = manifest.index
+    for place, record in enumerate(index.records):
+        label = class_index(record.emotion, 6)
+        if label is None or not record.frames["audio"]:
+            continue
+        shard = manifest.shards[index.shards[place]].name
+        with open(os.path.join(data_dir, shard), "rb") as file:
+            file.seek(record.offset + 12)  # past TFRecord's length and its checksum
+            audio = schema.decode(file.read(record.length), shard).audio
+        rows.append(np.concatenate([audio.mean(axis=0), audio.std(axis=0)]))
+        classes.append(label)
+        folds["actor"].append(int(index.folds[place]))
+        folds["random"].append(record.random_fold)
     return np.array(rows), np.array(classes), {name: np.array(of) for name, of in folds.items()}
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from emotion_tfdata import batching, rng
+from emotion_tfdata import batching
 from emotion_tfdata.augment import Augment
+from emotion_tfdata.index import example_key
 from emotion_tfdata.table import Table
 
 
@@ -17,13 +18,15 @@ def _table(num_clips: int, seed: int = 0) -> Table:
     ids = np.array([f"crema_d/{i:04d}" for i in range(num_clips)])
     return Table(
         example_ids=ids,
-        keys=np.array([rng.example_key(i) for i in ids], np.int64),
+        keys=np.array([example_key(i) for i in ids], np.int64),
         labels=np.zeros(num_clips, np.int32),
         audio_frames=(durations_s * 100).astype(np.int32) + 1,
         landmarks_frames=(durations_s * 30).astype(np.int32) + 1,
-        paths=ids,
+        shards=np.zeros(num_clips, np.int32),
         offsets=np.zeros(num_clips, np.int64),
         lengths=np.zeros(num_clips, np.int64),
+        places=np.arange(num_clips),
+        paths=np.array(["shard"]),
     )
 
 

@@ -24,9 +24,11 @@ def _read(tmp_path, *records):
         labels=np.zeros(count, np.int32),
         audio_frames=np.full(count, len(_EXAMPLE.audio), np.int32),
         landmarks_frames=np.full(count, len(_EXAMPLE.landmarks), np.int32),
-        paths=np.array([path] * count),
+        shards=np.zeros(count, np.int32),
         offsets=np.array([sum(lengths[:i]) + 16 * i for i in range(count)], np.int64),
         lengths=np.array(lengths, np.int64),
+        places=np.arange(count),
+        paths=np.array([path]),
     )
     wanted = {"audio": ("audio", (8,)), "landmarks": ("landmarks", (6, 3))}
     contents, problem = reader.read_examples(table, tf.range(count), wanted)

@@ -460,8 +460,8 @@ def write_data(path: Path, seed: int, *, shards: int = 3, size: int = 50_000) ->
         name = f"fold-0-of-1.tfrecord-{number:05d}-of-{shards:05d}"
         (path / name).write_bytes(content)
         sha256 = hashlib.sha256(content).hexdigest()
-        entries.append({"name": name, "bytes": size, "sha256": sha256, "records": []})
-    manifest = {"format": "emotion_tfdata", "version": 1, "provenance": "made up"}
+        entries.append({"name": name, "bytes": size, "sha256": sha256, "records": 1})
+    manifest = {"format": "emotion_tfdata", "version": 2, "provenance": "made up", "files": []}
     (path / "manifest.json").write_text(json.dumps({**manifest, "shards": entries}))
     return path
 

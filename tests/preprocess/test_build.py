@@ -149,7 +149,7 @@ def test_good_clips_are_built_from_among_bad_files(built):
 )
 def test_each_bad_file_is_listed_with_its_reason(built, path, kind, reason):
     out_dir, report = built
-    (entry,) = [each for each in Manifest.load(str(out_dir)).left_out if each["path"] == path]
+    (entry,) = [each for each in Manifest.load(str(out_dir)).skipped if each["path"] == path]
     assert entry["kind"] == kind
     assert re.search(reason, entry["reason"]), entry["reason"]
     assert f"{path},{kind}," in (out_dir / "left_out.csv").read_text()
@@ -157,13 +157,14 @@ def test_each_bad_file_is_listed_with_its_reason(built, path, kind, reason):
 
 
 def test_nothing_else_is_left_out(built):
-    assert built[1].left_out == len(Manifest.load(str(built[0])).left_out) == 13
+    assert built[1].left_out == len(Manifest.load(str(built[0])).skipped) == 13
 
 
 def test_the_manifest_says_what_the_data_set_holds(built):
     out_dir, _ = built
     manifest = Manifest.load(str(out_dir))
-    assert manifest.modalities == ("audio", "landmarks")
+    assert [*manifest.modalities] == ["audio", "landmarks"]
+    assert manifest.modalities["audio"].array.step == schema.AUDIO_STEP_DB
     assert (manifest.num_classes, manifest.num_folds) == (6, 5)
     assert (manifest.num_audio_features, manifest.num_landmarks) == (80, NUM_LANDMARKS)
     assert manifest.settings["audio"]["n_fft"] == 512
@@ -178,7 +179,8 @@ def test_the_manifest_says_what_the_data_set_holds(built):
         np.testing.assert_allclose(moments.deviation, rows.std(axis=0), atol=1e-6)
     assert sorted(path.name for path in out_dir.iterdir()) == sorted(
         [
-            *("build.json", "left_out.csv", "manifest.json", "report.html", "report.json"),
+            *("build.json", "left_out.csv", "report.html", "report.json"),
+            *("index.npz", "manifest.json", "statistics.npz"),
             *(shard.name for shard in manifest.shards),
         ]
     )
@@ -214,7 +216,8 @@ def test_workers_and_interruptions_do_not_change_a_byte(built, corpora, tmp_path
     assert not report.was_finished
     assert (tmp_path / sealed[0]).stat().st_mtime_ns == first_written
     assert shards(tmp_path) == shards(built[0])
-    for name in ("manifest.json", "left_out.csv", "report.json", "report.html"):
+    tables = ("index.npz", "statistics.npz", "left_out.csv")
+    for name in ("manifest.json", *tables, "report.json", "report.html"):
         assert (tmp_path / name).read_bytes() == (built[0] / name).read_bytes()
 
 
@@ -339,11 +342,11 @@ def test_files_in_a_folder_whose_name_is_no_utf_8_are_built_and_listed(
     settings = BuildSettings(modalities="audio")
     report = build({"ravdess": tmp_path / "ravdess"}, out_dir, settings, **in_process)
     manifest = Manifest.load(str(out_dir))
-    (entry,) = manifest.left_out
+    (entry,) = manifest.skipped
     assert entry["path"] == r"ravdess/Actor_\xff/03-01-05-01-01-01-01.wav"
     table = (out_dir / "left_out.csv").read_text(encoding="utf-8")
     assert f"\n{entry['path']},unreadable," in table
-    assert len(manifest.records) == report.clips_written == 1
+    assert len(manifest.index) == report.clips_written == 1
 
 
 def test_a_clip_whose_picture_begins_long_after_its_sound_is_too_long(
@@ -374,18 +377,18 @@ def test_landmarks_alone_need_no_sound(corpora, tmp_path, in_process):
     assert only.audio.shape == (0, 80)
     assert only.landmarks_valid.all()
     manifest = Manifest.load(str(tmp_path / "out"))
-    assert manifest.modalities == ("landmarks",)
+    assert [*manifest.modalities] == ["landmarks"]
     assert manifest.moments("landmarks", "actor", range(5)).count == len(only.landmarks)
 
 
 def test_real_clips_have_a_face_in_every_frame(corpora_dir, tmp_path, in_process):
     roots = {corpus: corpora_dir / corpus for corpus in ("ravdess", "crema_d")}
     build(roots, tmp_path, BuildSettings(), **in_process)
-    records = [record for _, record in Manifest.load(str(tmp_path)).records]
+    records = Manifest.load(str(tmp_path)).index.records
     assert [record.corpus for record in records] == ["crema_d"] * 4 + ["ravdess"] * 2
     for record in records:
-        assert record.faces_frames == record.landmarks_frames > 50
-    left_out = {entry["path"]: entry for entry in Manifest.load(str(tmp_path)).left_out}
+        assert record.valid_frames["landmarks"] == record.frames["landmarks"] > 50
+    left_out = {entry["path"]: entry for entry in Manifest.load(str(tmp_path)).skipped}
     surprised = "ravdess/Video_Speech_Actor_19/Actor_19/01-01-08-02-01-01-19.mp4"
     assert left_out.pop(surprised)["reason"] == "surprised is not among the 6 classes"
     assert len(left_out) == 960

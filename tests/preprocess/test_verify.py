@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import re
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -32,11 +33,14 @@ def change(path, at, bits=1):
     path.write_bytes(content)
 
 
-def rewrite(data_dir, change):
-    path = data_dir / "manifest.json"
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
+def rewrite(data_dir, part, name, at, value):
+    """Changes a number of the index or of the statistics, all checksums made right again."""
+    manifest = Manifest.load(str(data_dir))
+    of = getattr(manifest, part)
+    arrays = {key: array.copy() for key, array in of.to_arrays().items()}
+    arrays[name][at] = value(arrays[name][at]) if callable(value) else value
+    changed = types.SimpleNamespace(to_arrays=lambda: arrays)
+    dataclasses.replace(manifest, **{part: changed}).save(str(data_dir))
 
 
 def test_a_whole_data_set_has_no_problem(data_dir):
@@ -46,7 +50,7 @@ def test_a_whole_data_set_has_no_problem(data_dir):
 @pytest.mark.parametrize("part", ["length", "payload", "checksum"])
 def test_a_flipped_bit_is_placed_in_shard_and_record(data_dir, manifest, part):
     shard = manifest.shards[1]
-    record = shard.records[2]
+    record = manifest.index.record(shard.records + 2)
     at = {"length": 1, "payload": 12 + record.length // 2, "checksum": 12 + record.length}[part]
     change(data_dir / shard.name, record.offset + at)
     first, second = verify(data_dir)
@@ -58,11 +62,12 @@ def test_a_flipped_bit_is_placed_in_shard_and_record(data_dir, manifest, part):
 def test_a_cut_shard_names_the_records_that_are_gone(data_dir, manifest):
     shard = manifest.shards[0]
     path = data_dir / shard.name
-    path.write_bytes(path.read_bytes()[: shard.records[-2].offset])
+    last_two = manifest.index.records[shard.records - 2 : shard.records]
+    path.write_bytes(path.read_bytes()[: last_two[0].offset])
     found = list(verify(data_dir))
     assert found[0].endswith(f"bytes, the manifest says {shard.bytes}")
     assert [line.split("(")[1] for line in found[1:]] == [
-        f"{record.example_id}): cut short" for record in shard.records[-2:]
+        f"{record.example_id}): cut short" for record in last_two
     ]
 
 
@@ -75,104 +80,66 @@ def test_missing_and_unknown_shards_are_named(data_dir, manifest):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "problem"),
+    ("column", "value", "problem"),
     [
-        ("emotion", "calm", "emotion is '"),
-        ("audio_frames", 7, "audio has shape"),
-        ("faces_frames", 1, "rows with a face, the manifest says 1"),
-        ("random_fold", 9, "is in random fold 9 of a smaller set"),
+        (
+            "emotions",
+            lambda code: (code + 1) % 6,
+            "(ravdess/clip-01-000): emotion is 'neutral', not",
+        ),
+        ("actors", 1, "(ravdess/clip-01-000): actor is '01', not '02'"),
+        ("frames.audio", 7, "audio has shape"),
+        ("valid_frames.landmarks", 1, "rows hold landmarks, the index says 1"),
+        ("lengths", 10**15, "(ravdess/clip-01-000): cut short"),
+        ("offsets", 1, "(ravdess/clip-01-000): no record of its length begins where it should"),
+        ("keys", 5, "(ravdess/clip-01-000): its key in index.npz is not that of its id"),
+        ("example_ids", b"ravdess/clip-01-001", "index.npz: ravdess/clip-01-001 stands 2 times"),
     ],
 )
-def test_a_manifest_that_says_something_else_is_found(data_dir, field, value, problem):
-    rewrite(data_dir, lambda m: m["shards"][0]["records"][0].update({field: value}))
-    assert any(problem in line for line in verify(data_dir))
-
-
-def test_statistics_that_do_not_count_the_records_are_found(data_dir):
-    rewrite(data_dir, lambda m: m["statistics"]["actor"][1]["audio"].update({"count": 3}))
-    (line,) = verify(data_dir)
-    assert line.startswith("manifest: statistics of audio, actor fold 1, count 3 rows")
-
-
-RECORD = ("shards", 0, "records", 0)
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "problem"),
-    [
-        ((*RECORD, "offset"), "a", "manifest: record 'ravdess/clip-01-000': offset is 'a', not a"),
-        ((*RECORD, "offset"), -5, "manifest: record 'ravdess/clip-01-000': offset is -5, less"),
-        ((*RECORD, "offset"), 2**70, "record 0 (ravdess/clip-01-000): cut short"),
-        ((*RECORD, "length"), 10**15, "record 0 (ravdess/clip-01-000): cut short"),
-        ((*RECORD, "audio_frames"), True, "audio_frames is True, not a whole number"),
-        ((*RECORD, "example_id"), ["x"], "manifest: record ['x']: example_id is ['x'], not a text"),
-        (("shards", 0, "fold"), None, "fold is None, not a whole number"),
-        (("shards", 0, "name"), "a/b", "manifest: 'a/b' is not the name of a shard"),
-        (("shards", 0, "name"), 7, "manifest: shard 7: name is 7, not a text"),
-        (("shards",), [], "manifest: it has no record"),
-        (("num_classes",), 7, "manifest: num_classes must be 6 or 8, got 7"),
-        (("num_folds",), 4, "manifest: statistics of 5 actor folds, it has 4"),
-        (("num_folds",), "5", "manifest: num_folds is '5', not a whole number"),
-        (("settings",), [], "manifest: settings is [], not an object"),
-        (("modalities",), ["audio", []], "manifest: modality [] is none of audio, landmarks"),
-        (("statistics",), {}, "manifest: statistics of 0 random folds, it has 5"),
-        (("statistics", "random", 2), {}, "statistics of nothing, random fold 2, it has audio, l"),
-        (("statistics", "random", 2, "audio", "mean"), [1.0], "fold 2: mean has shape (1,)"),
-        (("statistics", "random", 2, "audio", "m2"), ["x"] * 8, "m2 does not hold numbers alone"),
-        (("statistics", "random", 2, "audio", "count"), 1.5, "count is 1.5, not a whole number"),
-    ],
-)
-def test_a_manifest_of_another_form_is_said_to_be(data_dir, path, value, problem):
-    def damage(content):
-        *outer, last = path
-        for key in outer:
-            content = content[key]
-        content[last] = value
-
-    rewrite(data_dir, damage)
+def test_an_index_that_says_something_else_is_found(data_dir, column, value, problem):
+    rewrite(data_dir, "index", column, 0, value)
     lines = list(verify(data_dir))
     assert any(problem in line for line in lines), lines
 
 
-def test_statistics_of_a_protocol_that_are_missing_are_named(data_dir):
-    rewrite(data_dir, lambda m: m["statistics"].pop("random"))
-    assert list(verify(data_dir)) == ["manifest: statistics of 0 random folds, it has 5"]
+@pytest.mark.parametrize(
+    ("part", "name", "value", "problem"),
+    [
+        ("index", "random_folds", 9, "index.npz: random_folds holds values below 0 or 5 and more"),
+        ("index", "offsets", -5, "index.npz: offsets holds values below 0"),
+        ("index", "shards", 1, "index.npz: shards do not hold as many records as the manifest"),
+        ("statistics", "by_actor.audio.m2", np.nan, "by_actor.audio.m2 holds values that no rows"),
+    ],
+)
+def test_values_that_no_data_set_can_have_are_refused(data_dir, part, name, value, problem):
+    rewrite(data_dir, part, name, 0, value)
+    with pytest.raises(ManifestError, match=re.escape(problem)):
+        list(verify(data_dir))
 
 
-@pytest.mark.parametrize("protocol", ["actor", "random"])
-@pytest.mark.parametrize("name", ["mean", "m2"])
+@pytest.mark.parametrize("grouping", ["by_actor", "by_random_fold"])
+@pytest.mark.parametrize("name", ["count", "mean", "m2"])
 @pytest.mark.parametrize("modality", ["audio", "landmarks"])
-def test_statistics_of_other_rows_are_found(data_dir, protocol, name, modality):
-    def damage(content):
-        values = content["statistics"][protocol][3][modality][name]
-        row = values[1] if modality == "landmarks" else values
-        row[2] *= 1 + 3e-6
-
-    rewrite(data_dir, damage)
-    (line,) = verify(data_dir)
-    at = "(1, 2)" if modality == "landmarks" else "(2,)"
-    where = f"manifest: statistics of {modality}, {protocol} fold 3, {name} at {at} is "
-    assert line.startswith(where)
-
-
-def test_statistics_that_are_not_finite_are_found(data_dir):
+def test_statistics_of_other_rows_are_found(data_dir, grouping, name, modality):
+    group = (3,) if grouping == "by_actor" else (0, 3)
+    at = () if name == "count" else (1, 2) if modality == "landmarks" else (2,)
+    change = 2 if name == "count" else 1 + 3e-6
     rewrite(
-        data_dir,
-        lambda m: m["statistics"]["random"][3]["audio"]["m2"].__setitem__(0, float("nan")),
+        data_dir, "statistics", f"{grouping}.{modality}.{name}", group + at, lambda x: x * change
     )
-    assert list(verify(data_dir)) == [
-        "manifest: statistics of audio, random fold 3, are not finite"
-    ]
+    (line,) = verify(data_dir)
+    where = "ravdess/04" if grouping == "by_actor" else "ravdess, random fold 3"
+    wanted = f"statistics.npz: {name} of {modality}, {where}, at {[*group, *at]} is "
+    assert line.startswith(wanted)
 
 
 def test_a_random_fold_that_is_not_the_one_summed_is_found(data_dir, manifest):
-    record = manifest.shards[0].records[0]
-    other = (record.random_fold + 1) % 5
-    rewrite(data_dir, lambda m: m["shards"][0]["records"][0].update(random_fold=other))
+    before = int(manifest.index.random_folds[0])
+    other = (before + 1) % 5
+    rewrite(data_dir, "index", "random_folds", 0, other)
     lines = list(verify(data_dir))
-    assert len(lines) == 4
-    for fold in (record.random_fold, other):
-        assert sum(f", random fold {fold}, count " in line for line in lines) == 2
+    assert len(lines) == 6  # count, mean and m2 of either modality, at the first place
+    assert all(f", random fold {min(before, other)}, " in line for line in lines)
 
 
 def test_a_value_that_is_not_finite_is_found_in_an_intact_shard(tmp_path, monkeypatch):

@@ -115,17 +115,27 @@ def test_a_clip_s_file_that_cannot_be_read_is_not_called_damaged(workspace):
 def test_a_finished_shard_is_kept_and_its_clips_are_dropped(workspace):
     workspace.store_example(example())
     plan = ShardPlan("fold-0-of-5.tfrecord-00000-of-00001", 0, (ID,), (3,))
-    written = write_shard(workspace.out_dir, plan, workspace.load_example, ("audio", "landmarks"))
+    modalities = schema.modalities(
+        *(getattr(example(), n).shape[1] for n in ("audio", "landmarks"))
+    )
+    written = write_shard(workspace.out_dir, plan, workspace.load_example, modalities)
     assert workspace.standing_shards() == set()
     workspace.store_shard(written)
     assert workspace.standing_shards() == {plan.name}
     assert not list(workspace.work_dir.rglob("*.npz"))
     loaded = workspace.load_shard(plan.name)
-    assert loaded.shard == written.shard
-    for modality in ("audio", "landmarks"):
-        np.testing.assert_array_equal(
-            loaded.moments[3][modality].m2, written.moments[3][modality].m2
-        )
+    for field in ("shard", "fold", "records", "facts"):
+        assert getattr(loaded, field) == getattr(written, field)
+    for modality in modalities:
+        for grouping, group in (
+            ("by_actor", ("ravdess", "01")),
+            ("by_random_fold", ("ravdess", 3)),
+        ):
+            of_loaded, of_written = (getattr(each.sums, grouping) for each in (loaded, written))
+            assert list(of_loaded) == [group]
+            np.testing.assert_array_equal(
+                of_loaded[group][modality].m2, of_written[group][modality].m2
+            )
     (workspace.out_dir / plan.name).write_bytes(b"short")
     with pytest.raises(
         WorkspaceError, match="was removed or changed; the same command makes it again"
@@ -286,18 +296,18 @@ def refused(workspace):
 
 def test_a_finished_data_set_is_taken_as_it_is(finished, claim):
     with claim(finished, SETTINGS, overwrite=False) as manifest:
-        assert len(manifest.records) == 30
+        assert len(manifest.index) == 30
 
 
 def test_overwriting_takes_a_finished_data_set_of_the_same_build_if_it_is_whole(finished, claim):
     with claim(finished, SETTINGS, overwrite=True) as manifest:
-        assert len(manifest.records) == 30
+        assert len(manifest.index) == 30
     path = sorted(finished.out_dir.glob("fold-*"))[1]
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with claim(finished, SETTINGS, overwrite=False) as manifest:
-        assert len(manifest.records) == 30  # its size is right
+        assert len(manifest.index) == 30  # its size is right
     with claim(finished, SETTINGS, overwrite=True) as manifest:
         assert manifest is None
     assert not path.exists()
@@ -326,7 +336,9 @@ def test_a_finished_data_set_whose_manifest_names_no_file_is_not_called_finished
     content = json.loads(path.read_text())
     content["shards"][1]["name"] = None
     path.write_text(json.dumps(content))
-    assert f"{finished.out_dir / 'None'} is gone" in refused(finished)
+    message = refused(finished)
+    assert "name is None, not a text" in message
+    assert message.endswith("build again with --overwrite")
 
 
 def test_a_finished_data_set_s_damaged_manifest_is_named(finished):

@@ -38,6 +38,7 @@ def example(index, audio=True, landmarks=True):
 
 EXAMPLES = {f"ravdess/{index:03d}": example(index) for index in range(12)}
 RANDOM_FOLDS = {name: index % 3 for index, name in enumerate(EXAMPLES)}
+MODALITIES = schema.modalities(4, 5)
 NAME = "fold-1-of-5.tfrecord-00000-of-00001"
 
 
@@ -50,7 +51,7 @@ def load(example_id):
 
 def write(tmp_path, ids=tuple(EXAMPLES), name=NAME, fold=1):
     plan = ShardPlan(name, fold, tuple(ids), tuple(RANDOM_FOLDS[each] for each in ids))
-    return write_shard(tmp_path, plan, load, ("audio", "landmarks"))
+    return write_shard(tmp_path, plan, load, MODALITIES)
 
 
 @given(
@@ -108,17 +109,17 @@ def test_a_shard_holds_the_examples_in_order(tmp_path):
 
 
 def test_the_manifest_s_numbers_of_a_shard_are_those_of_its_file(tmp_path):
-    shard = write(tmp_path).shard
+    written = write(tmp_path)
+    shard = written.shard
     content = (tmp_path / NAME).read_bytes()
-    assert (shard.name, shard.fold, shard.bytes) == (NAME, 1, len(content))
+    assert (shard.name, shard.bytes, shard.records) == (NAME, len(content), len(EXAMPLES))
     assert shard.sha256 == hashlib.sha256(content).hexdigest()
-    for record in shard.records:
+    for record in written.records:
         whole = EXAMPLES[record.example_id]
         payload = content[record.offset + 12 : record.offset + 12 + record.length]
         assert payload == schema.encode(whole)
-        assert record.audio_frames == len(whole.audio)
-        assert record.landmarks_frames == len(whole.landmarks)
-        assert record.faces_frames == whole.landmarks_valid.sum()
+        assert record.frames == {"audio": len(whole.audio), "landmarks": len(whole.landmarks)}
+        assert record.valid_frames == {"landmarks": whole.landmarks_valid.sum()}
         assert record.random_fold == RANDOM_FOLDS[record.example_id]
         assert (record.actor, record.emotion) == (whole.actor, whole.emotion)
 
@@ -129,32 +130,40 @@ def test_no_record_is_larger_than_the_plan_reckons():
         assert len(schema.encode(each)) < arrays + writer._TEXT_BYTES
 
 
-def test_statistics_are_those_of_the_stored_rows(tmp_path):
+def test_statistics_of_any_grouping_are_numpy_s_over_its_records(tmp_path):
     ids = list(EXAMPLES)
-    shards: list[writer.WrittenShard] = []
-    for fold, part in ((0, ids[:5]), (1, ids[5:8]), (1, ids[8:])):
-        shards.append(write(tmp_path, part, f"shard-{len(shards)}", fold))
-    statistics = writer.statistics(shards, 3, ("audio", "landmarks"))
-    members = {
-        "actor": {0: ids[:5], 1: ids[5:], 2: []},
-        "random": {fold: [i for i in ids if RANDOM_FOLDS[i] == fold] for fold in range(3)},
-    }
-    for protocol, folds in members.items():
-        assert len(statistics[protocol]) == 3
-        for fold, names in folds.items():
-            stored = [schema.decode(schema.encode(EXAMPLES[name])) for name in names]
-            rows = {
-                "audio": [each.audio for each in stored],
-                "landmarks": [each.landmarks[each.landmarks_valid] for each in stored],
-            }
-            for modality, shape in (("audio", (4,)), ("landmarks", (5, 3))):
-                moments = statistics[protocol][fold][modality]
-                assert moments.mean.shape == shape
-                assert moments.count == sum(len(each) for each in rows[modality])
-                if moments.count:
-                    every = np.concatenate(rows[modality]).astype(np.float64)
-                    np.testing.assert_allclose(moments.mean, every.mean(axis=0), atol=1e-9)
-                    np.testing.assert_allclose(moments.deviation, every.std(axis=0), atol=1e-9)
+    parts = ((0, ids[:5]), (1, ids[5:8]), (1, ids[8:]))
+    shards = [write(tmp_path, part, f"shard-{number}", f) for number, (f, part) in enumerate(parts)]
+    manifest = writer.make_manifest(
+        shards,
+        provenance="",
+        classes=("happy",),
+        num_folds=3,
+        modalities=MODALITIES,
+        settings={},
+        skipped=(),
+    )
+    statistics, index = manifest.statistics, manifest.index
+    choices = np.random.default_rng(0).random((20, len(index.actor_names))) < 0.5
+    for modality in MODALITIES:
+        for chosen in choices:
+            moments = statistics.by_actor[modality].total(chosen)
+            check(moments, [name for name, a in zip(ids, index.actors, strict=True) if chosen[a]])
+        for fold in range(3):
+            moments = manifest.moments(modality, "random", [fold])
+            check(moments, [name for name in ids if RANDOM_FOLDS[name] == fold])
+
+
+def check(moments, names):
+    """Compares with numpy over the rows of some clips, of the modality that has their shape."""
+    modality = "audio" if moments.mean.shape == (4,) else "landmarks"
+    stored = [schema.decode(schema.encode(EXAMPLES[name])) for name in names]
+    rows = [schema.valid_rows(each, MODALITIES)[modality] for each in stored]
+    assert moments.count == sum(map(len, rows))
+    if moments.count:
+        every = np.concatenate(rows).astype(np.float64)
+        np.testing.assert_allclose(moments.mean, every.mean(axis=0), atol=1e-9)
+        np.testing.assert_allclose(moments.deviation, every.std(axis=0), atol=1e-9)
 
 
 def test_a_shard_that_does_not_read_back_as_written_is_not_kept(tmp_path, monkeypatch):
@@ -184,7 +193,7 @@ def test_an_interrupted_shard_leaves_nothing(tmp_path):
 
     plan = ShardPlan(NAME, 1, tuple(EXAMPLES), tuple(RANDOM_FOLDS.values()))
     with pytest.raises(KeyboardInterrupt):
-        write_shard(tmp_path, plan, interrupted, ("audio",))
+        write_shard(tmp_path, plan, interrupted, MODALITIES)
     assert not list(tmp_path.iterdir())
 
 
