@@ -70,7 +70,7 @@ class AudioSettings:
             )
 
 
-def resample(samples: np.ndarray, rate_hz: int) -> np.ndarray:
+def resample(samples: np.ndarray, rate_hz: float) -> np.ndarray:
     """Brings sound to 16 kHz without moving it: sample 0 stays at the same instant.
 
     Args:

@@ -1,8 +1,9 @@
-"""Decoding of picture and sound, each with the times its container gives it (PyAV).
+"""Decoding of picture and sound as players show them, each with the container's times (PyAV).
 
 Times are the container's own seconds: encoder delays that the container takes away (mp4 edit lists)
 are gone, and those it does not (MP3 in flv moves the whole clock) are in both streams alike, so
-times of one file agree with each other. Frames are never placed by their number.
+times of one file agree with each other. Frames are never placed by their number. Pictures are
+turned and mirrored by the display matrix, and their pixels are square.
 
 Files come from the internet: only a local file is read, by the one demuxer its name stands for, and
 only so many seconds, frames and pixels of it.
@@ -14,21 +15,37 @@ import contextlib
 import dataclasses
 import errno
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from typing import Any
 
 import av
 import av.error
 import numpy as np
 
+from preprocess import sound_clock, stated_length
+
 # Decoding that ends this far before the length that the file states has lost something. Stated
 # lengths are off by up to a frame of either stream.
 _MISSING_S = 0.15
-# Sound is placed by its first timestamp and its sample count; timestamps further off than this
-# tell of a hole in it. Containers round them to a millisecond or a block.
-_HOLE_S = 0.05
+# A turn that is further than this from a quarter one is none (tangent of a degree).
+_ASKEW = 0.0175
 
-_DEMUXERS = {".mp4": "mp4", ".flv": "flv", ".wav": "wav", ".mp3": "mp3"}
+PICTURE_ENDINGS = (".mp4", ".flv", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".ts", ".m2ts")
+SOUND_ENDINGS = (
+    *(".wav", ".mp3", ".w64", ".rf64", ".au", ".aiff", ".aif", ".flac", ".m4a", ".aac"),
+    *(".ogg", ".oga", ".opus"),
+)
+_DEMUXERS = {
+    **{ending: ending[1:] for ending in (*PICTURE_ENDINGS, *SOUND_ENDINGS)},
+    **dict.fromkeys((".mkv", ".webm"), "matroska"),
+    **dict.fromkeys((".ts", ".m2ts"), "mpegts"),
+    **dict.fromkeys((".mov", ".m4v", ".m4a"), "mp4"),
+    **dict.fromkeys((".oga", ".opus"), "ogg"),
+    ".rf64": "wav",
+    ".aif": "aiff",
+}
 # PyAV derives its errors from several of Python's own; IndexError is its word for a packet of a
 # stream that the header did not announce.
 _DECODING_ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError, IndexError)
@@ -40,6 +57,9 @@ _PASSING_ERRNOS = frozenset(
 # Pictures decoded before the first of them is looked at: at most so many, and so much memory.
 _BATCH_PICTURES = 16
 _BATCH_BYTES = 50_000_000
+# Durations are sums of binary fractions.
+_TOLERANCE_S = 1e-6
+_PROTOCOL = "file:"
 _LFS_HEADER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -84,12 +104,13 @@ class Sound:
 
     Attributes:
       samples: float32 `[N]`, mono, full scale 1.
-      rate_hz: samples a second.
+      rate_hz: samples in one of the container's seconds: the nominal rate, unless the sound's clock
+        drifts against the container's.
       start_s: time of the first sample, in the container's seconds.
     """
 
     samples: np.ndarray
-    rate_hz: int
+    rate_hz: float
     start_s: float
 
 
@@ -98,7 +119,7 @@ class Picture:
     """A decoded picture.
 
     Attributes:
-      rgb: uint8 `[height, width, 3]`.
+      rgb: uint8 `[height, width, 3]`, upright and of square pixels.
       time_s: when it is shown, in the container's seconds.
     """
 
@@ -126,8 +147,10 @@ def not_media(path: str | os.PathLike[str]) -> MediaError | None:
 def read_sound(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Sound:
     """Decodes a file's first sound stream, mixed to mono, at its own rate.
 
+    Each block is where its own timestamp says, as `sound_clock` tells; gaps are silence.
+
     Raises:
-      MediaError: for a file that is not media, has no sound, breaks off, or passes a limit.
+      MediaError: for a file that is not media, has no sound, is cut short, or passes a limit.
       OSError: if it cannot be opened, or not be read for the machine's sake.
       MemoryError: if decoding it needs more than there is.
     """
@@ -136,40 +159,34 @@ def read_sound(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) ->
             raise MediaError("no sound", "video without sound")
         stream = container.streams.audio[0]
         blocks: list[np.ndarray] = []
-        rate_hz = 0
-        start_s = 0.0
-        count = 0
+        times_s: list[float] = []
+        rate_hz = count = 0
         for frame in _decode(container, stream, limits):
             assert isinstance(frame, av.AudioFrame)
-            time_s = start_s + count / rate_hz if rate_hz else 0.0
-            if frame.time is not None:
-                time_s = float(frame.time)
-            elif not rate_hz and not count:
-                raise MediaError("unreadable", "its sound has no timestamps")
-            if not rate_hz:
-                rate_hz, start_s = frame.sample_rate, time_s
+            if not blocks:
+                rate_hz = frame.sample_rate
                 if rate_hz <= 0:
                     raise MediaError("unreadable", "its sound has no sample rate")
+                if frame.time is None:
+                    raise MediaError("unreadable", "its sound has no timestamps")
             elif frame.sample_rate != rate_hz:
                 raise MediaError(
                     "unreadable",
                     f"its sound changes from {rate_hz} to {frame.sample_rate} samples/s on the way",
                 )
-            ahead_s = time_s - (start_s + count / rate_hz)
-            if ahead_s < -_HOLE_S:
-                raise MediaError(
-                    "unreadable", f"timestamps of its sound go back by {-ahead_s:.3f} s"
-                )
-            if ahead_s > _HOLE_S:
-                _check_duration(time_s - start_s, limits)
-                blocks.append(np.zeros(round(ahead_s * rate_hz), np.float32))
-                count += len(blocks[-1])
+            follows_s = times_s[-1] + len(blocks[-1]) / rate_hz if blocks else 0.0
+            times_s.append(follows_s if frame.time is None else float(frame.time))
             blocks.append(_mono(frame))
             count += len(blocks[-1])
             _check_duration(count / rate_hz, limits)
         if not count:
             raise MediaError("no sound", "its sound stream is empty")
-        return Sound(np.concatenate(blocks), rate_hz, start_s)
+        try:
+            clock = sound_clock.fit(times_s, [len(block) for block in blocks], rate_hz)
+        except ValueError as error:
+            raise MediaError("unreadable", str(error)) from error
+        _check_duration(clock.count / clock.rate_hz, limits)
+        return Sound(clock.place(blocks), clock.rate_hz, clock.start_s)
 
 
 def read_pictures(
@@ -178,7 +195,7 @@ def read_pictures(
     """Decodes a file's first picture stream, picture by picture, in order of their times.
 
     Raises (while iterating):
-      MediaError: for a file that is not media, has no picture, breaks off, or passes a limit.
+      MediaError: for a file that is not media, has no picture, is cut short, or passes a limit.
       OSError: if it cannot be opened, or not be read for the machine's sake.
       MemoryError: if decoding it needs more than there is.
     """
@@ -186,13 +203,15 @@ def read_pictures(
         if not container.streams.video:
             raise MediaError("no picture", "sound without picture")
         stream = container.streams.video[0]
+        shapes = _PixelShapes(container, stream)
         frames = 0
         first_s = last_s = -float("inf")
-        for frame in _decode(container, stream, limits):
+        step_s = 0.0
+        for frame in _decode(container, stream, limits, shapes.note):
             assert isinstance(frame, av.VideoFrame)
-            if frame.time is None:
+            time_s = _shown_at_s(container, frame, last_s, step_s)
+            if time_s is None:
                 raise MediaError("unreadable", f"picture {frames} has no timestamp")
-            time_s = float(frame.time)
             if time_s <= last_s:
                 raise MediaError(
                     "unreadable",
@@ -200,13 +219,15 @@ def read_pictures(
                 )
             if not frames:
                 first_s = time_s
+            else:
+                step_s = time_s - last_s
             frames += 1
             last_s = time_s
             if frames > limits.frames:
                 raise MediaError("too long", f"more than {limits.frames} pictures")
             _check_duration(last_s - first_s, limits)
             _check_pixels(frame.width, frame.height, limits)
-            yield Picture(frame.to_ndarray(format="rgb24"), time_s)
+            yield Picture(_as_shown(frame, shapes.of(frame), limits), time_s)
         if not frames:
             raise MediaError("no picture", "its picture stream is empty")
 
@@ -237,11 +258,14 @@ def _open(path: str | os.PathLike[str]) -> Iterator[av.container.InputContainer]
     if reason is not None:
         raise reason
     # One demuxer, one protocol: nothing inside the file can make FFmpeg open something else.
+    options = {"protocol_whitelist": "file"}
+    if _DEMUXERS[suffix] == "wav" and stated_length.is_piped_wav(path):
+        options["ignore_length"] = "1"
     try:
         container = av.open(
-            f"file:{os.path.abspath(path)}",
+            f"{_PROTOCOL}{os.path.abspath(path)}",
             format=_DEMUXERS[suffix],
-            options={"protocol_whitelist": "file"},
+            options=options,
             metadata_errors="replace",
         )
     except _DECODING_ERRORS as error:
@@ -254,15 +278,28 @@ def _open(path: str | os.PathLike[str]) -> Iterator[av.container.InputContainer]
 
 
 def _decode(
-    container: av.container.InputContainer, stream: av.stream.Stream, limits: Limits
+    container: av.container.InputContainer,
+    stream: av.stream.Stream,
+    limits: Limits,
+    note: Callable[[av.Packet], None] = lambda packet: None,
 ) -> Iterator[Any]:
-    """Decodes one stream and checks that file and stream last as long as they say they do."""
+    """Decodes one stream and checks that file and stream last as long as they say they do.
+
+    Args:
+      container: the file.
+      stream: of it.
+      limits: what a file may reach.
+      note: called with each packet that was decoded, before what came out of it.
+    """
     context = stream.codec_context
     if context is None:
         raise MediaError("unreadable", f"its {stream.type} stream is in no known encoding")
     context.thread_count = 1
     if isinstance(context, av.VideoCodecContext):
         _check_pixels(context.width, context.height, limits)
+    # Samples that stand one beside the other: where the file ends between two packets' ends, what
+    # is there of the last is whole, and the length that is stated tells whether the rest matters.
+    is_pcm = context.name.startswith("pcm_")
     end_s = last_end_s = 0.0
     try:
         for packet in container.demux():
@@ -271,11 +308,14 @@ def _decode(
                 last_end_s = max(last_end_s, packet_end_s)
                 if packet.stream is stream or packet.stream.index == stream.index:
                     end_s = max(end_s, packet_end_s)
-                    if packet.is_corrupt:
+                    if packet.is_corrupt and not is_pcm:
                         raise MediaError("unreadable", f"damaged at {end_s:.2f} s")
             if packet.stream.index == stream.index:
-                for frame in packet.decode():
-                    if getattr(frame, "is_corrupt", False):
+                is_cut = is_pcm and packet.size % _block_bytes(context)
+                frames = _decode_pcm(context, packet) if is_cut else packet.decode()
+                note(packet)
+                for frame in frames:
+                    if getattr(frame, "is_corrupt", False) and not is_pcm:
                         raise MediaError("unreadable", f"damaged at {end_s:.2f} s")
                     yield frame
     except MediaError:
@@ -283,16 +323,116 @@ def _decode(
     except _DECODING_ERRORS as error:
         _pass_on(error)
         raise MediaError(
-            "unreadable", f"decoding breaks off at {end_s:.2f} s ({_words(error)})"
+            "unreadable", f"decoding fails at {end_s:.2f} s ({_words(error)})"
         ) from error
-    stated_s, found_s = 0.0, last_end_s
-    if stream.duration is not None and stream.time_base is not None:
+    path = container.name.removeprefix(_PROTOCOL)
+    lengths_s = stated_length.wav_lengths_s(path)
+    stated_s: float | None = None
+    found_s = last_end_s
+    if lengths_s is not None:
+        stated_s, found_s = lengths_s
+    elif not stated_length.states_length(path, container.format.name.split(",")[0]):
+        pass
+    elif stream.duration is not None and stream.time_base is not None:
         stated_s, found_s = float((stream.start_time or 0) + stream.duration), end_s
         stated_s *= float(stream.time_base)
     elif container.duration is not None:
-        stated_s = ((container.start_time or 0) + container.duration) / av.time_base
-    if found_s < stated_s - _MISSING_S:
+        # In flv and Matroska the end of what comes last, wherever the first begins.
+        stated_s = container.duration / av.time_base
+    if stated_s is not None and found_s < stated_s - _MISSING_S:
         raise MediaError("unreadable", f"ends at {found_s:.2f} s of the {stated_s:.2f} s it states")
+
+
+def _block_bytes(context: Any) -> int:
+    """Bytes of one sample of all channels of PCM."""
+    bits = re.search("[0-9]+", context.name)
+    return -(-int(bits[0]) // 8 if bits else 1) * context.layout.nb_channels
+
+
+def _decode_pcm(context: Any, packet: av.Packet) -> list[Any]:
+    """Decodes a packet of PCM, passing over part of a sample where the file ends in one."""
+    content = bytes(packet)
+    content = content[: len(content) - len(content) % _block_bytes(context)]
+    if not content:
+        return []
+    whole = av.Packet(content)
+    whole.pts, whole.dts, whole.time_base = packet.pts, packet.dts, packet.time_base
+    return list(context.decode(whole))
+
+
+def _shown_at_s(
+    container: av.container.InputContainer, frame: av.VideoFrame, last_s: float, step_s: float
+) -> float | None:
+    """When a picture is shown, in the container's seconds.
+
+    Args:
+      container: that it comes from.
+      frame: the picture.
+      last_s: when the one before was shown.
+      step_s: how long after its predecessor that was.
+    """
+    context = container.streams.video[0].codec_context
+    if container.format.name != "avi" or not context.has_b_frames:
+        return None if frame.time is None else float(frame.time)
+    # avi has times of decoding alone, and those not for pictures that its end brings out. What
+    # FFmpeg makes of them does not rise.
+    if frame.dts is None or frame.time_base is None:
+        return last_s + step_s
+    return float(frame.dts * frame.time_base)
+
+
+class _PixelShapes:
+    """Width by height of pixels: the container's word or, where it has none, the codec's.
+
+    Args:
+      container: that the pictures come from.
+      stream: their stream, from which nothing is decoded yet.
+    """
+
+    def __init__(self, container: av.container.InputContainer, stream: Any) -> None:
+        self._context = stream.codec_context
+        self._stated = stream.sample_aspect_ratio
+        # These say nothing of pixels: the codec may say something new on the way.
+        self._is_codec_s = bool({"flv", "mpegts"} & set(container.format.name.split(",")))
+        self._by_pts: dict[int | None, Fraction | None] = {}
+
+    def note(self, packet: av.Packet) -> None:
+        """Keeps what is true of the picture in a packet just decoded, which may come out later."""
+        if self._is_codec_s:
+            self._by_pts[packet.pts] = self._context.sample_aspect_ratio
+
+    def of(self, frame: av.VideoFrame) -> Fraction:
+        """Of a picture."""
+        ratio = self._by_pts.get(frame.pts, self._stated)
+        return ratio if ratio and ratio > 0 else Fraction(1)
+
+
+def _as_shown(frame: av.VideoFrame, pixel_shape: Fraction, limits: Limits) -> np.ndarray:
+    """The picture as players show it: uint8 `[height, width, 3]`."""
+    if pixel_shape == 1:
+        rgb = frame.to_ndarray(format="rgb24")
+    else:
+        width, height = _square_size(frame.width, frame.height, pixel_shape, limits)
+        rgb = frame.reformat(width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return rgb
+    # Where the picture's axes lead: (x, y) is shown at (a x + c y, b x + d y).
+    (a, b), (c, d) = np.frombuffer(side_data, np.int32)[:9].reshape(3, 3)[:2, :2].tolist()
+    straight, turned = max(abs(a), abs(d)), max(abs(b), abs(c))
+    if min(straight, turned) > _ASKEW * max(straight, turned):
+        raise MediaError("unreadable", "its pictures are to be shown turned by no quarter turn")
+    if turned > straight:
+        rgb, a, d = rgb.transpose(1, 0, 2), c, b
+    rgb = rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return np.ascontiguousarray(rgb)
+
+
+def _square_size(width: int, height: int, pixel_shape: Fraction, limits: Limits) -> tuple[int, int]:
+    """Width and height in square pixels: the shorter looking side grows, as far as limits allow."""
+    wide, high = width * max(pixel_shape, Fraction(1)), height / min(pixel_shape, Fraction(1))
+    shrink = min(1.0, (limits.pixels / float(wide * high)) ** 0.5)
+    return max(1, round(float(wide) * shrink)), max(1, round(float(high) * shrink))
 
 
 def _mono(frame: av.AudioFrame) -> np.ndarray:
@@ -313,7 +453,7 @@ def _mono(frame: av.AudioFrame) -> np.ndarray:
 
 
 def _check_duration(duration_s: float, limits: Limits) -> None:
-    if duration_s > limits.duration_s:
+    if duration_s > limits.duration_s + _TOLERANCE_S:
         raise MediaError("too long", f"longer than {limits.duration_s:g} s")
 
 

@@ -16,14 +16,13 @@ from emotion_tfdata import schema
 from preprocess.audio import AudioSettings
 from preprocess.corpora import Clip, crema_d, ravdess
 from preprocess.example import INSTALL, make_example
-from preprocess.media import MediaError
+from preprocess.media import PICTURE_ENDINGS, MediaError
 from preprocess.plan import RECIPE
 from preprocess.pool import Lost, Pool, WorkerError
 
 # A training's folder, as `train.py` writes it.
 _SAVED_MODEL, _FEATURES, _SETTINGS = "saved_model", "features.json", "settings.json"
 _FORMAT_VERSION = 1
-_WITH_PICTURE = {".mp4", ".flv"}
 _CLIP_TIMEOUT_S = 300.0
 _WORKER_MEMORY_BYTES = 2048 * 10**6
 
@@ -188,7 +187,7 @@ def read_clip(path: Path, features: Features) -> schema.Example | Failure | _Unf
     """
     wanted = set(features.modalities)
     tried = wanted
-    if path.suffix.lower() in _WITH_PICTURE:
+    if path.suffix.lower() in PICTURE_ENDINGS:
         tried = wanted | set(features.data_modalities)
     try:
         try:
@@ -288,7 +287,7 @@ def predict_clips(
 
     Args:
       model_dir: a finished training's folder.
-      paths: mp4, flv, wav or mp3.
+      paths: of endings that `media` reads, e.g. mp4, mkv, flv, wav or mp3.
       features: as `load_features` gave them.
       num_workers: processes that decode and track faces.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -120,6 +121,21 @@ def encode(drawn) -> Callable[..., Encoded]:
         return Encoded(path, offset_s)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> Callable[..., bytes]:
+    """Runs ffmpeg, an independent one, and gives what it writes to its standard output."""
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    program = imageio_ffmpeg.get_ffmpeg_exe()
+
+    def run(*arguments: object) -> bytes:
+        command = [program, "-v", "error", "-y", *(str(each) for each in arguments)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")
