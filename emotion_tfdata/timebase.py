@@ -19,9 +19,7 @@ _TOLERANCE_FRAMES = 1e-6
 
 def num_frames(duration_s: float, rate_hz: float) -> int:
     """Number of frames whose centres lie in `[0, duration_s]`; 0 for a negative duration."""
-    if duration_s < 0:
-        return 0
-    return math.floor(duration_s * rate_hz + _TOLERANCE_FRAMES) + 1
+    return max(math.floor(duration_s * rate_hz + _TOLERANCE_FRAMES) + 1, 0)
 
 
 def frame_times_s(frames: int, rate_hz: float) -> np.ndarray:

@@ -31,6 +31,11 @@ HOLD_S = 0.05
 # Longest that one stream is cut at the end for the other: a block of MP3 or AAC and a picture.
 TAIL_S = 0.1
 
+# Times are sums of binary fractions: what is at a limit may come out on either side of it.
+TOLERANCE_S = 1e-6
+# Containers round times to a millisecond, so that the distance of two is off by as much.
+_ROUNDING_S = 0.001
+
 # Of the measured lag: how far it is looked for, in which steps, and the standard deviation of the
 # smoothing, most of it within two rows of landmarks.
 MAX_LAG_S = 0.25
@@ -70,9 +75,9 @@ def clip_span(sound: tuple[float, float] | None, picture: tuple[float, float] | 
         raise ValueError("a clip needs sound or picture")
     if sound is None or picture is None:
         return Span(*(sound or picture or (0.0, 0.0)))
-    start_s = picture[0] if picture[0] < sound[0] - HOLD_S else sound[0]
+    start_s = picture[0] if picture[0] < sound[0] - HOLD_S - TOLERANCE_S else sound[0]
     ends_s = sorted((sound[1], picture[1]))
-    end_s = ends_s[0] if ends_s[1] - ends_s[0] <= TAIL_S else ends_s[1]
+    end_s = ends_s[0] if ends_s[1] - ends_s[0] <= TAIL_S + TOLERANCE_S else ends_s[1]
     return Span(start_s, end_s)
 
 
@@ -134,8 +139,9 @@ def align_track(track: lm.Track, span: Span) -> tuple[np.ndarray, np.ndarray]:
     nearest = np.where(inside & (weight < 0.5), before, after)
     away_s = np.abs(times_s - track.times_s[nearest])
 
-    between = inside & track.found[before] & track.found[after] & (gap_s <= 2 * HOLD_S)
-    held = ~between & track.found[nearest] & (away_s <= HOLD_S)
+    is_hole = gap_s > 2 * HOLD_S + _ROUNDING_S
+    between = inside & track.found[before] & track.found[after] & ~is_hole
+    held = ~between & track.found[nearest] & (away_s <= HOLD_S + TOLERANCE_S)
     points = np.zeros((rows, *track.points.shape[1:]), np.float32)
     points[held] = track.points[nearest[held]]
     share = weight[between, None, None].astype(np.float32)

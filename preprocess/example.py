@@ -57,9 +57,11 @@ def make_example(
         picture_span = align.picture_span(track.times_s)
 
     span = align.clip_span(sound_span, picture_span)
-    if span.duration_s < limits.min_duration_s:
+    if span.duration_s < limits.min_duration_s - align.TOLERANCE_S:
         raise MediaError("too short", f"only {span.duration_s:.3f} s long")
-    if span.duration_s > limits.duration_s:  # one stream may begin long after the other
+    if (
+        span.duration_s > limits.duration_s + align.TOLERANCE_S
+    ):  # one stream may begin long after the other
         raise MediaError(
             "too long",
             f"picture and sound together last {span.duration_s:.1f} s, longer than "

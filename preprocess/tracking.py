@@ -67,7 +67,7 @@ def read_track(path: Path, limits: Limits = DEFAULT_LIMITS) -> Track:
     times_s = table[:, 0]
     if not np.isfinite(times_s).all() or (np.diff(times_s) < 0).any():
         raise MediaError("unreadable", "times in its tracking record do not rise")
-    if times_s[-1] - times_s[0] > limits.duration_s:
+    if times_s[-1] - times_s[0] > limits.duration_s + 1e-6:
         raise MediaError("too long", f"longer than {limits.duration_s:g} s")
     table = table[np.append(True, np.diff(times_s) > 0)]
     points = _in_picture_widths(table[:, 2:])

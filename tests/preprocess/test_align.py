@@ -172,3 +172,24 @@ def test_there_is_no_lag_where_there_is_nothing_to_go_by():
     assert align.mouth_lag_s(np.full_like(audio_db, -100), landmarks, valid) is None
     assert align.mouth_lag_s(audio_db, landmarks, np.zeros_like(valid)) is None
     assert align.mouth_lag_s(np.zeros((0, 3)), landmarks, valid) is None
+
+
+@pytest.mark.parametrize("first_s", [0.0, 0.021, 1.4])
+@pytest.mark.parametrize(("rate_hz", "is_hole"), [(9, True), (9.8, True), (10, False), (12, False)])
+def test_only_pictures_further_than_a_tenth_of_a_second_apart_leave_a_hole(
+    rate_hz, is_hole, first_s
+):
+    """Whatever the times' last binary digit, or a container's rounding to a millisecond, says."""
+    for round_to in (12, 3):
+        times_s = np.round(first_s + np.arange(40) / rate_hz, round_to)
+        rows, valid = align.align_track(track(times_s), Span(first_s, times_s[-1]))
+        assert not valid.all() if is_hole else valid.all()
+        if not is_hole:
+            at_s = first_s + frame_times_s(len(rows), 30)
+            np.testing.assert_allclose(rows[:, 0, 2], at_s, atol=0.0011)
+
+
+def test_a_tail_of_just_a_tenth_of_a_second_is_cut():
+    for start_s in np.arange(0, 2, 0.1):
+        sound, picture = (start_s, start_s + 1.1), (start_s, start_s + 1.0)
+        assert align.clip_span(sound, picture).end_s == picture[1]
