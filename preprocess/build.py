@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from preprocess.ledger import Begun, Clerk, Ledger
 from preprocess.plan import BuildError, BuildSettings
 from preprocess.pool import Lost, Pool, Runner, WorkerError
 from preprocess.summary import BuildReport, Progress
-from preprocess.work import GOES_ON, Stop, Work
+from preprocess.work import GOES_ON, PASSING_KINDS, Stop, Work
 from preprocess.workspace import Workspace, WorkspaceError
 from preprocess.writer import ShardPlan
 
@@ -22,6 +23,8 @@ Item = TypeVar("Item")
 
 # Clips that are fetched from the ledger at once.
 _BATCH = 64
+# So many clips that fail alike before any does not tell of the machine.
+_FAILING_ALIKE = 5
 
 
 def build(
@@ -105,14 +108,37 @@ def _process(
         kept = begun.clips - begun.clips_missing
         print(f"{kept} clips were finished before and are kept", file=sys.stderr)
     progress = Progress(begun.clips_missing, "clips")
+    failing: list[str] | None = []
     for clip, result in pool.run(_fetch(clerk, Ledger.clips, begun.clips_missing, _BATCH)):
         if isinstance(result, Lost):
             where = place(clip.corpus, roots[clip.corpus], clip.files[0])
             result = LeftOut(where, "failed", result.reason)
         if isinstance(result, Stop):
             raise BuildError(result.reason)
+        if failing is not None:
+            failing = _still_failing(failing, result)
         clerk.ask(Ledger.add, clip.example_id, result)
         progress.add(result if isinstance(result, LeftOut) else None)
+
+
+def _still_failing(failing: list[str], result: int | LeftOut) -> list[str] | None:
+    """Why all clips so far failed, the next one included; None once one did for another reason.
+
+    Raises:
+      BuildError: if so many failed alike that it is not for their own sake.
+    """
+    if not isinstance(result, LeftOut) or result.kind not in PASSING_KINDS:
+        return None
+    alike = re.split(r"[(:]", result.reason)[0]
+    if any(alike != re.split(r"[(:]", reason)[0] for reason in failing):
+        return None
+    failing = [*failing, result.reason]
+    if len(failing) < _FAILING_ALIKE:
+        return failing
+    raise BuildError(
+        f"the first {len(failing)} clips all failed alike, which is hardly their fault "
+        f"({result.reason}). Nothing is held against them: mend it; then {GOES_ON}"
+    )
 
 
 def _seal(clerk: Clerk, pool: Runner[ShardPlan, Any], clip_timeout_s: float) -> None:

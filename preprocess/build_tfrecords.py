@@ -17,15 +17,17 @@ from typing import Any, Literal, cast
 
 from absl import app, flags
 
-from emotion_tfdata.splits import PROTOCOLS
 from preprocess import cli
-from preprocess.audio import AudioSettings
-from preprocess.build import build
-from preprocess.checksums import CHECKSUMS, Checksums
-from preprocess.corpora import MODALITIES, Modalities
-from preprocess.dry_run import estimate
-from preprocess.plan import RAVDESS_TRACKING, BuildError, BuildSettings
-from preprocess.pool import Pool, Runner
+
+with cli.importing():
+    from emotion_tfdata.splits import PROTOCOLS
+    from preprocess.audio import AudioSettings
+    from preprocess.build import build
+    from preprocess.checksums import CHECKSUMS, Checksums
+    from preprocess.corpora import MODALITIES, Modalities
+    from preprocess.dry_run import estimate
+    from preprocess.plan import RAVDESS_TRACKING, BuildError, BuildSettings
+    from preprocess.pool import Pool, Runner
 
 _RAVDESS_DIR = flags.DEFINE_string(
     "ravdess_dir", None, "RAVDESS as unzipped from Zenodo, in any nesting of folders."

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from absl import flags
+
+from preprocess import fitness
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -27,6 +30,15 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         return flags.FLAGS(argv)
     except flags.Error as error:
         fail(str(error).replace("\n", " "))
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Where a command's libraries do not load, that is one line."""
+    try:
+        yield
+    except Exception as error:  # libraries that do not fit each other raise whatever they like
+        fail(fitness.describe(error))
 
 
 def fail(message: str) -> NoReturn:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from emotion_tfdata import schema
 from preprocess.corpora import Clip
-from preprocess.example import INSTALL, make_example
+from preprocess import fitness
+from preprocess.example import make_example
 from preprocess.media import MediaError
 from preprocess.plan import BuildError, BuildSettings, plan_build
 from preprocess.pool import Pool, WorkerError
@@ -117,13 +118,19 @@ def estimate(
 
 def _measure(clip: Clip, settings: BuildSettings) -> tuple[float, int] | Stop | None:
     """Seconds of CPU and bytes of one clip, or None where it cannot be used. Runs in a worker."""
+    unfit = fitness.why_unfit(
+        sound="audio" in settings.built,
+        faces="landmarks" in settings.built and settings.landmarks == "facemesh",
+    )
+    if unfit:
+        return Stop(unfit)
     began_s = time.process_time()
     try:
         arrays = schema.stored_arrays(
             make_example(clip, settings.audio, num_landmarks=settings.num_landmarks)
         )
     except ImportError as error:  # no clip is to blame
-        return Stop(f"{error}. {INSTALL}")
+        return Stop(fitness.describe(error))
     except (MediaError, OSError, MemoryError, schema.SchemaError):
         return None
     size = sum(array.nbytes for array in arrays.values())

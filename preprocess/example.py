@@ -12,11 +12,6 @@ from preprocess.media import DEFAULT_LIMITS, Limits, MediaError
 
 # Sound that never gets louder (3 steps of 16 bits) was not recorded.
 _SILENCE = 1e-4
-# What an ImportError of `make_example` asks for.
-INSTALL = (
-    "Install the extra [preprocess]; what is missing of the system comes with: "
-    "apt-get install libgl1 libglib2.0-0"
-)
 
 
 def make_example(

@@ -293,7 +293,7 @@ def _decode(
     """
     context = stream.codec_context
     if context is None:
-        raise MediaError("unreadable", f"its {stream.type} stream is in no known encoding")
+        raise MediaError("no decoder", f"its {stream.type} stream is in no known encoding")
     context.thread_count = 1
     if isinstance(context, av.VideoCodecContext):
         _check_pixels(context.width, context.height, limits)

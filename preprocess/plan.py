@@ -30,7 +30,7 @@ from preprocess.corpora import (
     ravdess,
     sample,
 )
-from preprocess.example import INSTALL
+from preprocess.fitness import INSTALL
 from preprocess.landmarks import NUM_LANDMARKS
 from preprocess.summary import left_out_lines
 from preprocess.tracking import NUM_POINTS

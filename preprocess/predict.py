@@ -20,14 +20,16 @@ from pathlib import Path
 from absl import app, flags
 
 from preprocess import cli
-from preprocess.predictor import (
-    Failure,
-    Features,
-    PredictError,
-    Prediction,
-    load_features,
-    predict_clips,
-)
+
+with cli.importing():
+    from preprocess.predictor import (
+        Failure,
+        Features,
+        PredictError,
+        Prediction,
+        load_features,
+        predict_clips,
+    )
 
 
 class Table:

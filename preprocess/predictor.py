@@ -14,8 +14,9 @@ from pathlib import Path
 
 from emotion_tfdata import schema
 from preprocess.audio import AudioSettings
+from preprocess import fitness
 from preprocess.corpora import Clip, crema_d, ravdess
-from preprocess.example import INSTALL, make_example
+from preprocess.example import make_example
 from preprocess.media import PICTURE_ENDINGS, MediaError
 from preprocess.plan import RECIPE
 from preprocess.pool import Lost, Pool, WorkerError
@@ -186,6 +187,9 @@ def read_clip(path: Path, features: Features) -> schema.Example | Failure | _Unf
     model uses one of them; where only what the model does not use is missing, the rest will do.
     """
     wanted = set(features.modalities)
+    unfit = fitness.why_unfit(sound="audio" in wanted, faces="landmarks" in wanted)
+    if unfit:
+        return _Unfit(unfit)
     tried = wanted
     if path.suffix.lower() in PICTURE_ENDINGS:
         tried = wanted | set(features.data_modalities)
@@ -201,7 +205,7 @@ def read_clip(path: Path, features: Features) -> schema.Example | Failure | _Unf
     except OSError as error:
         return Failure("unreadable", f"cannot be read ({error.strerror})")
     except ImportError as error:  # no clip is to blame
-        return _Unfit(f"{error}. {INSTALL}")
+        return _Unfit(fitness.describe(error))
     except Exception as error:  # whatever a file provokes costs that file alone, and is told
         traceback.print_exc()
         return Failure("failed", f"{type(error).__name__}: {error}")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from emotion_tfdata import schema
-from preprocess import checksums, media, writer
+from preprocess import checksums, fitness, media, writer
 from preprocess.corpora import FILE_ERRNOS, NO_PICTURE, NO_SOUND, Clip, LeftOut, place
-from preprocess.example import INSTALL, make_example
+from preprocess.example import make_example
 from preprocess.facts import measure
 from preprocess.plan import BuildError, BuildSettings
 from preprocess.workspace import Workspace, WorkspaceError
@@ -20,8 +20,8 @@ from preprocess.writer import ShardPlan
 
 GOES_ON = "the same command goes on from here"
 ALTERED = "not the file that its corpus published (its SHA-256 is another)"
-# What the loader says of a library for which the limit on memory leaves no room.
-_NO_ROOM = "failed to map segment"
+# What may be the machine's fault as well as a clip's: listed, but tried again by the next run.
+PASSING_KINDS = ("failed", "no decoder")
 # Tokens of the builds that this process was found fit for.
 _checked: set[str] = set()
 
@@ -102,7 +102,11 @@ class Work:
                 f"it has {', '.join(others)} as where the build was started, and might give other "
                 "bytes. Install the same: pip install -c launch/constraints.txt"
             )
-        return ""
+        built = self.settings.built
+        return fitness.why_unfit(
+            sound="audio" in built,
+            faces="landmarks" in built and self.settings.landmarks == "facemesh",
+        )
 
     def _process(self, clip: Clip) -> int | LeftOut | Stop:
         """Makes one clip's example."""
@@ -134,9 +138,7 @@ class Work:
             # Not kept: who goes on later may find it mended.
             return LeftOut(where, "unreadable", f"cannot be read ({error.strerror})")
         except ImportError as error:  # no clip is to blame
-            if _NO_ROOM in str(error):
-                return Stop(f"{error}: --worker_memory_mb is too little; then {GOES_ON}")
-            return Stop(f"{error}. {INSTALL}; then {GOES_ON}")
+            return Stop(f"{fitness.describe(error)}; then {GOES_ON}")
         except MemoryError:
             return LeftOut(where, "failed", "needs more memory than --worker_memory_mb gives")
         except Exception as error:  # whatever a file provokes costs that file alone, and is listed
@@ -144,7 +146,8 @@ class Work:
             return LeftOut(where, "failed", f"{type(error).__name__}: {error}")
         try:
             if left_out:
-                self.workspace.store_left_out(clip.example_id, left_out)
+                if left_out.kind not in PASSING_KINDS:
+                    self.workspace.store_left_out(clip.example_id, left_out)
                 return left_out
             return self.workspace.store_example(example, measure(example, altered))
         except OSError as error:

@@ -7,12 +7,16 @@ import errno
 import importlib.metadata
 import os
 import re
+import shutil
 
 import pytest
 
+from preprocess import fitness
 from preprocess.build import build
 from preprocess.corpora import LeftOut
 from preprocess.dry_run import estimate
+from preprocess.example import make_example
+from preprocess.media import MediaError
 from preprocess.plan import BuildError, BuildSettings, plan_build
 from preprocess.work import Stop, Work
 from preprocess.workspace import Workspace
@@ -121,6 +125,95 @@ def test_a_library_that_is_not_installed_is_no_clip_s_fault(
     assert re.search(r": av is not installed\. Install the extra .*; then the same", stop.reason)
     with pytest.raises(BuildError, match=r"^av is not installed"):
         build(work.roots, tmp_path, BuildSettings(), **in_process)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RuntimeError("cannot cache function 'f': no locator"), "Set NUMBA_CACHE_DIR, in the env"),
+        (
+            TypeError("Descriptors cannot be created directly.\nIf this"),
+            "-c launch/constraints.txt",
+        ),
+        (AttributeError("module 'numpy' has no attribute 'float'"), "-c launch/constraints.txt"),
+        (OSError("No usable temporary directory found"), "Set HOME and TMPDIR to folders"),
+        (ImportError("libGL.so.1: cannot open"), "apt-get install libgl1"),
+        (MemoryError(), "--worker_memory_mb is too little"),
+    ],
+)
+def test_libraries_that_do_not_work_end_the_build_before_a_clip_is_touched(
+    planned, monkeypatch, in_process, tmp_path, error, says
+):
+    _, work = planned
+
+    def broken(*_, **__):
+        raise error
+
+    fitness.why_unfit.cache_clear()
+    monkeypatch.setattr("preprocess.audio.resample", broken)
+    try:
+        with pytest.raises(BuildError, match=re.escape(says)) as told:
+            build(work.roots, tmp_path, BuildSettings(), **in_process)
+    finally:
+        fitness.why_unfit.cache_clear()
+    assert "\n" not in str(told.value)
+    assert str(told.value).endswith("then the same command goes on from here")
+    assert Workspace(tmp_path).outcomes() == {}
+
+
+def _copies(crema_d, folder, count):
+    original = crema_d / "VideoFlash" / f"{FLV}.flv"
+    for number in range(count):
+        shutil.copy(original, folder / f"10{number:02d}_DFA_ANG_XX.flv")
+    return {"crema_d": folder}
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), KeyError("no such symbol"), MediaError("no decoder", "unknown")]
+)
+def test_first_clips_that_fail_alike_end_the_build_and_are_not_held_against_them(
+    crema_d, tmp_path, monkeypatch, in_process, made, error
+):
+    (tmp_path / "in").mkdir()
+    roots = _copies(crema_d, tmp_path / "in", 6)
+
+    def fail(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr("preprocess.work.make_example", fail)
+        with pytest.raises(BuildError, match="the first 5 clips all failed alike, which is hardly"):
+            build(roots, tmp_path / "out", BuildSettings(num_folds=2), **in_process)
+    assert Workspace(tmp_path / "out").outcomes() == {}
+    monkeypatch.setattr("preprocess.work.make_example", made)
+    report = build(roots, tmp_path / "out", BuildSettings(num_folds=2), **in_process)
+    assert (report.clips_written, report.left_out) == (6, 0)
+
+
+def test_clips_that_fail_after_one_that_did_not_are_listed(
+    crema_d, tmp_path, monkeypatch, in_process, made
+):
+    (tmp_path / "in").mkdir()
+    roots = _copies(crema_d, tmp_path / "in", 7)
+
+    def fail_but_for_one(clip, *_, **__):
+        if clip.actor != "1001":
+            raise KeyError("damaged beyond words")
+        return made(clip)
+
+    monkeypatch.setattr("preprocess.work.make_example", fail_but_for_one)
+    report = build(roots, tmp_path / "out", BuildSettings(num_folds=2), **in_process)
+    assert (report.clips_written, report.left_out) == (1, 6)
+
+
+@pytest.fixture(scope="module")
+def made(crema_d):
+    """Makes the drawn clip's example over again under other names."""
+    (clip,) = plan_build({"crema_d": crema_d}, BuildSettings()).clips
+    example = make_example(clip, BuildSettings().audio)
+    return lambda clip, *_, **__: dataclasses.replace(
+        example, example_id=clip.example_id, actor=clip.actor
+    )
 
 
 def test_a_library_that_finds_no_room_blames_the_flag(planned, monkeypatch, claim):
