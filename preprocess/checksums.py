@@ -59,11 +59,8 @@ def altered(corpus: str, paths: Iterable[Path]) -> tuple[str, ...]:
       OSError: if a file cannot be read.
     """
     official = official_files(corpus)
-    return tuple(
-        path.name
-        for path in paths
-        if path.name in official and not _is_official(path, official[path.name])
-    )
+    known = [(path, official.get(path.stem + path.suffix.lower())) for path in paths]
+    return tuple(path.name for path, file in known if file and not _is_official(path, file))
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

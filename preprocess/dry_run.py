@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from emotion_tfdata import schema
-from preprocess.corpora import Clip
 from preprocess import fitness
+from preprocess.corpora import Clip
 from preprocess.example import make_example
 from preprocess.media import MediaError
 from preprocess.plan import BuildError, BuildSettings, plan_build

@@ -1,4 +1,4 @@
-"""Whether the libraries that read clips work in this process, tried before a clip is laid on them."""
+"""Whether the libraries that read clips work in this process, tried before any clip is."""
 
 from __future__ import annotations
 

@@ -212,6 +212,7 @@ def plan_build(roots: Mapping[str, Path], settings: BuildSettings) -> Plan:
         except (CorpusError, OSError, ValueError) as error:
             raise BuildError(f"--{corpus}_dir: {error}") from error
         left_out += scan.left_out
+        notes += scan.counted
         if drawn:
             provenance = sample.DESCRIPTION
         else:  # what is known of the real corpora is not true of clips drawn under the same names

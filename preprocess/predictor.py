@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from emotion_tfdata import schema
-from preprocess.audio import AudioSettings
 from preprocess import fitness
+from preprocess.audio import AudioSettings
 from preprocess.corpora import Clip, crema_d, ravdess
 from preprocess.example import make_example
 from preprocess.media import PICTURE_ENDINGS, MediaError

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NoReturn
+
+from preprocess.media import PICTURE_ENDINGS, SOUND_ENDINGS
 
 Modalities = Literal["both", "audio", "landmarks"]
 MODALITIES: tuple[Modalities, ...] = ("both", "audio", "landmarks")
@@ -18,6 +21,13 @@ NO_TRACKING = ("no tracking", "no record of its face in --ravdess_tracking_dir")
 NO_SOUND = ("no sound", "picture without sound; --modalities=landmarks builds it")
 # What an OSError of one file alone has; others tell of the machine or its network, and pass.
 FILE_ERRNOS = frozenset((errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ELOOP))
+
+
+# A file of these is a clip or a copy of one, or somebody should know why it is not.
+MEDIA_ENDINGS = frozenset((*PICTURE_ENDINGS, *SOUND_ENDINGS, ".wma", ".wmv", ".mpg", ".mpeg"))
+_APPLE_DOUBLE = "._"  # what macOS writes beside files on foreign file systems
+_KINDS = 5
+_EXPECTED = ("SAMPLE_CORPUS.json",)
 
 
 class CorpusError(ValueError):
@@ -81,7 +91,8 @@ class Scan:
       root: its folder.
       clips: to be built, in order of their names.
       left_out: files that are not, in order of their paths.
-      notes: what is to be known of clips that are built all the same.
+      notes: what is to be known of the real corpus's clips that are built all the same.
+      counted: lines on files that are neither built nor listed one by one.
     """
 
     corpus: str
@@ -89,6 +100,7 @@ class Scan:
     clips: tuple[Clip, ...]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...] = ()
+    counted: tuple[str, ...] = ()
 
 
 def place(corpus: str, root: Path, path: Path) -> str:
@@ -100,6 +112,35 @@ def place(corpus: str, root: Path, path: Path) -> str:
         return f"{corpus}/tracking/{path.name}"
     name = f"{corpus}/{path.relative_to(root).as_posix()}"
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def is_media(path: Path) -> bool:
+    """Whether a file is called as picture or sound is."""
+    return path.suffix.lower() in MEDIA_ENDINGS and not path.name.startswith(_APPLE_DOUBLE)
+
+
+def unknown_name(corpus: str, root: Path, path: Path, example: str) -> LeftOut:
+    """Media that is not named as its corpus names its files."""
+    reason = f"not named as the corpus's files are, e.g. {example}"
+    return LeftOut(place(corpus, root, path), "unknown name", reason)
+
+
+def count_lines(corpus: str, what: str, paths: Iterable[Path]) -> tuple[str, ...]:
+    """One line that counts files by their endings, or none without files."""
+    counts = Counter(
+        f"{_APPLE_DOUBLE}*"
+        if path.name.startswith(_APPLE_DOUBLE)
+        else path.suffix.lower().lstrip(".") or "without ending"
+        for path in paths
+        if path.name not in _EXPECTED
+    )
+    if not counts:
+        return ()
+    named = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_KINDS]
+    kinds = [f"{count} {kind}" for kind, count in named]
+    if len(counts) > _KINDS:
+        kinds.append(f"{counts.total() - sum(count for _, count in named)} of other kinds")
+    return (f"{corpus}: {what}: {', '.join(kinds)}",)
 
 
 def find_files(root: Path) -> list[Path]:

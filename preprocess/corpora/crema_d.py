@@ -14,20 +14,29 @@ from preprocess.corpora import (
     LeftOut,
     Modalities,
     Scan,
+    count_lines,
     find_files,
+    is_media,
     place,
+    unknown_name,
 )
+from preprocess.media import PICTURE_ENDINGS, SOUND_ENDINGS
 
 CORPUS = "crema_d"
 
 _NAME = re.compile(
     r"(?P<stem>(?P<actor>1[0-9]{3})_(?P<sentence>[A-Z]{3})_(?P<emotion>ANG|DIS|FEA|HAP|NEU|SAD)_"
-    r"(?P<level>LO|MD|HI|XX|X))(?P<ending>\.flv|\.wav|\.mp3)"
+    r"(?P<level>LO|MD|HI|XX|X))(?P<ending>\.[A-Za-z0-9]+)"
 )
 _LEVELS = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified", "X": "unspecified"}
-_PICTURE = ".flv"
+_EXAMPLE = "1001_DFA_ANG_XX.flv"
+# The corpus's own endings first; others are of copies that somebody converted, as its maintainers
+# advise where flv cannot be played.
+_PICTURES = (".flv", *(ending for ending in PICTURE_ENDINGS if ending != ".flv"))
 # Alone, the sound comes from the wav: mp3 loses some of it, and all of it in 21 clips.
-_SOUND_ALONE = (".wav", ".mp3", ".flv")
+_OWN_SOUNDS = (".wav", ".mp3", ".flv")
+_SOUNDS = tuple(dict.fromkeys((*_OWN_SOUNDS, *SOUND_ENDINGS, *PICTURE_ENDINGS)))
+_NAMED = 3
 
 # Clips that the usual protocol drops. Which of a take's files are bad differs.
 _BAD_EVERYWHERE = {
@@ -52,7 +61,7 @@ def actor_of(file_name: str) -> str | None:
 def scan(root: Path, modalities: Modalities) -> Scan:
     """Finds the clips in CREMA-D as cloned: `VideoFlash`, `AudioWAV`, `AudioMP3`, or any nesting.
 
-    A clip's other files are copies of its sound, not clips of their own, and are not listed.
+    A clip's other files are copies of it, not clips of their own, and are counted.
 
     Args:
       root: the folder.
@@ -63,36 +72,39 @@ def scan(root: Path, modalities: Modalities) -> Scan:
     """
     takes: dict[str, dict[str, Path]] = defaultdict(dict)
     left_out = []
+    copies, others = [], []
     for path in find_files(root):
         match = _NAME.fullmatch(path.name)
-        if not match:
+        if not is_media(path):
+            others.append(path)
             continue
-        files = takes[match["stem"]]
-        if match["ending"] in files:
-            first = place(CORPUS, root, files[match["ending"]])
-            reason = f"the same name as {first}"
+        if not match:
+            left_out.append(unknown_name(CORPUS, root, path, _EXAMPLE))
+            continue
+        files, ending = takes[match["stem"]], match["ending"].lower()
+        if ending in files:
+            reason = f"the same name as {place(CORPUS, root, files[ending])}"
             left_out.append(LeftOut(place(CORPUS, root, path), "duplicate file", reason))
         else:
-            files[match["ending"]] = path
+            files[ending] = path
     if not takes:
-        raise CorpusError(
-            f"{root} is not CREMA-D: no file in it is named as 1001_DFA_ANG_XX.flv is"
-        )
+        raise CorpusError(f"{root} is not CREMA-D: no file in it is named as {_EXAMPLE} is")
     clips = []
     for stem in sorted(takes):
         files = takes[stem]
         picture = sound = None
         refused = None
         if modalities == "audio":
-            sound = next((files[e] for e in _SOUND_ALONE if e in files), None)
+            sound = next((files[e] for e in _SOUNDS if e in files), None)
         else:
-            picture = files.get(_PICTURE)
+            picture = next((files[e] for e in _PICTURES if e in files), None)
             sound = picture if modalities == "both" else None
             refused = None if picture else NO_PICTURE
         main = picture or sound or next(iter(files.values()))
+        copies += [path for path in files.values() if path != main]
         if stem in _BAD_EVERYWHERE:
             refused = ("known bad", _BAD_EVERYWHERE[stem])
-        elif stem in _BAD_BUT_FOR_WAV and main.suffix != ".wav":
+        elif stem in _BAD_BUT_FOR_WAV and main.suffix.lower() != ".wav":
             refused = ("known bad", _BAD_BUT_FOR_WAV[stem])
         if refused:
             left_out.append(LeftOut(place(CORPUS, root, main), *refused))
@@ -117,5 +129,18 @@ def scan(root: Path, modalities: Modalities) -> Scan:
         for one, other in _SAME_SOUND
         if one in built and other in built and modalities != "landmarks"
     )
+    own = _PICTURES[:1] if modalities != "audio" else _OWN_SOUNDS
+    converted = [path.name for clip in clips for path in clip.files[:1]
+                 if path.suffix.lower() not in own]  # fmt: skip
+    if converted:
+        more = f" and {len(converted) - _NAMED} more" if len(converted) > _NAMED else ""
+        notes += (
+            f"{CORPUS}: built from converted copies, of which no checksum is known: "
+            f"{', '.join(converted[:_NAMED])}{more}",
+        )
+    counted = (
+        *count_lines(CORPUS, "copies of clips' files, not read", copies),
+        *count_lines(CORPUS, "files that are no clips", others),
+    )
     left_out.sort(key=lambda entry: entry.path)
-    return Scan(CORPUS, root, tuple(clips), tuple(left_out), notes)
+    return Scan(CORPUS, root, tuple(clips), tuple(left_out), notes, counted)

@@ -17,17 +17,20 @@ from preprocess.corpora import (
     LeftOut,
     Modalities,
     Scan,
+    count_lines,
     find_files,
+    is_media,
     place,
+    unknown_name,
 )
 
 CORPUS = "ravdess"
 
 _NAME = re.compile(
     r"(?P<modality>0[123])-(?P<take>(?P<channel>0[12])-(?P<emotion>0[1-8])-(?P<intensity>0[12])-"
-    r"(?P<sentence>0[12])-(?P<repetition>0[12])-(?P<actor>[0-9]{2}))(?P<ending>\.mp4|\.wav)",
-    re.IGNORECASE,
+    r"(?P<sentence>0[12])-(?P<repetition>0[12])-(?P<actor>[0-9]{2}))(?P<ending>\.[A-Za-z0-9]+)"
 )
+_EXAMPLE = "01-01-03-01-02-01-12.mp4"
 _TRACKING = re.compile(r"0[12]-(?P<take>01(?:-[0-9]{2}){5})\.csv", re.IGNORECASE)
 _INTENSITIES = {"01": "normal", "02": "strong"}
 _SPEECH = "01"
@@ -58,9 +61,14 @@ def scan(root: Path, modalities: Modalities, tracking_dir: Path | None = None) -
     """
     takes: dict[str, dict[str, Path]] = defaultdict(dict)
     left_out = []
+    others = []
     for path in find_files(root):
         match = _NAME.fullmatch(path.name)
+        if not is_media(path):
+            others.append(path)
+            continue
         if not match:
+            left_out.append(unknown_name(CORPUS, root, path, _EXAMPLE))
             continue
         take, modality = match["take"], match["modality"]
         where = place(CORPUS, root, path)
@@ -74,11 +82,15 @@ def scan(root: Path, modalities: Modalities, tracking_dir: Path | None = None) -
             left_out.append(LeftOut(where, "duplicate file", f"the same name as {first}"))
         else:
             takes[take][modality] = path
-    if not takes and not left_out:
-        raise CorpusError(
-            f"{root} is not RAVDESS: no file in it is named as 01-01-03-01-02-01-12.mp4 is"
-        )
-    tracks = _find_tracks(tracking_dir) if tracking_dir else {}
+    if not takes and all(entry.kind == "unknown name" for entry in left_out):
+        raise CorpusError(f"{root} is not RAVDESS: no file in it is named as {_EXAMPLE} is")
+    counted = count_lines(CORPUS, "files that are no clips", others)
+    tracks: dict[str, Path] = {}
+    if tracking_dir:
+        tracks, no_tracks = _find_tracks(tracking_dir)
+        idle = [path for take, path in tracks.items() if take not in takes]
+        counted += count_lines(CORPUS, "records of tracking without their clips", idle)
+        counted += count_lines(CORPUS, "files that are no records of tracking", no_tracks)
     clips = []
     for take in sorted(takes):
         files = takes[take]
@@ -122,26 +134,30 @@ def scan(root: Path, modalities: Modalities, tracking_dir: Path | None = None) -
         tuple(sorted(clips, key=lambda clip: clip.name)),
         tuple(sorted(left_out, key=lambda entry: entry.path)),
         notes,
+        counted,
     )
 
 
-def _find_tracks(folder: Path) -> dict[str, Path]:
-    """Take -> its tracking record.
+def _find_tracks(folder: Path) -> tuple[dict[str, Path], list[Path]]:
+    """Take -> its tracking record; and other files.
 
     Raises:
       CorpusError: if there is none in the folder.
     """
     tracks: dict[str, Path] = {}
+    others = []
     for path in find_files(folder):
         match = _TRACKING.fullmatch(path.name)
-        if match:
-            tracks.setdefault(match["take"], path)
+        if match and match["take"] not in tracks:
+            tracks[match["take"]] = path
+        else:
+            others.append(path)
     if not tracks:
         raise CorpusError(
             f"{folder} is not RAVDESS's tracking: no file in it is named as "
             "01-01-03-01-02-01-12.csv is"
         )
-    return tracks
+    return tracks, others
 
 
 def _choose_tracked(

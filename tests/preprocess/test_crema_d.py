@@ -95,3 +95,34 @@ def test_a_folder_that_is_not_crema_d_says_so(tmp_path):
     (tmp_path / "01-01-03-01-02-01-12.mp4").write_bytes(b"media")
     with pytest.raises(CorpusError, match=r"is not CREMA-D: no file in it is named as 1001_DFA"):
         crema_d.scan(tmp_path, "both")
+
+
+def test_capital_endings_are_endings_and_a_converted_copy_stands_for_a_missing_flv(tmp_path):
+    names = ["1001_DFA_ANG_XX.FLV", "1002_DFA_ANG_XX.mp4", "1003_DFA_ANG_XX.flv"]
+    for name in [*names, "1003_DFA_ANG_XX.mp4", "1002_DFA_ANG_XX.wav"]:
+        (tmp_path / name).write_bytes(b"media")
+    found = crema_d.scan(tmp_path, "both")
+    assert [clip.files for clip in found.clips] == [(tmp_path / name,) for name in names]
+    assert found.left_out == ()
+    assert found.notes == (
+        "crema_d: built from converted copies, of which no checksum is known: 1002_DFA_ANG_XX.mp4",
+    )
+    assert found.counted == ("crema_d: copies of clips' files, not read: 1 mp4, 1 wav",)
+
+
+def test_every_file_is_built_or_listed_or_counted(tmp_path):
+    scan(tmp_path, ["1001_DFA_ANG_XX.flv"])
+    for name in ("1001_DFA_ANG_XX (1).flv", "holiday.MOV"):
+        (tmp_path / name).write_bytes(b"media")
+    for name in ("README", "a.txt", "b.TXT", "._1001_DFA_ANG_XX.flv", "1001_DFA_ANG_XX.json"):
+        (tmp_path / name).write_bytes(b"words")
+    found = crema_d.scan(tmp_path, "both")
+    assert [(entry.path, entry.kind) for entry in found.left_out] == [
+        ("crema_d/1001_DFA_ANG_XX (1).flv", "unknown name"),
+        ("crema_d/holiday.MOV", "unknown name"),
+    ]
+    (counted,) = found.counted
+    assert counted.startswith("crema_d: files that are no clips: 2 txt, ")
+    assert set(counted.rpartition(": ")[2].split(", ")) == {
+        *("1 without ending", "2 txt", "1 ._*", "1 json"),
+    }

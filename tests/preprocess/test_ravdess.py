@@ -156,3 +156,29 @@ def test_real_ravdess_has_three_videos_and_960_wavs(corpora_dir):
     assert len(ravdess.scan(corpora_dir / "ravdess", "both").clips) == 3
     audio = ravdess.scan(corpora_dir / "ravdess", "audio").clips
     assert sum(str(clip.sound).endswith(".wav") for clip in audio) == 960
+
+
+def test_every_file_is_built_or_listed_or_counted(tmp_path):
+    scan(tmp_path, [BOTH.replace(".mp4", ".MP4"), "notes.txt", f"03-{TAKE}.flac"])
+    scan(tmp_path, [f"03-{TAKE}.mp3", f"03-{TAKE} (1).wav", f"01-{TAKE}.csv"])
+    found = ravdess.scan(tmp_path, "both")
+    assert len(found.clips) == 1
+    assert [(entry.path, entry.kind) for entry in found.left_out] == [
+        (f"ravdess/03-{TAKE} (1).wav", "unknown name"),
+        (f"ravdess/03-{TAKE}.flac", "not the corpus's"),
+        (f"ravdess/03-{TAKE}.mp3", "not the corpus's"),
+    ]
+    assert found.counted == ("ravdess: files that are no clips: 1 csv, 1 txt",)
+
+
+def test_records_of_tracking_are_counted_too(tmp_path):
+    scan(tmp_path / "r", [AUDIO])
+    for name in (f"01-{TAKE}.csv", "01-01-03-02-01-02-13.csv", "words.csv"):
+        (tmp_path / "t").mkdir(exist_ok=True)
+        (tmp_path / "t" / name).write_bytes(b"rows")
+    found = ravdess.scan(tmp_path / "r", "both", tmp_path / "t")
+    assert len(found.clips) == 1
+    assert found.counted == (
+        "ravdess: records of tracking without their clips: 1 csv",
+        "ravdess: files that are no records of tracking: 1 csv",
+    )
