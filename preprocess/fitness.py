@@ -53,7 +53,7 @@ def describe(error: Exception) -> str:
     if isinstance(error, MemoryError) or _NO_ROOM in text:
         return f"{text}: --worker_memory_mb is too little"
     if "cannot cache function" in text:
-        return f"numba {text}. Set NUMBA_CACHE_DIR, in the environment, to a folder that can be written"
+        return f"numba {text}. Set NUMBA_CACHE_DIR to a folder that can be written"
     if isinstance(error, ImportError):
         return f"{text.rstrip('.')}. {INSTALL}"
     if isinstance(error, OSError):

@@ -130,7 +130,7 @@ def test_a_library_that_is_not_installed_is_no_clip_s_fault(
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (RuntimeError("cannot cache function 'f': no locator"), "set NUMBA_CACHE_DIR to a folder"),
+        (RuntimeError("cannot cache function 'f': no locator"), "Set NUMBA_CACHE_DIR to a folder"),
         (
             TypeError("Descriptors cannot be created directly.\nIf this"),
             "-c launch/constraints.txt",
