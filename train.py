@@ -275,6 +275,7 @@ def _main(argv: list[str]) -> int:
     except ManifestError as error:
         hint = " (./launch/quickstart.sh makes it)" if FLAGS["data_dir"].using_default_value else ""
         return _fail(f"{error}{hint}")
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # the models are, whatever Keras is set to elsewhere
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what matters is raised as an exception
     logging.set_verbosity(logging.WARNING)  # what TensorFlow tells of its own doings
     import tensorflow as tf

@@ -24,6 +24,11 @@ _JUMP_S = 0.003
 _SCATTERS = 6.0
 # Longest overlap of blocks; times that go back further are not to be reconciled.
 _OVERLAP_S = 0.1
+# A drift moves the ends of the sound by at least so much, and is so many standard deviations of the
+# fit's own off zero.
+_MOVED_S = 0.0005
+_DEVIATIONS = 5.0
+_DRIFT_BLOCKS = 20
 # Sound cards are off by a thousandth at most; what is off by more is no clock.
 _MAX_DRIFT = 0.01
 _MEDIAN_BLOCKS = 5
@@ -79,7 +84,10 @@ def fit(times_s: Sequence[float], lengths: Sequence[int], rate_hz: int) -> Clock
     offsets_s = np.asarray(times_s, np.float64) - played_s
     levels_s = _without_odd_ones(offsets_s)
     steps_s = np.diff(levels_s)
-    scatter_s = _SCATTERS * float(np.median(np.abs(steps_s))) if len(steps_s) else 0.0
+    # Of scatter half of the steps are down; most of those up may be gaps.
+    down_s = -steps_s[steps_s < 0]
+    usual_s = min(np.median(np.abs(steps_s)), np.median(down_s)) if len(down_s) else 0.0
+    scatter_s = _SCATTERS * float(usual_s)
     is_jump = np.abs(steps_s) > max(_JUMP_S, scatter_s)
     back_s = -float(steps_s[is_jump].min(initial=0.0))
     if back_s > _OVERLAP_S:
@@ -121,19 +129,23 @@ def _without_odd_ones(offsets_s: np.ndarray) -> np.ndarray:
 
 
 def _drift(played_s: np.ndarray, levels_s: np.ndarray, pieces: np.ndarray) -> float:
-    """Slope of the line through all pieces, or 0 where it moves nothing by more than rounding."""
+    """Slope of the line through all pieces, or 0 where it is nothing but rounding."""
     numbers = np.arange(pieces[-1] + 1)
-    heights_s = ndimage.median(levels_s, pieces, numbers)
-    if np.abs(levels_s - heights_s[pieces]).max() <= _ROUNDING_S:
-        return 0.0
     x = played_s - ndimage.mean(played_s, pieces, numbers)[pieces]
     y = levels_s - ndimage.mean(levels_s, pieces, numbers)[pieces]
-    drift = float(x @ y / (x @ x)) if x.any() else 0.0
-    return drift if abs(drift) * np.ptp(played_s) / 2 > _ROUNDING_S else 0.0
+    if len(x) < _DRIFT_BLOCKS or not x.any():
+        return 0.0
+    drift = float(x @ y / (x @ x))
+    deviation = float(np.sqrt(np.square(y - drift * x).mean() / (x @ x)))
+    moves_s = abs(drift) * np.ptp(played_s) / 2
+    return drift if moves_s > _MOVED_S and abs(drift) > _DEVIATIONS * deviation else 0.0
 
 
 def _cut_where_it_wanders(levels_s: np.ndarray, pieces: np.ndarray, wander_s: float) -> np.ndarray:
     """Cuts pieces that leave their line, where they have left it by `wander_s`."""
+    heights_s = ndimage.median(levels_s, pieces, np.arange(pieces[-1] + 1))
+    if np.abs(levels_s - heights_s[pieces]).max() <= wander_s:
+        return pieces
     height_s = levels_s[0]
     cuts = np.zeros(len(levels_s), int)
     for index in range(1, len(levels_s)):
