@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -179,7 +179,11 @@ class Ledger:
             modalities=settings.stored_modalities,
             settings={
                 **settings.as_dict(),
-                "notes": [*self._plan.notes, *_altered_notes(facts)],
+                "notes": [
+                    *self._plan.notes,
+                    *_altered_notes(facts),
+                    *_processor_notes(self._workspace.processors()),
+                ],
             },
             skipped=tuple(dataclasses.asdict(entry) for entry in everything),
         )
@@ -294,6 +298,17 @@ def _altered_notes(facts: Mapping[str, ClipFacts]) -> list[str]:
                 f"{', '.join(names[:_NAMED])}{more}; --checksums=require leaves them out"
             )
     return notes
+
+
+def _processor_notes(processors: Sequence[str]) -> list[str]:
+    """A note where clips were made on processors of several kinds."""
+    if len(processors) < 2:
+        return []
+    return [
+        f"made on processors of {len(processors)} kinds: {'; '.join(processors)}. Landmarks, and "
+        "sound decoded from mp4, flv or mp3, can differ between them in the last digits: build on "
+        "one kind for bytes that another build repeats"
+    ]
 
 
 def _warnings(clips: Mapping[int, int], num_folds: int) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emotion_tfdata import schema
-from preprocess import checksums, fitness, media, writer
+from preprocess import checksums, fitness, media, processor, writer
 from preprocess.corpora import FILE_ERRNOS, NO_PICTURE, NO_SOUND, Clip, LeftOut, place
 from preprocess.example import make_example
 from preprocess.facts import measure
@@ -65,6 +65,10 @@ class Work:
             reason = self._not_as_in_parent()
             if reason:
                 return Stop(f"{socket.gethostname()}: {reason}; then {GOES_ON}")
+            try:
+                self.workspace.store_processor(processor.describe())
+            except OSError as error:
+                return self._cannot_write(error)
             _checked.add(self.workspace.token)
         return self._process(task) if isinstance(task, Clip) else self._seal(task)
 

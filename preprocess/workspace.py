@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -192,6 +193,21 @@ class Workspace:
     def finish(self) -> None:
         """Removes the intermediate files. What cannot be removed harms nobody."""
         shutil.rmtree(self.work_dir, ignore_errors=True)
+
+    # -- processors -------------------------------------------------------------------------------
+
+    def store_processor(self, description: str) -> None:
+        """Keeps what kind took part; not in a clip's file, by whose size shards are cut."""
+        name = hashlib.sha256(description.encode()).hexdigest()[:16]
+        self._write_json(self.work_dir / "processors" / f"{name}.json", description)
+
+    def processors(self) -> tuple[str, ...]:
+        """Kinds of processors that took part, in alphabetical order."""
+        found = (self.work_dir / "processors").glob("*.json")
+        try:
+            return tuple(sorted(str(json.loads(path.read_text("utf-8"))) for path in found))
+        except ValueError:  # damaged since: no more than a note is lost
+            return ()
 
     # -- clips ------------------------------------------------------------------------------------
 
@@ -432,7 +448,7 @@ class Workspace:
                 "--overwrite replaces it, another --out_dir keeps both"
             )
 
-    def _write_json(self, path: Path, content: Mapping[str, Any]) -> None:
+    def _write_json(self, path: Path, content: Any) -> None:
         def write(file: BinaryIO) -> None:
             for part in json.JSONEncoder(indent=1).iterencode(content):  # never all of it at once
                 file.write(part.encode())
