@@ -110,6 +110,8 @@ class Manifest:
       skipped: one mapping a clip that is not in the data set: `path`, `kind` and `reason`.
       index: the records.
       statistics: of their rows, in the units of the modalities.
+      processors: kinds of processors that the build ran on, as `preprocess.processor` describes
+        them; empty where it is not known.
       sha256: of `manifest.json`, and so of every byte of the data set; empty before it is saved.
     """
 
@@ -122,6 +124,7 @@ class Manifest:
     skipped: tuple[Mapping[str, str], ...]
     index: Index
     statistics: Statistics
+    processors: tuple[str, ...] = ()
     sha256: str = ""
 
     @classmethod
@@ -207,6 +210,7 @@ class Manifest:
                 name: dataclasses.asdict(modality) for name, modality in self.modalities.items()
             },
             "settings": self.settings,
+            "processors": self.processors,
             "files": [dataclasses.asdict(file) for file in files],
             "shards": [dataclasses.asdict(shard) for shard in self.shards],
             "skipped": self.skipped,
@@ -275,6 +279,7 @@ class Manifest:
                 "settings": _typed(content, "settings", dict),
                 "shards": tuple(_file(Shard, shard) for shard in content["shards"]),
                 "skipped": tuple(content["skipped"]),
+                "processors": tuple(map(str, content.get("processors", ()))),
             }
             files = {file["name"]: _file(File, file) for file in content["files"]}
             index_file, statistics_file = files[INDEX_NAME], files[STATISTICS_NAME]

@@ -171,6 +171,7 @@ class Ledger:
         everything = sorted([*self._plan.left_out, *left_out], key=lambda entry: entry.path)
         out_dir, settings = self._workspace.out_dir, self._settings
         (out_dir / LEFT_OUT_NAME).write_text(left_out_csv(everything), encoding="utf-8")
+        processors = self._workspace.processors()
         manifest = writer.make_manifest(
             written,
             provenance=self._plan.provenance,
@@ -182,10 +183,11 @@ class Ledger:
                 "notes": [
                     *self._plan.notes,
                     *_altered_notes(facts),
-                    *_processor_notes(self._workspace.processors()),
+                    *_processor_notes(processors),
                 ],
             },
             skipped=tuple(dataclasses.asdict(entry) for entry in everything),
+            processors=processors,
         )
         write_report(out_dir, manifest, summarize(manifest, facts))
         manifest.save(str(out_dir))

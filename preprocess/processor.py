@@ -1,4 +1,4 @@
-"""What kind of processor this is: libraries choose their code by it, and with it the last digits."""
+"""What kind of processor this is: libraries choose their code, and so the last digits, by it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """What a build gives on every kind of processor, and what it says of those that it ran on.
 
-The stored values were computed with AVX-512 (Zen 4) and found the same under qemu-user's Haswell
-(AVX2), SandyBridge (AVX) and Nehalem (SSE), landmarks to within their tolerance. Where a golden
-SHA-256 changes, data sets built before cannot be repeated: raise `plan.RECIPE` with it.
+The stored values were computed with AVX-512 (Zen 4). Under qemu-user Haswell (AVX2) gives the same
+to the bit; SandyBridge (AVX) and Nehalem (SSE) do so of wavs, and landmarks on Nehalem differ
+by up to 8e-4 after four pictures. Where the golden SHA-256 changes, data sets built before cannot
+be repeated: raise `plan.RECIPE` with it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import wave
 import numpy as np
 import pytest
 
+from emotion_tfdata.manifest import Manifest
 from preprocess import processor, work
 from preprocess.build import build
 from preprocess.landmarks import to_face_frame, track_face
 from preprocess.plan import BuildSettings
 
 SHARDS_SHA256 = "07eb7ac33c6021bf1078727b38e7ff66e0ff828bd70c2b5c9e3ff296bfd85063"
-# Landmarks of the drawn face's fourth picture in the face's own frame: nose, lips, chin, eyes, brow.
+# Nose, lips, chin, eyes and brow in the drawn face's fourth picture, in the face's own frame.
 POINTS = (1, 13, 14, 152, 33, 263, 105)
 LANDMARKS = [
     [-0.01422, 0.56454, -0.64101],
@@ -72,6 +74,7 @@ def build_wavs(wavs, out_dir, in_process):
 def test_shards_of_wavs_are_the_same_bytes_on_every_processor(wavs, tmp_path, in_process):
     report, sha256 = build_wavs(wavs, tmp_path, in_process)
     assert sha256 == SHARDS_SHA256
+    assert Manifest.load(str(tmp_path)).processors == (processor.describe(),)
     assert "processors" not in str(report)
 
 
@@ -91,17 +94,19 @@ def test_processors_of_several_kinds_are_told_and_change_no_byte(
 
     report, sha256 = build_wavs(wavs, tmp_path / "two", {**in_process, "make_pool": Several})
     assert sha256 == expected
+    processors = Manifest.load(str(tmp_path / "two")).processors
+    assert processors == ("New (x86_64: FMA, AVX2)", "Old (x86_64)")
     note = "made on processors of 2 kinds: New (x86_64: FMA, AVX2); Old (x86_64). Landmarks"
     assert f"note: {note}" in str(report)
     assert note in (tmp_path / "two" / "report.html").read_text()
 
 
-def test_landmarks_are_the_same_to_a_thousandth_of_the_distance_between_the_eyes(drawn):
+def test_landmarks_are_the_same_to_two_thousandths_of_the_distance_between_the_eyes(drawn):
     pictures = [(n / 10, rgb) for n, rgb in enumerate(drawn.pictures(10))][:4]
     track = track_face(pictures)
     assert track.found.all()
     landmarks, _ = to_face_frame(track.points[-1:])
-    np.testing.assert_allclose(landmarks[0, POINTS], LANDMARKS, atol=1e-3)
+    np.testing.assert_allclose(landmarks[0, POINTS], LANDMARKS, atol=2e-3)
 
 
 @pytest.mark.parametrize(
