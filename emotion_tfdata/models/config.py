@@ -122,8 +122,8 @@ def _check(name: str, value: object, *, like: object) -> None:
                 f"ModelConfig.{name} is {value!r}; it takes whole numbers from 1 to {_MOST}."
             )
         return
-    number = not isinstance(value, bool) and isinstance(value, (int, float))
-    if not number or not abs(value) < 1e30:  # type: ignore[arg-type]  # which float32 holds
+    # Float32 holds a little more.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e30:
         raise ValueError(f"ModelConfig.{name} is {value!r}; it takes a finite number.")
     if value < 0:
         raise ValueError(f"ModelConfig.{name} is {value!r}; it takes numbers from 0 up.")
