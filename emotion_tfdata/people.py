@@ -15,6 +15,9 @@ import numpy as np
 
 from emotion_tfdata.labels import class_names
 
+# What a clip's label may be: what the actor was to show, what most raters took it for, or how many
+# took it for what.
+LABELS = ("intended", "perceived", "votes")
 SHOWN = ("voice", "face", "both")
 # What raters were shown, where a model is given these modalities.
 SHOWN_FOR = {"audio": "voice", "landmarks": "face", "both": "both"}
@@ -74,6 +77,36 @@ def shares(counts: np.ndarray) -> np.ndarray:
     """Votes as a distribution. float32 `[N, C]` of `counts` `[N, C]`; zero without votes."""
     totals = counts.sum(axis=-1, keepdims=True, dtype=np.float32)
     return (counts / np.maximum(totals, 1)).astype(np.float32)
+
+
+def targets(
+    labels: str,
+    example_ids: Sequence[str],
+    intended: np.ndarray,
+    modalities: str,
+    num_classes: int = 6,
+) -> np.ndarray:
+    """What a model is to say of clips; those without votes keep the intended label.
+
+    Args:
+      labels: one of `LABELS`.
+      example_ids: `[N]`.
+      intended: int32 `[N]`.
+      modalities: `audio`, `landmarks` or `both`, which the model is given: raters count who were
+        given the same.
+      num_classes: 6 or 8.
+
+    Returns:
+      int32 `[N]`, -1 where raters are tied; with `votes` float32 `[N, num_classes]`, shares.
+    """
+    if labels == "intended":
+        return intended
+    counts = votes(example_ids, SHOWN_FOR[modalities], num_classes)
+    rated = counts.any(axis=1)
+    if labels == "perceived":
+        return np.where(rated, majority(counts), intended).astype(np.int32)
+    own = np.eye(num_classes, dtype=np.float32)[intended]
+    return np.where(rated[:, None], shares(counts), own)
 
 
 def sex(corpus: str, actor: str) -> str | None:

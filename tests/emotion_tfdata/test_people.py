@@ -59,6 +59,20 @@ def test_a_tie_and_no_votes_have_no_majority():
     assert people.shares(counts).tolist() == [[0.75, 0.25, 0], [0.5, 0.5, 0], [0] * 3, [0, 0, 1]]
 
 
+def test_labels_are_the_raters_where_there_are_votes():
+    ids = ["ravdess/01-01-03-01-02-01-12", "crema_d/1001_DFA_ANG_XX", "crema_d/1001_DFA_DIS_XX"]
+    intended = np.array([1, 3, 5], np.int32)
+    of = {kind: people.targets(kind, ids, intended, "audio", 8) for kind in people.LABELS}
+    counts = people.votes(ids, "voice", 8)
+    assert of["intended"].tolist() == [1, 3, 5]
+    assert of["perceived"].tolist() == [1, *people.majority(counts)[1:]]
+    assert of["votes"].shape == (3, 8)
+    assert of["votes"][0].tolist() == np.eye(8)[1].tolist()
+    np.testing.assert_allclose(of["votes"][1:], counts[1:] / counts[1:].sum(axis=1, keepdims=True))
+    both = people.targets("perceived", ids, intended, "both")
+    assert both[1] == people.majority(people.votes(ids, "both"))[1] == 3
+
+
 def test_what_nobody_rated_has_no_votes():
     ids = ["ravdess/01-01-03-01-02-01-12", "crema_d/1001_XXX_ANG_XX", "crema_d/1001_DFA_ANG_XX"]
     assert people.votes(ids, "voice", 8).sum(axis=1).tolist() == [0, 0, 9]
