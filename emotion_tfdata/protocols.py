@@ -9,11 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-
-from emotion_tfdata import splits
 
 SPLITS = ("train", "validation", "test", "all")
 Cell = tuple[str, str]
@@ -265,18 +263,16 @@ def describe(name: str) -> Protocol:
     return Protocol(name, f"folds of a file: {_NOBODY_TWICE}", "whoever made the file")
 
 
-def deal(
-    name: str, actors: Iterable[Cell], num_folds: int, random_cells: Iterable[Cell] = ()
-) -> Deal:
+def deal(name: str, actor_folds: Mapping[Cell, int], num_folds: int) -> Deal:
     """Deals a data set's actors, or under `random` its clips, to folds.
 
     Args:
       name: of the protocol, or a file: `{"0": ["ravdess/01", ...], "1": [...]}`, the actors of each
         fold; everyone in the data set in one of them, or under `"unused"` (`"unused": "*"` for
         whoever is in none).
-      actors: (corpus, actor) of everyone in the data set.
+      actor_folds: (corpus, actor) of everyone in the data set, with the fold under `actor`; the
+        cells are in this order. Under `random` they are of the corpora as sorted, and their folds.
       num_folds: of `actor` and `random`.
-      random_cells: (corpus, number of the random fold) of all that there are.
 
     Raises:
       ProtocolError: for an unknown protocol, one whose corpora the data set lacks, a file that
@@ -284,18 +280,19 @@ def deal(
     """
     protocol = describe(name)
     if name == "random":
-        cells = tuple(random_cells)
+        corpora = sorted({corpus for corpus, _ in actor_folds})
+        cells = tuple((corpus, str(fold)) for corpus in corpora for fold in range(num_folds))
         folds = np.array([int(number) for _, number in cells], np.int64)
         return Deal(protocol, cells, True, folds, num_folds, folds, num_folds)
-    cells = tuple(actors)
-    by_actor = splits.actor_folds(cells, num_folds)
+    cells = tuple(actor_folds)
     notes: tuple[str, ...] = ()
-    validation = None
+    validation: Mapping[Cell, int] | None = None
+    of: Mapping[Cell, int]
     if name == "actor":
-        of, count = by_actor, num_folds
+        of, count = actor_folds, num_folds
     elif name == "leave_one_actor_out":
-        of = {cell: number for number, cell in enumerate(sorted(set(cells)))}
-        count, validation = len(of), by_actor
+        of = {cell: number for number, cell in enumerate(sorted(cells))}
+        count, validation = len(of), actor_folds
     elif name == "leave_one_corpus_out":
         corpora = sorted({corpus for corpus, _ in cells})
         if len(corpora) < 2:
@@ -303,7 +300,7 @@ def deal(
                 f"protocol {name} needs two corpora, this data set has {', '.join(corpora)} alone"
             )
         of = {cell: corpora.index(cell[0]) for cell in cells}
-        count, validation = len(corpora), by_actor
+        count, validation = len(corpora), actor_folds
     elif name in _PUBLISHED:
         of, count, notes = _published(name, cells)
     else:

@@ -10,16 +10,21 @@ import numpy as np
 import pytest
 
 from emotion_tfdata import protocols
+from emotion_tfdata.splits import actor_folds
 
-RAVDESS = [("ravdess", f"{actor:02d}") for actor in range(1, 25)]
-CREMA_D = [("crema_d", str(actor)) for actor in range(1001, 1092)]
+RAVDESS = actor_folds([("ravdess", f"{actor:02d}") for actor in range(1, 25)], 5)
+CREMA_D = actor_folds([("crema_d", str(actor)) for actor in range(1001, 1092)], 5)
 # Of {"luna": {"ravdess": [[actors of fold 0], ...]}, ...} as JSON with sorted keys; see below.
 PUBLISHED_SHA256 = "72a154014cdb7c15511e3a55774b290de5e010dbce0f8ccffb059f6692e528c8"
 
 
-def dealt(name, actors, **options):
+def first_of(actors, count):
+    return dict([*actors.items()][:count])
+
+
+def dealt(name, actors):
     """The actors of each fold, as whole numbers, by corpus."""
-    deal = protocols.deal(name, actors, 5, **options)
+    deal = protocols.deal(name, actors, 5)
     return {
         corpus: [
             [
@@ -38,7 +43,7 @@ def published():
         "luna": dealt("luna", RAVDESS),
         "emobox_ravdess": dealt("emobox_ravdess", RAVDESS),
         "hicmae": dealt("hicmae", CREMA_D),
-        "published": dealt("published", RAVDESS + CREMA_D),
+        "published": dealt("published", RAVDESS | CREMA_D),
     }
 
 
@@ -68,10 +73,10 @@ def test_published_folds_are_those_of_their_lists(project_dir):
 
 
 def test_one_actor_or_one_corpus_at_a_time_is_held_out():
-    deal = protocols.deal("leave_one_actor_out", RAVDESS + CREMA_D, 5)
+    deal = protocols.deal("leave_one_actor_out", RAVDESS | CREMA_D, 5)
     assert deal.num_folds == 115
     assert sorted(deal.folds) == list(range(115))
-    deal = protocols.deal("leave_one_corpus_out", RAVDESS + CREMA_D, 5)
+    deal = protocols.deal("leave_one_corpus_out", RAVDESS | CREMA_D, 5)
     for fold, corpus in enumerate(("crema_d", "ravdess")):
         held_out = {deal.cells[i][0] for i in np.flatnonzero(deal.part("test", fold))}
         trained = {deal.cells[i][0] for i in np.flatnonzero(deal.part("train", fold))}
@@ -85,7 +90,7 @@ def test_one_actor_or_one_corpus_at_a_time_is_held_out():
     [None, "crema_d", {"train": ["ravdess"], "test": ["crema_d"]}, {"test": "ravdess"}],
 )
 def test_train_validation_and_test_share_nobody(name, corpora):
-    deal = protocols.deal(name, RAVDESS + CREMA_D, 5)
+    deal = protocols.deal(name, RAVDESS | CREMA_D, 5)
     for fold in {0, deal.num_folds - 1}:
         chosen = (fold + 1) % deal.num_validation_folds
         parts = [deal.part(split, fold, chosen, corpora) for split in protocols.SPLITS]
@@ -99,14 +104,13 @@ def test_train_validation_and_test_share_nobody(name, corpora):
 
 
 def test_a_corpus_that_is_not_tested_is_trained_on_whole():
-    deal = protocols.deal("actor", RAVDESS + CREMA_D, 5)
+    deal = protocols.deal("actor", RAVDESS | CREMA_D, 5)
     train = deal.part("train", 0, corpora={"train": "ravdess", "test": "crema_d"})
-    assert {deal.cells[i] for i in np.flatnonzero(train)} == set(RAVDESS)
+    assert {deal.cells[i] for i in np.flatnonzero(train)} == RAVDESS.keys()
 
 
 def test_random_cells_are_folds_of_clips():
-    cells = [("ravdess", str(fold)) for fold in range(5)]
-    deal = protocols.deal("random", RAVDESS, 5, cells)
+    deal = protocols.deal("random", RAVDESS, 5)
     assert deal.by_clip
     assert [deal.cells[i] for i in np.flatnonzero(deal.part("train", 1, 2))] == [
         ("ravdess", fold) for fold in "034"
@@ -121,7 +125,7 @@ def test_what_a_protocol_is_stands_in_its_words():
 
 
 def test_what_has_no_part_in_a_protocol_is_noted():
-    notes = protocols.deal("luna", RAVDESS[:16] + CREMA_D, 5).notes
+    notes = protocols.deal("luna", first_of(RAVDESS, 16) | CREMA_D, 5).notes
     assert notes[0] == "clips of crema_d have no part in it"
     assert notes[1].startswith("8 of the 24 actors of ravdess")
     assert protocols.deal("published", RAVDESS, 5).notes == ()
@@ -132,7 +136,7 @@ def test_folds_of_a_file_are_checked_against_the_data_set(tmp_path):
 
     def deal(content):
         path.write_text(content if isinstance(content, str) else json.dumps(content))
-        return protocols.deal(str(path), RAVDESS[:4], 5)
+        return protocols.deal(str(path), first_of(RAVDESS, 4), 5)
 
     one, two, three, four = (f"ravdess/0{n}" for n in range(1, 5))
     for unused in ([two], "*"):
@@ -162,7 +166,7 @@ def test_folds_of_a_file_are_checked_against_the_data_set(tmp_path):
     [
         ("speaker", RAVDESS, "one of actor, random, published, .* JSON file of folds, got 'speak"),
         ("hicmae", RAVDESS, "holds out actors of crema_d, this data set has ravdess"),
-        ("luna", [*RAVDESS, ("ravdess", "25")], "luna knows no actor ravdess/25"),
+        ("luna", RAVDESS | {("ravdess", "25"): 4}, "luna knows no actor ravdess/25"),
         ("leave_one_corpus_out", RAVDESS, "needs two corpora, this data set has ravdess alone"),
     ],
 )
