@@ -23,7 +23,7 @@ import numpy as np
 
 from emotion_tfdata.index import Index, Record
 from emotion_tfdata.moments import Actor, GroupSums, Moments, Statistics
-from emotion_tfdata.splits import check_protocol
+from emotion_tfdata.protocols import Deal, deal
 
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.npz"
@@ -165,28 +165,44 @@ class Manifest:
         """`L` of the feature table; 0 without landmarks."""
         return self.modalities["landmarks"].array.shape[0] if "landmarks" in self.modalities else 0
 
-    def folds(self, protocol: str) -> np.ndarray:
-        """Fold of each record under a protocol, int32 `[N]`.
+    def deal(self, protocol: str) -> Deal:
+        """The clips dealt to folds by a protocol.
 
         Raises:
-          ValueError: for an unknown protocol.
+          ProtocolError: for an unknown protocol, or one that does not suit the data set.
         """
-        check_protocol(protocol)
-        return self.index.folds if protocol == "actor" else self.index.random_folds
+        actors = dict(zip(self.index.actor_keys, self.index.actor_folds.tolist(), strict=True))
+        return deal(protocol, actors, self.num_folds)
+
+    def cells(self, deal: Deal) -> np.ndarray:
+        """Which of a deal's cells each record is of, int64 `[N]`."""
+        index = self.index
+        return index.corpora * self.num_folds + index.random_folds if deal.by_clip else index.actors
+
+    def folds(self, protocol: str) -> np.ndarray:
+        """Fold of each record under a protocol, int64 `[N]`; -1 for those that are in none.
+
+        Raises:
+          ProtocolError: as `deal`.
+        """
+        dealt = self.deal(protocol)
+        return dealt.folds[self.cells(dealt)]
 
     def moments(self, modality: str, protocol: str, folds: Iterable[int]) -> Moments:
         """Moments of one modality over some folds of a protocol.
 
         Raises:
-          ValueError: for an unknown protocol.
+          ProtocolError: as `deal`.
         """
-        check_protocol(protocol)
-        wanted = list(folds)
-        if protocol == "actor":
-            return self.statistics.by_actor[modality].total(np.isin(self.index.actor_folds, wanted))
-        table = self.statistics.by_random_fold[modality]
-        chosen = np.isin(np.arange(self.num_folds), wanted)
-        return table.total(np.broadcast_to(chosen, table.count.shape))
+        dealt = self.deal(protocol)
+        return self.moments_of(modality, dealt, np.isin(dealt.folds, list(folds)))
+
+    def moments_of(self, modality: str, deal: Deal, cells: np.ndarray) -> Moments:
+        """Moments of one modality over some of a deal's cells, bool `[K]`."""
+        if deal.by_clip:
+            table = self.statistics.by_random_fold[modality]
+            return table.total(cells.reshape(table.count.shape))
+        return self.statistics.by_actor[modality].total(cells)
 
     def save(self, data_dir: str) -> Manifest:
         """Writes the index, the statistics and, last, the manifest; each whole or not at all.

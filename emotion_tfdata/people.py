@@ -21,7 +21,7 @@ LABELS = ("intended", "perceived", "votes")
 SHOWN = ("voice", "face", "both")
 # What raters were shown, where a model is given these modalities.
 SHOWN_FOR = {"audio": "voice", "landmarks": "face", "both": "both"}
-_CREMA_D = "crema_d"
+RATED = "crema_d"
 _AGE_GROUPS = ((20, 29), (30, 39), (40, 49), (50, 59), (60, 99))
 _FILE = os.path.join(os.path.dirname(__file__), "official", "crema_d_people.npz")
 
@@ -61,7 +61,7 @@ def votes(example_ids: Sequence[str], shown: str, num_classes: int = 6) -> np.nd
     for row, example_id in enumerate(example_ids):
         corpus, _, clip = example_id.partition("/")
         actor, _, take = clip.partition("_")
-        if corpus == _CREMA_D and actor in actors and take in takes:
+        if corpus == RATED and actor in actors and take in takes:
             counts[row, : of.shape[-1]] = of[actors[actor], takes[take]]
     return counts
 
@@ -114,14 +114,14 @@ def sex(corpus: str, actor: str) -> str | None:
     if corpus == "ravdess" and actor.isdigit():
         return "male" if int(actor) % 2 else "female"
     actors, _ = _places()
-    known = corpus == _CREMA_D and actor in actors
+    known = corpus == RATED and actor in actors
     return str(_official()["sexes"][actors[actor]]) if known else None
 
 
 def age_group(corpus: str, actor: str) -> str | None:
     """In whole decades, like `20-29`, `60+` the last; None where the age is not known."""
     actors, _ = _places()
-    if corpus != _CREMA_D or actor not in actors:
+    if corpus != RATED or actor not in actors:
         return None
     age = int(_official()["ages"][actors[actor]])
     first, last = next(group for group in _AGE_GROUPS if group[0] <= age <= group[1])

@@ -13,16 +13,6 @@ from collections.abc import Iterable, Sequence
 PROTOCOLS = ("actor", "random")
 
 
-def check_protocol(protocol: str) -> None:
-    """Checks the name of a protocol.
-
-    Raises:
-      ValueError: for one that is none of `PROTOCOLS`.
-    """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
-
-
 def actor_folds(actors: Iterable[tuple[str, str]], num_folds: int) -> dict[tuple[str, str], int]:
     """Deals each corpus's actors to folds of consecutive actors, as evenly as their number allows.
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from emotion_tfdata.labels import class_index, class_names
+from emotion_tfdata import people
+from emotion_tfdata.features import Features
+from emotion_tfdata.labels import class_index
 from emotion_tfdata.manifest import Manifest
-
-_SPLITS = ("train", "validation", "test", "all")
+from emotion_tfdata.protocols import Corpora, Deal, sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Table:
     Attributes:
       example_ids: UTF-8 bytes `[N]`.
       keys: int64 `[N]`, what everything drawn for the clip hangs on.
-      labels: int32 `[N]`, class indices.
+      labels: int32 `[N]`, class indices, or float32 `[N, C]`, shares of the classes.
       audio_frames: int32 `[N]`.
       landmarks_frames: int32 `[N]`.
       shards: int32 `[N]`, places in `paths`.
@@ -55,68 +56,42 @@ class Table:
         return dataclasses.replace(self, **{name: getattr(self, name)[kept] for name in columns})
 
 
-def split_folds(
-    manifest: Manifest, split: str, fold: int, validation_fold: int | None
-) -> tuple[int, ...]:
-    """The folds that a split consists of.
-
-    `test` is `fold`; `validation` is `validation_fold`, or `fold` where none is given; `train` is
-    all but those two; `all` is everything.
-
-    Raises:
-      ValueError: for an unknown split or a fold that the data set does not have.
-    """
-    if split not in _SPLITS:
-        raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}")
-    folds = range(manifest.num_folds)
-    for name, value in (("fold", fold), ("validation_fold", validation_fold)):
-        if value is not None and value not in folds:
-            raise ValueError(
-                f"{name} must be in 0..{manifest.num_folds - 1}, this data set's folds, got {value}"
-            )
-    if validation_fold == fold:
-        raise ValueError(f"validation_fold must differ from fold, both are {fold}")
-    if split == "test":
-        return (fold,)
-    if split == "validation":
-        return (fold if validation_fold is None else validation_fold,)
-    held_out = {fold, validation_fold} if split == "train" else set()
-    return tuple(k for k in folds if k not in held_out)
-
-
 def select(
-    manifest: Manifest, data_dir: str, protocol: str, folds: Sequence[int], num_classes: int
+    manifest: Manifest,
+    data_dir: str,
+    deal: Deal,
+    cells: np.ndarray,
+    features: Features,
 ) -> Table:
-    """The clips of some folds that have a class, as a table.
+    """The clips of some of a deal's cells that have a label, as a table.
+
+    Args:
+      manifest: of the data set.
+      data_dir: its folder.
+      deal: its clips, dealt.
+      cells: bool `[K]`, those chosen.
+      features: says which label, of how many classes.
 
     Raises:
-      ValueError: for an unknown protocol, a number of classes the data set was not built for, or a
-        choice that no clip is left of.
+      ValueError: for a number of classes or labels the data set was not built for, or a choice that
+        no clip is left of.
     """
-    class_names(num_classes)
-    if num_classes > manifest.num_classes:
-        raise ValueError(
-            f"num_classes={num_classes}, but {data_dir} was built with --num_classes="
-            f"{manifest.num_classes}, which left the other emotions out; build it again with more"
-        )
     index = manifest.index
-    labels = class_of_emotions(manifest, num_classes)[index.emotions]
-    places = np.flatnonzero(np.isin(manifest.folds(protocol), list(folds)) & (labels >= 0))
+    wanted = labels_of(manifest, data_dir, features)
+    labelled = wanted >= 0 if wanted.ndim == 1 else wanted.any(axis=1)
+    places = np.flatnonzero(cells[manifest.cells(deal)] & labelled)
     if not len(places):
+        folds = sorted(set(deal.folds[cells].tolist()))
         raise ValueError(
-            f"{data_dir}: no clip in {protocol} fold(s) {', '.join(map(str, folds))}"
-            + (
-                "; it has fewer actors than folds: build with a smaller --num_folds, or choose "
-                "another fold"
-                if protocol == "actor"
-                else ""
-            )
+            f"{data_dir}: no clip in {deal.protocol.name} fold(s) "
+            f"{', '.join(map(str, folds)) or '(none)'} with these corpora and classes; folds with "
+            f"clips: {', '.join(map(str, filled_folds(manifest, deal)))}"
         )
     none = np.zeros(len(index), np.int32)
     return Table(
         example_ids=index.example_ids[places],
         keys=index.keys[places],
-        labels=labels[places],
+        labels=wanted[places],
         audio_frames=index.frames.get("audio", none)[places],
         landmarks_frames=index.frames.get("landmarks", none)[places],
         shards=index.shards[places],
@@ -127,10 +102,46 @@ def select(
     )
 
 
-def class_of_emotions(manifest: Manifest, num_classes: int) -> np.ndarray:
-    """Class index of each name in the index's `emotion_names`, int32; -1 for those without."""
-    classes = [class_index(name, num_classes) for name in manifest.index.emotion_names]
-    return np.array([-1 if index is None else index for index in classes], np.int32)
+def labels_of(manifest: Manifest, data_dir: str, features: Features) -> np.ndarray:
+    """The label of every record of a data set.
+
+    Returns:
+      int32 `[N]`, -1 for those that have none: of an emotion without a class, or tied among raters.
+      Where `features.labels` is `"votes"` float32 `[N, C]`, zero for those.
+
+    Raises:
+      ValueError: for more classes than were built, or raters' labels where there are no raters.
+    """
+    index, num_classes = manifest.index, features.num_classes
+    if num_classes > manifest.num_classes:
+        raise ValueError(
+            f"num_classes={num_classes}, but {data_dir} was built with --num_classes="
+            f"{manifest.num_classes}, which left the other emotions out; build it again with more"
+        )
+    classes = [class_index(name, num_classes) for name in index.emotion_names]
+    by_emotion = np.array([-1 if label is None else label for label in classes], np.int32)
+    intended = by_emotion[index.emotions]
+    if features.labels == "intended":
+        return intended
+    if people.RATED not in index.corpus_names:
+        raise ValueError(
+            f"labels={features.labels!r} needs clips of {people.RATED}, which alone have raters; "
+            f"{data_dir} has {', '.join(index.corpus_names)}"
+        )
+    chosen = features.chosen(manifest.modalities, data_dir)
+    shown = "both" if len(chosen) > 1 else chosen[0]
+    ids = [example_id.decode() for example_id in index.example_ids.tolist()]
+    targets = people.targets(features.labels, ids, np.maximum(intended, 0), shown, num_classes)
+    targets[intended < 0] = -1 if targets.ndim == 1 else 0
+    return targets
+
+
+def filled_folds(manifest: Manifest, deal: Deal, corpora: Corpora = None) -> list[int]:
+    """The folds that hold a clip to test on."""
+    _, tested = sides(corpora)
+    there = np.bincount(manifest.cells(deal), minlength=len(deal.cells)) > 0
+    of = [tested is None or corpus in tested for corpus, _ in deal.cells]
+    return np.unique(deal.folds[there & (deal.folds >= 0) & np.array(of)]).tolist()
 
 
 def places_of(table: Table, example_ids: Sequence[str]) -> np.ndarray:

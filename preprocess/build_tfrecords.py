@@ -13,14 +13,14 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from absl import app, flags
 
 from preprocess import cli
 
 with cli.importing():
-    from emotion_tfdata.splits import PROTOCOLS
+    from emotion_tfdata.protocols import NAMES
     from preprocess.audio import AudioSettings
     from preprocess.build import build
     from preprocess.checksums import CHECKSUMS, Checksums
@@ -95,12 +95,11 @@ flags.register_validator(
     lambda value: not value or value >= 400,
     message="must be 0 or at least 400: FaceMesh alone takes nearly as much",
 )
-_SPLIT_PROTOCOL = flags.DEFINE_enum(
+_SPLIT_PROTOCOL = flags.DEFINE_string(
     "split_protocol",
     "actor",
-    list(PROTOCOLS),
-    "What shards are cut by: actor folds, or random folds as well. Layout alone: either data set "
-    "serves both protocols.",
+    f"What shards are cut by, beside actor folds: {', '.join(NAMES)} or a JSON file of folds. "
+    "Layout alone: every data set serves all protocols.",
 )
 _CHECKSUMS = flags.DEFINE_enum(
     "checksums",
@@ -147,7 +146,7 @@ def main(argv: Sequence[str]) -> None:
             num_folds=_NUM_FOLDS.value,
             max_shard_size_mb=_MAX_SHARD_SIZE_MB.value,
             limit=_LIMIT.value,
-            split_protocol=cast(Literal["actor", "random"], _SPLIT_PROTOCOL.value),
+            split_protocol=_SPLIT_PROTOCOL.value,
             landmarks="openface" if RAVDESS_TRACKING in roots else "facemesh",
             checksums=cast(Checksums, _CHECKSUMS.value),
             audio=AudioSettings(

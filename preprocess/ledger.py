@@ -146,7 +146,9 @@ class Ledger:
         assert self._plan is not None
         if not self._workspace.has_shards_plan():
             self._store_shards_plan()
-        self._plan = dataclasses.replace(self._plan, clips=(), actor_folds={}, random_folds={})
+        self._plan = dataclasses.replace(
+            self._plan, clips=(), actor_folds={}, random_folds={}, apart={}
+        )
         self._outcomes, self._missing = {}, []
         plans, _ = self._workspace.load_shards_plan()
         standing = self._workspace.standing_shards()
@@ -248,7 +250,7 @@ class Ledger:
             sizes,
             settings.num_folds,
             round(settings.max_shard_size_mb * 1e6),
-            by_random_fold=settings.split_protocol == "random",
+            apart=plan.apart,
         )
         self._workspace.store_shards_plan(shards, left_out)
 

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from emotion_tfdata import schema
+import numpy as np
+
+from emotion_tfdata import protocols, schema
 from emotion_tfdata.labels import class_index, class_names
 from emotion_tfdata.manifest import Modality
-from emotion_tfdata.splits import PROTOCOLS, actor_folds, random_folds
+from emotion_tfdata.splits import actor_folds, random_folds
 from preprocess import media
 from preprocess.audio import HOP_SAMPLES, SAMPLE_RATE_HZ, AudioSettings
 from preprocess.checksums import CHECKSUMS, Checksums
@@ -54,9 +56,9 @@ class BuildSettings:
       modalities: `both`, or one of `audio` and `landmarks`.
       num_classes: 6 or 8: which emotions are kept.
       num_folds: of either protocol.
-      split_protocol: what shards are cut by. With `actor` a shard is of one actor fold; with
-        `random` it is of one random fold too, so that those who hold out random folds need not
-        fetch what they do not read. Either data set serves both protocols.
+      split_protocol: what shards are cut by. A shard is of one `actor` fold, and of one fold of
+        this protocol too, so that those who hold out by it need not fetch what they do not read.
+        Every data set serves all protocols.
       max_shard_size_mb: largest shard, in 10^6 bytes.
       limit: clips of each corpus, spread over its actors; None for all.
       checksums: what becomes of a file that is not the one its corpus published: with `warn` it is
@@ -71,7 +73,7 @@ class BuildSettings:
     modalities: Modalities = "both"
     num_classes: int = 6
     num_folds: int = 5
-    split_protocol: Literal["actor", "random"] = "actor"
+    split_protocol: str = "actor"
     max_shard_size_mb: float = 64.0
     limit: int | None = None
     checksums: Checksums = "warn"
@@ -84,10 +86,7 @@ class BuildSettings:
             raise ValueError(
                 f"modalities must be one of {', '.join(MODALITIES)}, got {self.modalities!r}"
             )
-        if self.split_protocol not in PROTOCOLS:
-            raise ValueError(
-                f"split_protocol must be one of {', '.join(PROTOCOLS)}, got {self.split_protocol!r}"
-            )
+        protocols.check_name(self.split_protocol)
         if self.checksums not in CHECKSUMS:
             raise ValueError(
                 f"checksums must be one of {', '.join(CHECKSUMS)}, got {self.checksums!r}"
@@ -150,6 +149,7 @@ class Plan:
       checked: corpora whose files are compared with the published ones.
       actor_folds: example id -> fold.
       random_folds: example id -> fold.
+      apart: example id -> fold of `split_protocol`, which shards do not mix either; empty for none.
       left_out: files that are not even tried.
       notes: of clips that are.
       provenance: `drawn clips` for the sample corpus, else empty.
@@ -160,6 +160,7 @@ class Plan:
     checked: frozenset[str]
     actor_folds: Mapping[str, int]
     random_folds: Mapping[str, int]
+    apart: Mapping[str, int]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
     provenance: str
@@ -234,13 +235,25 @@ def plan_build(roots: Mapping[str, Path], settings: BuildSettings) -> Plan:
         raise BuildError(f"no clip to build; all {len(left_out)} files are left out:\n{lines}")
     clips.sort(key=lambda clip: clip.example_id)
     by_actor = actor_folds(((clip.corpus, clip.actor) for clip in clips), settings.num_folds)
+    try:
+        deal = protocols.deal(settings.split_protocol, by_actor, settings.num_folds)
+    except protocols.ProtocolError as error:
+        raise BuildError(f"--split_protocol: {error}") from error
     classes = [str(class_index(clip.emotion, settings.num_classes)) for clip in clips]
+    dealt = random_folds([c.example_id for c in clips], classes, settings.num_folds)
+    apart = dealt if deal.by_clip else {}
+    if settings.split_protocol not in ("actor", "random"):
+        # What is in no fold comes last.
+        folds = np.where(deal.folds < 0, deal.num_folds, deal.folds).tolist()
+        fold_of = dict(zip(deal.cells, folds, strict=True))
+        apart = {clip.example_id: fold_of[clip.corpus, clip.actor] for clip in clips}
     return Plan(
         roots=dict(roots),
         clips=tuple(clips),
         checked=frozenset(checked),
         actor_folds={clip.example_id: by_actor[clip.corpus, clip.actor] for clip in clips},
-        random_folds=random_folds([c.example_id for c in clips], classes, settings.num_folds),
+        random_folds=dealt,
+        apart=apart,
         left_out=tuple(sorted(left_out, key=lambda entry: entry.path)),
         notes=tuple(notes),
         provenance=provenance,

@@ -21,9 +21,7 @@ from preprocess.checksums import sha256_of
 from preprocess.facts import ClipFacts
 
 # Of finished ones and of those still written.
-SHARD_NAME = re.compile(
-    r"\.?fold-\d+-of-\d+(-random-\d+-of-\d+)?\.tfrecord-\d{5}-of-\d{5}(\.[\w-]+\.tmp)?"
-)
+SHARD_NAME = re.compile(r"\.?fold-\d+-of-\d+(-part-\d+)?\.tfrecord-\d{5}-of-\d{5}(\.[\w-]+\.tmp)?")
 _FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
 # Upper bound of what a record holds beside its arrays.
 _TEXT_BYTES = 1024
@@ -69,7 +67,7 @@ def plan_shards(
     clips: Iterable[tuple[str, int, int, int]],
     num_folds: int,
     max_shard_bytes: int,
-    by_random_fold: bool = False,
+    apart: Mapping[str, int] | None = None,
 ) -> list[ShardPlan]:
     """Deals clips to shards: each shard one fold, filled in order of the ids up to a size.
 
@@ -77,15 +75,14 @@ def plan_shards(
       clips: (example id, actor fold, random fold, bytes of its arrays).
       num_folds: folds, also those without clips.
       max_shard_bytes: largest shard; a single clip may be larger.
-      by_random_fold: keeps random folds apart as well; a shard then belongs wholly to one fold of
-        either protocol.
+      apart: example id -> a number; clips of different ones have different shards as well.
     """
     parts: dict[tuple[int, int], list[tuple[str, int, int]]] = {}
     for example_id, fold, random_fold, array_bytes in sorted(clips):
-        part = fold, random_fold if by_random_fold else -1
+        part = fold, apart[example_id] if apart else -1
         parts.setdefault(part, []).append((example_id, random_fold, array_bytes))
     plans = []
-    for (fold, part_fold), members in sorted(parts.items()):
+    for (fold, part_number), members in sorted(parts.items()):
         groups: list[list[tuple[str, int]]] = []
         size = max_shard_bytes
         for example_id, random_fold, array_bytes in members:
@@ -97,8 +94,8 @@ def plan_shards(
             size += record_bytes
         for index, group in enumerate(groups):
             folds = f"fold-{fold}-of-{num_folds}"
-            if by_random_fold:
-                folds += f"-random-{part_fold}-of-{num_folds}"
+            if apart:
+                folds += f"-part-{part_number}"
             name = f"{folds}.tfrecord-{index:05d}-of-{len(groups):05d}"
             example_ids, random_folds = zip(*group, strict=True)
             plans.append(ShardPlan(name, fold, example_ids, random_folds))

@@ -78,18 +78,18 @@ def test_every_clip_stands_once_in_a_shard_of_its_fold(sizes, max_bytes):
         assert sum(size_of[example_id] for example_id in plan.example_ids) <= max_bytes
 
 
-def test_shards_may_keep_random_folds_apart_as_well():
+def test_shards_may_keep_folds_of_another_protocol_apart_as_well():
     clips = [(f"c/{index:02d}", index % 2, index % 3, 10) for index in range(12)]
     random_folds = {example_id: random_fold for example_id, _, random_fold, _ in clips}
-    plans = plan_shards(clips, 3, 10**6, by_random_fold=True)
+    plans = plan_shards(clips, 3, 10**6, random_folds)
     assert [plan.name for plan in plans][:2] == [
-        "fold-0-of-3-random-0-of-3.tfrecord-00000-of-00001",
-        "fold-0-of-3-random-1-of-3.tfrecord-00000-of-00001",
+        "fold-0-of-3-part-0.tfrecord-00000-of-00001",
+        "fold-0-of-3-part-1.tfrecord-00000-of-00001",
     ]
     assert len(plans) == 6
     for plan in plans:
         assert {random_folds[example_id] for example_id in plan.example_ids} == {
-            int(plan.name.split("-random-")[1][0])
+            int(plan.name.split("-part-")[1][0])
         }
     assert sorted(name for plan in plans for name in plan.example_ids) == sorted(random_folds)
 
