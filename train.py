@@ -20,6 +20,10 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
+from emotion_tfdata.people import LABELS
+from emotion_tfdata.protocols import NAMES as PROTOCOLS
+from emotion_tfdata.protocols import short_name
+
 if TYPE_CHECKING:
     from emotion_tfdata.training.settings import Settings
 
@@ -33,7 +37,7 @@ flags.DEFINE_string(
     "model_dir",
     None,
     "folder of checkpoints, TensorBoard events and report (default: runs/NAME, with what --fold, "
-    "--folds, --modalities and --protocol say where they are not the default)",
+    "--folds, --modalities, --protocol, --labels and corpora say where they are not the default)",
 )
 flags.DEFINE_string("name", "tcn", "name of the system, for the report and --model_dir")
 flags.DEFINE_bool(
@@ -57,12 +61,20 @@ flags.DEFINE_bool(
 flags.DEFINE_enum("num_classes", "6", ["6", "8"], "emotions; 8 adds RAVDESS's calm and surprised")
 
 # What is held out.
-flags.DEFINE_enum(
+flags.DEFINE_string(
     "protocol",
     "actor",
-    ["actor", "random"],
-    "actor: folds of actors, figures hold for new people. random: clips dealt at random; leaky, "
-    "the same actors are trained on and tested on",
+    f"who is held out: {', '.join(PROTOCOLS)}, or a JSON file of folds, "
+    '{"0": ["ravdess/01", ...], ...}. random is leaky: its actors are on both sides',
+)
+flags.DEFINE_list("train_corpora", [], "corpora to train and select on, e.g. ravdess; all if empty")
+flags.DEFINE_list("test_corpora", [], "corpora to hold out clips of, e.g. crema_d; all if empty")
+flags.DEFINE_enum(
+    "labels",
+    "intended",
+    list(LABELS),
+    "what a clip's label is. intended: what the actor was to show. perceived: what most raters of "
+    "CREMA-D took it for. votes: trains on their votes as a distribution, tests on the intended",
 )
 flags.DEFINE_integer("fold", 0, "fold that is held out for the report")
 flags.DEFINE_list(
@@ -210,6 +222,7 @@ def settings_from_flags(fold: int) -> Settings:
         trim_silence_db=FLAGS.trim_silence_db or None,
         relative_level=FLAGS.relative_level,
         num_classes=int(FLAGS.num_classes),
+        labels=FLAGS.labels,
     )
     model = run.model_config(
         FLAGS.data_dir,
@@ -234,6 +247,8 @@ def settings_from_flags(fold: int) -> Settings:
         augment=augment,
         features=features,
         fold=fold,
+        train_corpora=tuple(FLAGS.train_corpora),
+        test_corpora=tuple(FLAGS.test_corpora),
         **{name: getattr(FLAGS, name) for name in same_name},
     )
 
@@ -244,7 +259,12 @@ def default_model_dir() -> str:
     if FLAGS.modalities != "both":
         parts.append(FLAGS.modalities)
     if FLAGS.protocol != "actor":
-        parts.append(FLAGS.protocol)
+        parts.append(short_name(FLAGS.protocol))
+    for what, corpora in (("on", FLAGS.train_corpora), ("test", FLAGS.test_corpora)):
+        if corpora:
+            parts.append("-".join([what, *corpora]))
+    if FLAGS.labels != "intended":
+        parts.append(FLAGS.labels)
     if FLAGS.folds:
         parts.append(f"folds-{'-'.join(FLAGS.folds)}")
     elif FLAGS.fold:
@@ -380,9 +400,10 @@ def _folds() -> list[int]:
 
     if not FLAGS.folds:
         return [FLAGS.fold]
+    given = ",".join(FLAGS.folds)
+    there = run.filled_folds(FLAGS.data_dir, FLAGS.protocol, FLAGS.test_corpora)
     if FLAGS.folds == ["all"]:
-        return run.filled_folds(FLAGS.data_dir, FLAGS.protocol)
-    given, there = ",".join(FLAGS.folds), run.filled_folds(FLAGS.data_dir, FLAGS.protocol)
+        return there
     try:
         folds = [int(fold) for fold in FLAGS.folds]
     except ValueError as error:

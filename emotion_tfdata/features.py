@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from emotion_tfdata.labels import class_names
+from emotion_tfdata.people import LABELS
 
 MODALITIES = {"both": ("audio", "landmarks"), "audio": ("audio",), "landmarks": ("landmarks",)}
 META = ("corpus", "actor", "intensity", "sentence")
@@ -33,6 +34,10 @@ class Features:
       with_meta: whether `corpus`, `actor`, `intensity` and `sentence` are served, in the corpus's
         own codes.
       num_classes: 6, or 8 where the data set was built with 8.
+      labels: what a clip's label is: `"intended"`, what the actor was to show; `"perceived"`, what
+        most of CREMA-D's raters took the clip for who were given the same modalities, without the
+        clips they are tied on; `"votes"`, their votes as a distribution. Clips of other corpora,
+        which nobody rated, keep the intended one.
 
     Raises:
       ValueError: for a value that is not allowed, when it is made.
@@ -47,6 +52,7 @@ class Features:
     with_ids: bool = False
     with_meta: bool = False
     num_classes: int = 6
+    labels: str = "intended"
 
     def __post_init__(self) -> None:
         if self.modalities is not None and self.modalities not in MODALITIES:
@@ -66,6 +72,8 @@ class Features:
         if trim is not None and not (is_number and 0 < trim < 200):
             _refuse(self, "trim_silence_db", "between 0 and 200")
         class_names(self.num_classes)
+        if self.labels not in LABELS:
+            _refuse(self, "labels", f"one of {', '.join(LABELS)}")
 
     def chosen(self, stored: Sequence[str], where: str) -> tuple[str, ...]:
         """The modalities served from a data set.

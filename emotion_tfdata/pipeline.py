@@ -13,6 +13,7 @@ from emotion_tfdata import arguments, batching, reader, soundness, storage
 from emotion_tfdata import table as table_lib
 from emotion_tfdata.augment.draw import Augment
 from emotion_tfdata.features import Features, Reading
+from emotion_tfdata.protocols import Corpora
 from emotion_tfdata.schema import AUDIO_STEP_DB
 from emotion_tfdata.silence import sounding
 from emotion_tfdata.transform import View, effects, make_view, transform
@@ -29,6 +30,7 @@ def make_dataset(
     fold: int = 0,
     validation_fold: int | None = None,
     protocol: str = "actor",
+    corpora: Corpora = None,
     example_ids: Sequence[str] | None = None,
     batch_size: int = 24,
     seed: int = 0,
@@ -48,11 +50,16 @@ def make_dataset(
     Args:
       data_dir: folder that `preprocess.build_tfrecords` made, or `s3://bucket/prefix` of a copy.
       split: `"train"`, `"validation"`, `"test"` or `"all"`. `test` is `fold`, `validation` is
-        `validation_fold` (`fold` where none is given), `train` is what neither of them holds.
+        `validation_fold`, which must be given, `train` is what neither of them holds.
       fold: which fold is held out.
       validation_fold: a further fold that is held out of training, to choose a model by.
-      protocol: `"actor"`: folds of actors, so that no one is on both sides; `"random"`: folds of
-        clips, which lets a model recognise the actors it is tested on.
+      protocol: how clips are dealt to folds: `"actor"`, consecutive actors, as even as can be;
+        `"published"`, `"luna"`, `"emobox_ravdess"` or `"hicmae"`, as in the literature;
+        `"leave_one_actor_out"`, `"leave_one_corpus_out"`; a JSON file, see `protocols.deal`; or
+        `"random"`: clips, which lets a model recognise the actors it is tested on.
+      corpora: a name or names of corpora, where not all are to be used; or a mapping of `"train"`
+        and `"test"` to such: those trained and selected on, and those tested on. What is not
+        tested is trained on whole.
       example_ids: serve these clips of the split alone.
       batch_size: clips of a batch. The last one of an epoch may be smaller.
       seed: what order and augmentation are drawn from.
@@ -68,7 +75,8 @@ def make_dataset(
       A `tf.data.Dataset` of `(features, label)`. `features` has `audio` float32 `[B, Ta, M]`,
       `audio_mask` bool `[B, Ta]`, `landmarks` float32 `[B, Tv, L, 3]`, `landmarks_mask` bool
       `[B, Tv]` (a row of the clip, with a face in it), those of the modalities chosen, and
-      `example_id` string `[B]` if asked for. `label` is int32 `[B]`. Audio comes at 100 frames/s,
+      `example_id` string `[B]` if asked for. `label` is int32 `[B]`, or with
+      votes float32 `[B, C]`, shares that add up to 1. Audio comes at 100 frames/s,
       landmarks at 30. What the masks leave out is zero. Cardinality is known.
 
     Raises:
@@ -85,15 +93,15 @@ def make_dataset(
     data_dir = os.fspath(data_dir)
     manifest = storage.load_manifest(data_dir)
     chosen = features.chosen([*manifest.modalities], data_dir)
-    train_folds = table_lib.split_folds(manifest, "train", fold, validation_fold)
-    folds = table_lib.split_folds(manifest, split, fold, validation_fold)
-    table = table_lib.select(manifest, data_dir, protocol, folds, features.num_classes)
+    deal = manifest.deal(protocol)
+    train, cells = (deal.part(each, fold, validation_fold, corpora) for each in ("train", split))
+    table = table_lib.select(manifest, data_dir, deal, cells, features)
     if example_ids is not None:
         table = table.only(table_lib.places_of(table, example_ids))
     shuffle = split == "train" if shuffle is None else shuffle
     rows = reading.rows(batch_size)
     threads = reading.num_threads or os.cpu_count() or 1
-    views = [make_view(manifest, modality, protocol, train_folds, features) for modality in chosen]
+    views = [make_view(manifest, modality, deal, train, features) for modality in chosen]
     how = {modality: effects(manifest, modality, augment) for modality in chosen}
     wanted = {name: (v.modality, sizes) for v in views for name, sizes in v.stored.items()}
     table, cached, left_out = soundness.check(
@@ -179,27 +187,33 @@ def make_dataset(
     return dataset.with_options(options)
 
 
+@arguments.tells_new_names
 def class_weights(
     data_dir: str | os.PathLike[str],
     *,
     fold: int = 0,
     validation_fold: int | None = None,
     protocol: str = "actor",
-    num_classes: int = 6,
+    corpora: Corpora = None,
+    features: Features = _FEATURES,
 ) -> np.ndarray:
     """Weights of the classes that make up for their different numbers of training clips.
 
-    A class of `n_c` of `n` clips gets `n / (num_classes * n_c)`, as scikit-learn's "balanced".
+    A class of `n_c` of `n` clips gets `n / (num_classes * n_c)`, as scikit-learn's "balanced"; with
+    votes, `n_c` is the sum of their shares.
 
     Returns:
       float32 `[num_classes]`; 0 for a class that has no training clip.
     """
     data_dir = os.fspath(data_dir)
     manifest = storage.load_manifest(data_dir)
-    folds = table_lib.split_folds(manifest, "train", fold, validation_fold)
-    table = table_lib.select(manifest, data_dir, protocol, folds, num_classes)
-    counts = np.bincount(table.labels, minlength=num_classes)
-    weights = len(table) / (num_classes * np.maximum(counts, 1))
+    deal = manifest.deal(protocol)
+    train = deal.part("train", fold, validation_fold, corpora)
+    labels = table_lib.select(manifest, data_dir, deal, train, features).labels
+    if labels.ndim == 1:
+        labels = np.eye(features.num_classes)[labels]
+    counts = labels.sum(axis=0)
+    weights = len(labels) / (features.num_classes * np.where(counts > 0, counts, 1))
     return np.where(counts > 0, weights, 0.0).astype(np.float32)
 
 

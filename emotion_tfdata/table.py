@@ -128,10 +128,10 @@ def labels_of(manifest: Manifest, data_dir: str, features: Features) -> np.ndarr
             f"labels={features.labels!r} needs clips of {people.RATED}, which alone have raters; "
             f"{data_dir} has {', '.join(index.corpus_names)}"
         )
-    chosen = features.chosen(manifest.modalities, data_dir)
-    shown = "both" if len(chosen) > 1 else chosen[0]
+    chosen = features.chosen([*manifest.modalities], data_dir)
+    modalities = "both" if len(chosen) > 1 else chosen[0]
     ids = [example_id.decode() for example_id in index.example_ids.tolist()]
-    targets = people.targets(features.labels, ids, np.maximum(intended, 0), shown, num_classes)
+    targets = people.targets(features.labels, ids, np.maximum(intended, 0), modalities, num_classes)
     targets[intended < 0] = -1 if targets.ndim == 1 else 0
     return targets
 

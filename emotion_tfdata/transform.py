@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ from emotion_tfdata.features import Features
 from emotion_tfdata.landmark_sets import landmark_indices
 from emotion_tfdata.level import clip_level
 from emotion_tfdata.manifest import Manifest
+from emotion_tfdata.protocols import Deal
 from emotion_tfdata.schema import ARRAY_FEATURES
 
 
@@ -93,8 +93,8 @@ class View:
 def make_view(
     manifest: Manifest,
     modality: str,
-    protocol: str,
-    train_folds: Sequence[int],
+    deal: Deal,
+    train: np.ndarray,
     features: Features,
 ) -> View:
     """The view of one modality: which features, and how they are scaled.
@@ -102,17 +102,18 @@ def make_view(
     Args:
       manifest: of the data set.
       modality: `audio` or `landmarks`.
-      protocol: which folds `train_folds` counts.
-      train_folds: the folds whose statistics are used.
+      deal: the data set's clips, dealt.
+      train: bool `[K]`, the cells whose statistics are used.
       features: what is served.
 
     Raises:
-      ValueError: for landmarks the data set does not have, or training folds without a frame.
+      ValueError: for landmarks the data set does not have, or a training side without a frame.
     """
-    moments = manifest.moments(modality, protocol, train_folds)
+    moments = manifest.moments_of(modality, deal, train)
     if not moments.count:
         raise ValueError(
-            f"the training folds ({', '.join(map(str, train_folds))}) hold no frame of {modality}"
+            f"no frame of {modality} is left to train on under protocol {deal.protocol.name}, so "
+            "nothing says how to scale it"
         )
     mean, deviation = moments.mean, moments.deviation
     relative = modality == "audio" and features.relative_level

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from emotion_tfdata.features import MODALITIES, Reading
+from emotion_tfdata.features import MODALITIES, Features, Reading
 from emotion_tfdata.index import Index, Record
 from emotion_tfdata.labels import class_names
 from emotion_tfdata.manifest import Manifest
 from emotion_tfdata.storage import load_manifest
-from emotion_tfdata.table import class_of_emotions
+from emotion_tfdata.table import filled_folds, labels_of
 from emotion_tfdata.training.settings import Settings
 
 
@@ -89,49 +89,90 @@ class Data:
         self.manifest = load_manifest(data_dir)
         self._num_threads = num_threads
         self._shard = shard
+        self.validation_fold: int | None = None
         # Where the training's stream was made from last, and the stream.
         self._made: tuple[tuple[int, int] | None, Any] = (None, None)
         check_settings(self.manifest, data_dir, settings)
 
-        fold, folds = settings.fold, self.manifest.num_folds
-        classes = class_of_emotions(self.manifest, settings.features.num_classes)
-        labels = classes[self.manifest.index.emotions]
-        fold_of = np.where(labels >= 0, self.manifest.folds(settings.protocol), -1)
-        clips = [int(np.sum(fold_of == number)) for number in range(folds)]
-        if not clips[fold]:
-            filled = [str(number) for number in range(folds) if clips[number]]
+        try:
+            self.deal = self.manifest.deal(settings.protocol)
+            filled = map(str, filled_folds(self.manifest, self.deal, settings.corpora))
+            self._labels = labels_of(self.manifest, data_dir, self._hard)
+            self.held_out = self._part("test")
+        except ValueError as error:
+            raise DataError(f"{data_dir}: {error}") from error
+        if not len(self.held_out):
             raise DataError(
-                f"{data_dir}: fold {fold} of {folds} ({settings.protocol} protocol) holds no clip; "
-                f"folds with clips: {', '.join(filled) or 'none'}"
+                f"{data_dir}: fold {settings.fold} of {self.deal.num_folds} ({settings.protocol} "
+                f"protocol) holds no clip; folds with clips: {', '.join(filled) or 'none'}"
             )
-        self.validation_fold: int | None = None
         if settings.select_on == "inner":
-            others = [(fold + step) % folds for step in range(1, folds)]
-            filled_others = [other for other in others if clips[other]]
-            if len(filled_others) < 2:
-                raise DataError(
-                    f"{data_dir}: --select_on=inner needs three folds with clips (to train on, to "
-                    f"select on, to hold out), here are {len(filled_others) + 1}. Use a larger "
-                    f"data set, or {self._way_out(bool(filled_others))}"
-                )
-            self.validation_fold = filled_others[0]
-
-        def part(split: str, of: list[int]) -> Part:
-            return Part(split, tuple(of), self.manifest.index, np.flatnonzero(np.isin(fold_of, of)))
-
-        kept_out = {fold, self.validation_fold}
-        self.train = part("train", [number for number in range(folds) if number not in kept_out])
-        self.held_out = part("test", [fold])
+            self.validation_fold = self._inner_fold()
+        self.train = self._part("train")
         self.selection: Part | None = None
         if settings.select_on != "none":
-            chosen = fold if self.validation_fold is None else self.validation_fold
-            self.selection = part("validation", [chosen])
+            self.selection = self._part("validation") if self._has_inner else self.held_out
         if not len(self.train):
             raise DataError(
-                f"{data_dir}: nothing is left to train on beside fold {fold}. Use a larger data "
-                f"set, or {self._way_out(False)}"
+                f"{data_dir}: nothing is left to train on beside fold {settings.fold}. Use a "
+                f"larger data set, or {self._way_out(False)}"
             )
-        self._check_classes(labels)
+        self._check_classes()
+
+    @property
+    def train_cells(self) -> np.ndarray:
+        """Of the deal, those trained on: they say how features are scaled."""
+        return self._cells("train")
+
+    @property
+    def ties(self) -> int:
+        """Clips trained, selected or tested on but for a tie among their raters."""
+        parts = ("train", "validation", "test") if self._has_inner else ("train", "test")
+        cells = np.any([self._cells(split) for split in parts], axis=0)
+        features = dataclasses.replace(self.settings.features, labels="intended")
+        intended = labels_of(self.manifest, self.data_dir, features)
+        there = cells[self.manifest.cells(self.deal)]
+        return int(np.sum(there & (intended >= 0) & (self._labels < 0)))
+
+    @property
+    def _has_inner(self) -> bool:
+        return self.validation_fold is not None
+
+    @property
+    def _hard(self) -> Features:
+        """With a label that a prediction can be equal to: the intended one beside votes."""
+        features = self.settings.features
+        if features.labels != "votes":
+            return features
+        return dataclasses.replace(features, labels="intended")
+
+    def _cells(self, split: str) -> np.ndarray:
+        settings = self.settings
+        return self.deal.part(split, settings.fold, self.validation_fold, settings.corpora)
+
+    def _part(self, split: str) -> Part:
+        cells = self._cells(split)
+        places = np.flatnonzero(cells[self.manifest.cells(self.deal)] & (self._labels >= 0))
+        folds = tuple(np.unique(self.deal.folds[cells]).tolist())
+        return Part(split, folds, self.manifest.index, places)
+
+    def _inner_fold(self) -> int:
+        """The next fold that can be selected on and leaves something to train on."""
+        count, filled = self.deal.num_validation_folds, 0
+        for step in range(count):
+            self.validation_fold = (self.settings.fold + 1 + step) % count
+            is_same = self.deal.validation_folds is self.deal.folds
+            if is_same and self.validation_fold == self.settings.fold:
+                continue
+            if len(self._part("validation")):
+                filled += 1
+                if len(self._part("train")):
+                    return self.validation_fold
+        raise DataError(
+            f"{self.data_dir}: --select_on=inner needs three folds with clips (to train on, to "
+            f"select on, to hold out), here are {filled + 1}. Use a larger data set, or "
+            f"{self._way_out(bool(filled))}"
+        )
 
     def training_batches(self, epoch: int, start_batch: int) -> tuple[Any, int]:
         """The rest of the training part's stream, from a batch of an epoch to the last epoch's end.
@@ -151,6 +192,7 @@ class Data:
         epochs = self.settings.epochs - epoch
         dataset = self._dataset(
             self.train,
+            self.settings.features,
             augment=self.settings.augment,
             shuffle=True,
             num_epochs=epochs,
@@ -161,7 +203,7 @@ class Data:
 
     def batches_of(self, part: Part) -> Any:
         """The clips of a part as they are, each once, in the data set's order."""
-        return self._dataset(part, augment=None, shuffle=False)
+        return self._dataset(part, self._hard, augment=None, shuffle=False)
 
     @property
     def calibration(self) -> Part | None:
@@ -184,10 +226,11 @@ class Data:
             fold=settings.fold,
             validation_fold=self.validation_fold,
             protocol=settings.protocol,
-            num_classes=settings.features.num_classes,
+            corpora=settings.corpora,
+            features=settings.features,
         )
 
-    def _dataset(self, part: Part, **options: Any) -> Any:
+    def _dataset(self, part: Part, features: Features, **options: Any) -> Any:
         from emotion_tfdata.pipeline import make_dataset
 
         settings = self.settings
@@ -198,9 +241,10 @@ class Data:
                 fold=settings.fold,
                 validation_fold=self.validation_fold,
                 protocol=settings.protocol,
+                corpora=settings.corpora,
                 batch_size=settings.batch_size,
                 seed=settings.seed,
-                features=dataclasses.replace(settings.features, with_ids=True),
+                features=dataclasses.replace(features, with_ids=True),
                 reading=Reading(num_threads=self._num_threads, shard=self._shard),
                 **options,
             )
@@ -217,9 +261,9 @@ class Data:
             return "build it with fewer folds (--num_folds)"
         return "--protocol=random, which trains on the actors it tests on (leaky)"
 
-    def _check_classes(self, labels: np.ndarray) -> None:
+    def _check_classes(self) -> None:
         num_classes = self.settings.features.num_classes
-        counts = np.bincount(labels[self.train.places], minlength=num_classes)
+        counts = np.bincount(self._labels[self.train.places], minlength=num_classes)
         missing = [
             name for name, count in zip(class_names(len(counts)), counts, strict=True) if not count
         ]
@@ -247,10 +291,6 @@ def check_settings(manifest: Manifest, data_dir: str, settings: Settings) -> Non
         raise DataError(
             f"{data_dir} was built with {manifest.num_classes} classes, --num_classes="
             f"{features.num_classes} needs a build that keeps more"
-        )
-    if settings.fold >= manifest.num_folds:
-        raise DataError(
-            f"--fold={settings.fold}: {data_dir} has folds 0 to {manifest.num_folds - 1}"
         )
 
 

@@ -18,7 +18,6 @@ import numpy as np
 import tensorflow as tf
 
 import emotion_tfdata
-from emotion_tfdata import table as table_lib
 from emotion_tfdata.features import Features
 from emotion_tfdata.labels import class_names
 from emotion_tfdata.level import clip_level
@@ -152,8 +151,7 @@ def _quiet() -> Iterator[None]:
 def view_of(data: Data, modality: str) -> View:
     """How the pipeline serves a modality in this training."""
     settings, manifest = data.settings, data.manifest
-    folds = table_lib.split_folds(manifest, "train", settings.fold, data.validation_fold)
-    return make_view(manifest, modality, settings.protocol, folds, settings.features)
+    return make_view(manifest, modality, data.deal, data.train_cells, settings.features)
 
 
 def features_of(
@@ -181,7 +179,7 @@ def features_of(
         "inside": {
             **dataclasses.asdict(settings.features),
             "landmarks": list(views["landmarks"].indices) if "landmarks" in views else [],
-            "scaled_by": f"{settings.protocol} folds {', '.join(map(str, data.train.folds))}",
+            "scaled_by": f"the training side of {settings.protocol} fold {settings.fold}",
         },
         # Beside what it was trained on, what was selected on: the model has seen it too.
         "trained_actors": sorted({*data.train.actors, *(data.selection or data.train).actors}),

@@ -101,11 +101,15 @@ def fold_report(
         "data_dir": data.data_dir,
         "protocol": settings.protocol,
         "protocol_meaning": protocol.words,
+        "protocol_notes": list(data.deal.notes),
         "leaky": protocol.leaky,
+        "labels": settings.features.labels,
+        "ties": data.ties if settings.features.labels == "perceived" else 0,
+        "corpora": {"train": settings.train_corpora, "test": settings.test_corpora},
         "select_on": settings.select_on,
         "selection_meaning": SELECTION_MEANING[settings.select_on],
         "fold": settings.fold,
-        "num_folds": data.manifest.num_folds,
+        "num_folds": data.deal.num_folds,
         "held_out": figures(predictions.confusion)
         | {
             "loss": predictions.loss,
@@ -238,6 +242,7 @@ def folds_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     shared = (
         *("name", "provenance", "data_dir", "protocol", "protocol_meaning", "leaky", "select_on"),
+        *("protocol_notes", "labels", "ties", "corpora"),
     )
     return {
         **{key: first[key] for key in (*shared, "selection_meaning", "num_folds")},

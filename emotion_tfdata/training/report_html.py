@@ -21,6 +21,7 @@ from emotion_tfdata.training.report_text import (
     interval_words,
     rater_rows,
     rater_words,
+    what_rows,
 )
 from emotion_tfdata.training.settings import Settings
 
@@ -106,6 +107,7 @@ def _notes(report: Mapping[str, Any]) -> Iterable[str]:
 
 def _words(report: Mapping[str, Any]) -> str:
     rows = [("protocol", f"{report['protocol']}: {report['protocol_meaning']}")]
+    rows += what_rows(report)
     if "folds" in report:
         folds = ", ".join(map(str, report["folds"]))
         rows.append(("held out", f"folds {folds} of {report['num_folds']}, one after the other"))

@@ -20,6 +20,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
         f"- protocol: {report['protocol']}{word} ({report['protocol_meaning']})",
     ]
+    lines += [f"- {name}: {text}" for name, text in what_rows(report)]
     if folds:
         lines += [
             f"- folds: {', '.join(map(str, folds))} of {report['num_folds']}, each held out once",
@@ -65,6 +66,26 @@ def markdown(report: Mapping[str, Any]) -> str:
             + " |"
         )
     return "\n".join([*lines, *_people(held_out), *_calibration(held_out["calibration"])]) + "\n"
+
+
+def what_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, words) of what is unusual about the clips and their labels."""
+    rows = [("note", note) for note in report["protocol_notes"]]
+    for side, what in (("train", "trained on"), ("test", "tested on")):
+        if report["corpora"][side]:
+            rows.append(("corpora", f"{what} {', '.join(report['corpora'][side])} alone"))
+    if report["labels"] == "perceived":
+        rows.append(
+            (
+                "labels",
+                "perceived: what most of CREMA-D's raters took a clip for, trained and tested on; "
+                f"{report['ties']} clips that they are tied on are skipped",
+            )
+        )
+    elif report["labels"] == "votes":
+        words = "the votes of CREMA-D's raters to train on; figures are of the intended emotion"
+        rows.append(("labels", words))
+    return rows
 
 
 def _people(held_out: Mapping[str, Any]) -> list[str]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from emotion_tfdata import protocols
+from emotion_tfdata import protocols, table
 from emotion_tfdata.features import Features
 from emotion_tfdata.storage import load_manifest
 from emotion_tfdata.training import run_dir
@@ -97,9 +96,16 @@ def model_config(
     return ModelConfig(modalities=modalities, num_classes=features.num_classes, **given)
 
 
-def filled_folds(data_dir: str, protocol: str) -> list[int]:
-    """Numbers of the folds that hold a clip."""
-    return np.unique(load_manifest(data_dir).folds(protocol)).tolist()
+def filled_folds(data_dir: str, protocol: str, test_corpora: Sequence[str] = ()) -> list[int]:
+    """Numbers of the folds that hold a clip to test on.
+
+    Raises:
+      ManifestError: if there is no data set.
+      ProtocolError: for a protocol that does not suit it.
+    """
+    manifest = load_manifest(data_dir)
+    corpora = {"test": test_corpora} if test_corpora else None
+    return table.filled_folds(manifest, manifest.deal(protocol), corpora)
 
 
 def train_fold(settings: Settings, options: Options, progress: Progress) -> dict[str, Any]:
@@ -270,7 +276,12 @@ def _report_in(folder: Path) -> Any:
 
 
 def _claim(settings: Settings, data_dir: str) -> dict[str, Any]:
-    return settings.as_dict() | {"data_manifest_sha256": load_manifest(data_dir).sha256}
+    manifest = load_manifest(data_dir)
+    claim = settings.as_dict() | {"data_manifest_sha256": manifest.sha256}
+    if settings.protocol not in protocols.NAMES:  # a file, which may change
+        folds = manifest.deal(settings.protocol).folds.tobytes()
+        claim["protocol_folds_sha256"] = hashlib.sha256(folds).hexdigest()
+    return claim
 
 
 def _about(settings: Settings, data: Any) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from emotion_tfdata.features import Features
-from emotion_tfdata.splits import PROTOCOLS
+from emotion_tfdata.protocols import check_name
 from emotion_tfdata.training.precision import PRECISIONS
 from emotion_tfdata.training.schedules import LR_SCHEDULES
 
@@ -36,7 +36,9 @@ class Settings:
       model: the network.
       augment: what is done to training clips, None for nothing.
       features: what the model is given; the modalities are named.
-      protocol: `actor` or `random`.
+      protocol: how clips are dealt to folds, as `make_dataset` takes it.
+      train_corpora: trained and selected on; none for all.
+      test_corpora: held out; none for all.
       fold: the fold held out, on which the report's figures are made.
       select_on: where the best epoch, the learning rate's steps and the stop are decided: `inner`,
         one more fold taken out of the training part; `held_out`, the held-out fold itself, which
@@ -61,6 +63,8 @@ class Settings:
     augment: Augment | None = dataclasses.field(default_factory=_default_augment)
     features: Features = dataclasses.field(default=Features("both", "expressive"))
     protocol: str = "actor"
+    train_corpora: tuple[str, ...] = ()
+    test_corpora: tuple[str, ...] = ()
     fold: int = 0
     select_on: str = "inner"
     select_by: str = "loss"
@@ -89,7 +93,6 @@ class Settings:
             elif isinstance(value, int):  # 32 bits suffice for whatever is counted
                 check(value < 2**31, name, "at most 2147483647")
         for name, allowed in (
-            ("protocol", PROTOCOLS),
             ("select_on", SELECTIONS),
             ("select_by", CRITERIA),
             ("lr_schedule", LR_SCHEDULES),
@@ -97,6 +100,7 @@ class Settings:
             ("precision", PRECISIONS),
         ):
             check(getattr(self, name) in allowed, name, f"one of {', '.join(map(str, allowed))}")
+        check_name(self.protocol)
         for name in ("batch_size", "epochs", "lr_patience"):
             check(getattr(self, name) >= 1, name, "at least 1")
         for name in ("fold", "early_stopping", "clip_norm", "min_learning_rate"):
@@ -112,6 +116,12 @@ class Settings:
                 "lr_schedule",
                 "cosine or constant with select_on=none, which judges no epoch",
             )
+
+    @property
+    def corpora(self) -> dict[str, tuple[str, ...]] | None:
+        """As `make_dataset` takes them."""
+        sides = {"train": self.train_corpora, "test": self.test_corpora}
+        return {side: names for side, names in sides.items() if names} or None
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
