@@ -81,11 +81,10 @@ def select(
     labelled = wanted >= 0 if wanted.ndim == 1 else wanted.any(axis=1)
     places = np.flatnonzero(cells[manifest.cells(deal)] & labelled)
     if not len(places):
-        folds = sorted(set(deal.folds[cells].tolist()))
+        filled = ", ".join(map(str, filled_folds(manifest, deal)))
         raise ValueError(
-            f"{data_dir}: no clip in {deal.protocol.name} fold(s) "
-            f"{', '.join(map(str, folds)) or '(none)'} with these corpora and classes; folds with "
-            f"clips: {', '.join(map(str, filled_folds(manifest, deal)))}"
+            f"{data_dir}: no clip is in this split, of these corpora and classes; folds of protocol "
+            f"{deal.protocol.name} with clips: {filled}"
         )
     none = np.zeros(len(index), np.int32)
     return Table(

@@ -18,13 +18,13 @@ from emotion_tfdata.reader import CorruptDataError
 _EXAMPLES = {e.example_id: e for e in testing.fake_examples()}
 
 
-def test_validation_serves_every_held_out_clip_normalised_by_the_training_folds(fake_data_dir):
+def test_test_serves_every_held_out_clip_normalised_by_the_training_folds(fake_data_dir):
     manifest = Manifest.load(fake_data_dir)
     held_out = {e.decode() for e in manifest.index.example_ids[manifest.index.folds == 1]}
     kept = [e for i, e in _EXAMPLES.items() if i not in held_out]
     audio = np.concatenate([e.audio for e in kept])
     faces = np.concatenate([e.landmarks[e.landmarks_valid] for e in kept])
-    clips = list(served.clips(served.batches(fake_data_dir, "validation", fold=1)))
+    clips = list(served.clips(served.batches(fake_data_dir, "test", fold=1)))
     assert {c[0] for c in clips} == held_out
     assert len(clips) == len(held_out)
     for example_id, label, served_audio, landmarks, mask in clips:
@@ -220,8 +220,8 @@ def test_actors_are_on_one_side_only_unless_the_protocol_is_random(fake_data_dir
             for c in served.clips(served.batches(fake_data_dir, split, protocol=protocol, fold=2))
         }
 
-    assert not actors("train", "actor") & actors("validation", "actor")
-    assert actors("train", "random") & actors("validation", "random")
+    assert not actors("train", "actor") & actors("test", "actor")
+    assert actors("train", "random") & actors("test", "random")
 
 
 def test_a_validation_fold_leaves_three_parts_that_are_everything(fake_data_dir):
@@ -272,9 +272,17 @@ def test_statistics_that_no_data_can_have_are_refused(tmp_path):
     ("options", "message"),
     [
         ({"split": "dev"}, "split must be one of train, validation, test, all, got 'dev'"),
-        ({"fold": 5}, r"fold must be in 0\.\.4, this data set's folds, got 5"),
+        ({"fold": 5}, r"fold must be in 0\.\.4, the folds of protocol actor, got 5"),
         ({"validation_fold": 0}, "validation_fold must differ from fold, both are 0"),
-        ({"protocol": "speaker"}, "protocol must be one of actor, random, got 'speaker'"),
+        (
+            {"protocol": "speaker"},
+            "protocol must be one of actor, random, .*JSON file of folds, got 'spea",
+        ),
+        ({"split": "validation", "fold": 4}, "needs validation_fold, .* e.g. validation_fold=0"),
+        ({"corpora": "savee"}, "there is no 'savee' in this data set; it has ravdess"),
+        ({"protocol": "hicmae"}, "holds out actors of crema_d, this data set has ravdess"),
+        ({"labels": "votes"}, "labels='votes' needs clips of crema_d, which"),
+        ({"labels": "guess"}, "labels must be one of intended, perceived, votes, got 'guess'"),
         ({"num_classes": 8}, "was built with --num_classes=6.*build it again"),
         ({"num_classes": 5}, "num_classes must be 6 or 8, got 5"),
         ({"modalities": "video"}, "modalities must be one of both, audio, landmarks, got 'video'"),
@@ -310,8 +318,10 @@ def test_arguments_out_of_range_are_refused_with_what_is_allowed(fake_data_dir, 
 
 def test_a_fold_without_actors_is_refused_with_what_to_do(tmp_path):
     testing.write_data_set(str(tmp_path), testing.fake_examples(num_actors=2), num_folds=5)
-    with pytest.raises(ValueError, match=r"no clip in actor fold\(s\) 4; it has fewer actors"):
-        served.make(str(tmp_path), "validation", fold=4)
+    with pytest.raises(
+        ValueError, match=r"no clip is in this split.* of protocol actor with clips: 0, 1"
+    ):
+        served.make(str(tmp_path), "test", fold=4)
 
 
 def _damaged(tmp_path, damage):
