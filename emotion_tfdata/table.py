@@ -83,8 +83,8 @@ def select(
     if not len(places):
         filled = ", ".join(map(str, filled_folds(manifest, deal)))
         raise ValueError(
-            f"{data_dir}: no clip is in this split, of these corpora and classes; folds of protocol "
-            f"{deal.protocol.name} with clips: {filled}"
+            f"{data_dir}: no clip is in this split, of these corpora and classes; folds of "
+            f"protocol {deal.protocol.name} with clips: {filled}"
         )
     none = np.zeros(len(index), np.int32)
     return Table(
