@@ -144,6 +144,7 @@ def test_flagfiles_are_the_designs_table(parsed, project_dir, name):
     }
     elsewhere = {
         *("data_dir", "model_dir", "overwrite", "protocol", "fold", "folds", "model"),
+        *("train_corpora", "test_corpora"),
         *("checkpoint_every_s", "intra_op_threads", "inter_op_threads", "input_threads"),
         "profile",
     }
@@ -188,6 +189,7 @@ def test_flags_reach_the_settings(parsed, fake_data_dir):
     module = parsed(
         f"--data_dir={fake_data_dir}", "--landmarks=0,2", "--noaugment", "--clip_norm=2.5",
         "--model=joined_dropouts=0.25,0", "--class_weights=balanced", "--select_by=uar",
+        "--protocol=luna", "--train_corpora=ravdess", "--labels=perceived",
     )  # fmt: skip
     settings = module.settings_from_flags(3)
     assert settings.augment is None
@@ -195,6 +197,8 @@ def test_flags_reach_the_settings(parsed, fake_data_dir):
     assert settings.model.num_landmarks == 2
     assert settings.model.joined_dropouts == (0.25, 0)
     assert (settings.fold, settings.clip_norm, settings.class_weights) == (3, 2.5, "balanced")
+    assert (settings.protocol, settings.corpora) == ("luna", {"train": ("ravdess",)})
+    assert settings.features.labels == "perceived"
 
 
 @pytest.mark.parametrize(
@@ -226,7 +230,7 @@ def test_a_users_mistake_is_one_clear_line(train, flags, says):
         (["--clip_norm=inf"], "clip_norm must be a number that float32 holds, got inf"),
         (["--min_learning_rate=inf"], "min_learning_rate must be a number that float32 holds"),
         (["--model=tcn_filters=100000000000000000000"], "tcn_filters is 10{20}; .* 1 to 65536"),
-        (["--fold=9"], "--fold=9: .* has folds 0 to 4"),
+        (["--fold=9"], "--fold=9: protocol actor has folds 0 to 4"),
         (["--folds=one"], "--folds=one: give 'all' or numbers"),
         (["--folds=0,1,0"], "--folds=0,1,0: a fold stands there twice"),
         (["--folds=0,9"], "--folds=0,9: .* has clips in actor folds 0, 1, 2, 3, 4"),

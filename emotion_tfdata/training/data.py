@@ -96,6 +96,11 @@ class Data:
 
         try:
             self.deal = self.manifest.deal(settings.protocol)
+            if settings.fold >= self.deal.num_folds:
+                raise ValueError(
+                    f"--fold={settings.fold}: protocol {settings.protocol} has folds 0 to "
+                    f"{self.deal.num_folds - 1}"
+                )
             filled = map(str, filled_folds(self.manifest, self.deal, settings.corpora))
             self._labels = labels_of(self.manifest, data_dir, self._hard)
             self.held_out = self._part("test")
