@@ -179,7 +179,7 @@ def features_of(
         "inside": {
             **dataclasses.asdict(settings.features),
             "landmarks": list(views["landmarks"].indices) if "landmarks" in views else [],
-            "scaled_by": f"the training side of {settings.protocol} fold {settings.fold}",
+            "scaled_by": f"{settings.protocol} folds {', '.join(map(str, data.train.folds))}",
         },
         # Beside what it was trained on, what was selected on: the model has seen it too.
         "trained_actors": sorted({*data.train.actors, *(data.selection or data.train).actors}),

@@ -144,7 +144,7 @@ def test_trimming_and_levelling_do_matter(fake_data_dir):
 
 def test_no_feature_is_served_that_the_saved_model_might_lack():
     inside = {"modalities", "landmarks", "normalize", "trim_silence_db", "relative_level"}
-    not_for_the_model = {"head", "with_ids", "with_meta", "num_classes"}
+    not_for_the_model = {"head", "with_ids", "with_meta", "num_classes", "labels"}
     assert {field.name for field in dataclasses.fields(Features)} == inside | not_for_the_model
 
 
@@ -212,6 +212,8 @@ def test_beside_it_stands_how_a_clip_becomes_its_input(both):
     assert content["inputs"]["landmarks"]["frame_shape"] == [6, 3]
     assert content["inputs"]["landmarks"]["rate_hz"] == 30
     assert content["inside"]["landmarks"] == list(CHOSEN)
+    assert content["trained_actors"] == sorted({*both[1].train.actors, *both[1].selection.actors})
+    assert content["temperature"] is None  # it was not asked for
     assert content["inside"]["scaled_by"] == "random folds 0, 1, 4"  # 3 is selected on
 
 
