@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 
 from emotion_tfdata.schema import Example
@@ -12,6 +16,19 @@ from preprocess.media import DEFAULT_LIMITS, Limits, MediaError
 
 # Sound that never gets louder (3 steps of 16 bits) was not recorded.
 _SILENCE = 1e-4
+SEVERAL_FACES = "several faces in its pictures; the one that is largest over the clip is taken"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pictures:
+    """A clip's pictures with their times, decoded anew whenever they are iterated."""
+
+    path: Path
+    limits: Limits
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        for picture in media.in_batches(media.read_pictures(self.path, self.limits)):
+            yield picture.time_s, picture.rgb
 
 
 def make_example(
@@ -19,6 +36,7 @@ def make_example(
     settings: AudioSettings,
     limits: Limits = DEFAULT_LIMITS,
     num_landmarks: int = landmarks.NUM_LANDMARKS,
+    notes: list[str] | None = None,
 ) -> Example:
     """Builds a clip's example from its files.
 
@@ -27,6 +45,7 @@ def make_example(
       settings: of the audio features.
       limits: what a file may reach.
       num_landmarks: of the data set, which a clip without a picture has none of.
+      notes: gets what is to be known of a clip that is used all the same.
 
     Raises:
       MediaError: if a file cannot be used.
@@ -45,8 +64,9 @@ def make_example(
         if clip.picture.suffix.lower() == ".csv":
             track = tracking.read_track(clip.picture, limits)
         else:
-            pictures = media.in_batches(media.read_pictures(clip.picture, limits))
-            track = landmarks.track_face((picture.time_s, picture.rgb) for picture in pictures)
+            track = landmarks.track_face(_Pictures(clip.picture, limits))
+            if track.faces > 1 and notes is not None:
+                notes.append(SEVERAL_FACES)
         if not track.found.any():
             raise MediaError("no face", f"no face in any of its {len(track.found)} pictures")
         picture_span = align.picture_span(track.times_s)

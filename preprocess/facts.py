@@ -19,14 +19,18 @@ class ClipFacts:
       loudness_db: energy in the mel bands, mean over its frames, in dB; None without sound.
       lag_s: how much later the mouth opens than the voice sounds; None where nothing tells.
       altered: names of its files that are not what the corpus published.
+      several_faces: whether its pictures show more than one, of which the largest was taken.
     """
 
     loudness_db: float | None = None
     lag_s: float | None = None
     altered: tuple[str, ...] = ()
+    several_faces: bool = False
 
 
-def measure(example: Example, altered: tuple[str, ...] = ()) -> ClipFacts:
+def measure(
+    example: Example, altered: tuple[str, ...] = (), several_faces: bool = False
+) -> ClipFacts:
     """Measures an example, to a tenth of a decibel and of a millisecond."""
     loudness_db = lag_s = None
     if len(example.audio):
@@ -35,4 +39,4 @@ def measure(example: Example, altered: tuple[str, ...] = ()) -> ClipFacts:
         if len(example.landmarks) and example.landmarks.shape[1] in POINTS:
             lag = mouth_lag_s(example.audio, example.landmarks, example.landmarks_valid)
             lag_s = None if lag is None else round(lag, 4)
-    return ClipFacts(loudness_db, lag_s, altered)
+    return ClipFacts(loudness_db, lag_s, altered, several_faces)

@@ -33,7 +33,7 @@ def why_unfit(*, sound: bool, faces: bool) -> str:
     try:
         import numpy as np
 
-        from preprocess import audio, landmarks
+        from preprocess import audio, face_search, landmarks
 
         if sound:
             tone = np.sin(np.arange(_TRIED_HZ // 10, dtype=np.float32))
@@ -41,6 +41,7 @@ def why_unfit(*, sound: bool, faces: bool) -> str:
         if faces:
             with landmarks.FaceTracker() as tracker:
                 tracker.find(np.zeros((48, 64, 3), np.uint8))
+            face_search.find_boxes(np.zeros((48, 64, 3), np.uint8))
     except Exception as error:  # of whatever type: no clip has been touched
         traceback.print_exc()
         return describe(error)

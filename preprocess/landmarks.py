@@ -6,13 +6,15 @@ that a turn of the head in the picture's plane is a rotation of them and nothing
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import sys
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+
+from preprocess import face_search, mediapipe_solutions
 
 NUM_LANDMARKS = 478
 
@@ -35,6 +37,11 @@ POINTS: dict[int, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] = {
 _MAX_REACH = 3.9
 _MIN_EYE_DISTANCE = 0.005  # picture widths
 
+# Faces are counted once in so many pictures, since that takes longer than FaceMesh.
+_COUNTED_PICTURES = 45
+# Where FaceMesh finds a face in fewer pictures, the face is searched for.
+_FOUND_SHARE = 0.5
+
 # A landmark as mediapipe's message has it on the wire, one after the other: a tag and a length,
 # then a tag and a float for each of x, y and z. Read at once, since a clip has 100,000 of them.
 _WIRE = np.dtype(
@@ -50,11 +57,13 @@ class Track:
       times_s: float64 `[F]`, rising.
       points: float32 `[F, L, 3]`, picture widths; zero where no face was found.
       found: bool `[F]`.
+      faces: the most that were seen in one picture, where they were counted; 1 otherwise.
     """
 
     times_s: np.ndarray
     points: np.ndarray
     found: np.ndarray
+    faces: int = 1
 
 
 class FaceTracker:
@@ -64,8 +73,7 @@ class FaceTracker:
     """
 
     def __init__(self) -> None:
-        face_mesh = _import_face_mesh()
-        self._mesh = face_mesh.FaceMesh(
+        self._mesh = mediapipe_solutions.load("face_mesh").FaceMesh(
             static_image_mode=False, max_num_faces=1, refine_landmarks=True
         )
 
@@ -78,6 +86,10 @@ class FaceTracker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends it."""
         self._mesh.close()
 
     def find(self, rgb: np.ndarray) -> np.ndarray | None:
@@ -112,24 +124,96 @@ def points_of(face: Any) -> np.ndarray:
 
 
 def track_face(pictures: Iterable[tuple[float, np.ndarray]]) -> Track:
-    """Follows the face through a clip's pictures with a tracker of its own.
+    """Follows the face through a clip's pictures with trackers of its own.
+
+    Every so many pictures the full-range detector counts the faces. Where there are several, or
+    where FaceMesh finds one in less than half of the pictures, the person whose face is largest
+    over the clip is cut out for it, as `face_search` has it.
 
     Args:
-      pictures: (time in seconds, uint8 `[height, width, 3]`), in order.
+      pictures: (time in seconds, uint8 `[height, width, 3]`), in order. Iterated three times where
+        the face has to be searched for.
     """
+    track = _track_any(pictures)
+    if track is not None and track.found.sum() >= _FOUND_SHARE * len(track.found):
+        return track
+    found = _track_largest(pictures)
+    if track is None or found.found.sum() > track.found.sum():
+        return found
+    return track
+
+
+def _track_any(pictures: Iterable[tuple[float, np.ndarray]]) -> Track | None:
+    """Lets FaceMesh follow the face that it finds; None where there are several."""
     times_s: list[float] = []
     rows: list[np.ndarray | None] = []
-    with FaceTracker() as tracker:
-        for time_s, rgb in pictures:
+    with contextlib.closing(_Trackers()) as trackers:
+        for number, (time_s, rgb) in enumerate(pictures):
+            if number % _COUNTED_PICTURES == 0 and len(face_search.find_boxes(rgb)) > 1:
+                return None
             times_s.append(time_s)
-            rows.append(tracker.find(rgb))
+            rows.append(trackers.tracker_for(rgb.shape).find(rgb))
+    return _make_track(times_s, rows)
+
+
+def _track_largest(pictures: Iterable[tuple[float, np.ndarray]]) -> Track:
+    """Lets FaceMesh follow the person whose face is largest over the clip, cut out for it."""
+    boxes, shapes = [], []
+    search = face_search.Search()
+    for _, rgb in pictures:
+        boxes.append(search.find(rgb))
+        shapes.append(rgb.shape)
+    places, most = face_search.choose_person(boxes)
+    times_s: list[float] = []
+    rows: list[np.ndarray | None] = []
+    windows = face_search.windows(places, shapes)
+    with contextlib.closing(_Trackers()) as trackers:
+        for (time_s, rgb), face, window, here in zip(
+            pictures, places, windows, boxes, strict=False
+        ):
+            times_s.append(time_s)
+            rows.append(None)
+            if face is None or window is None:
+                continue
+            part = face_search.cut_out(rgb, window, face, here)
+            points = trackers.tracker_for(window).find(part)
+            if points is not None:
+                points *= part.shape[1]
+                points[:, :2] += window.left, window.top
+                rows[-1] = points / np.float32(rgb.shape[1])
+    return _make_track(times_s, rows, most)
+
+
+class _Trackers:
+    """A tracker for as long as what it looks at is alike, since it remembers where the face was."""
+
+    def __init__(self) -> None:
+        self._tracker: FaceTracker | None = None
+        self._key: object = None
+
+    def tracker_for(self, key: object) -> FaceTracker:
+        """The tracker of pictures of which `key` is true; a new one where it changes."""
+        if self._tracker is None or key != self._key:
+            self.close()
+            self._tracker, self._key = FaceTracker(), key
+        return self._tracker
+
+    def close(self) -> None:
+        """Ends it."""
+        if self._tracker is not None:
+            self._tracker.close()
+            self._tracker = None
+
+
+def _make_track(times_s: list[float], rows: list[np.ndarray | None], faces: int = 1) -> Track:
+    """A track of what was found; what cannot be a face was not."""
     found = np.array([row is not None for row in rows], bool)
     nothing = np.zeros((NUM_LANDMARKS, 3), np.float32)
     points = np.array([nothing if row is None else row for row in rows], np.float32)
     points = points.reshape(-1, NUM_LANDMARKS, 3)
     found[found] = are_faces(points[found])
     points[~found] = 0
-    return Track(np.array(times_s, np.float64), points, found)
+    return Track(np.array(times_s, np.float64), points, found, faces)
 
 
 def to_face_frame(
@@ -204,21 +288,3 @@ def are_faces(points: np.ndarray) -> np.ndarray:
         landmarks, _ = to_face_frame(points)
         reach = np.abs(landmarks).max(axis=(1, 2))
         return (np.linalg.norm(across, axis=1) >= _MIN_EYE_DISTANCE) & (reach <= _MAX_REACH)
-
-
-def _import_face_mesh() -> Any:
-    """Imports FaceMesh without what else mediapipe pulls in.
-
-    mediapipe imports TensorFlow, to no end but its own documentation, and jax for a converter. Both
-    are optional to it, cost seconds and hundreds of megabytes a process, and are kept out unless
-    the process has them anyway.
-    """
-    kept_out = [name for name in ("tensorflow", "jax") if name not in sys.modules]
-    for name in kept_out:
-        sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        from mediapipe.python.solutions import face_mesh
-    finally:
-        for name in kept_out:
-            del sys.modules[name]
-    return face_mesh

@@ -185,6 +185,7 @@ class Ledger:
                 "notes": [
                     *self._plan.notes,
                     *_altered_notes(facts),
+                    *_faces_notes(facts),
                     *_processor_notes(processors),
                 ],
             },
@@ -312,6 +313,18 @@ def _processor_notes(processors: Sequence[str]) -> list[str]:
         f"made on processors of {len(processors)} kinds: {'; '.join(processors)}. Landmarks, and "
         "sound decoded from mp4, flv or mp3, can differ between them in the last digits: build on "
         "one kind for bytes that another build repeats"
+    ]
+
+
+def _faces_notes(facts: Mapping[str, ClipFacts]) -> list[str]:
+    """One note on clips that show more than one face."""
+    names = sorted(name for name, each in facts.items() if each.several_faces)
+    if not names:
+        return []
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return [
+        f"{len(names)} clips with several faces, of which the one that is largest over the clip is "
+        f"taken: {', '.join(names[:_NAMED])}{more}"
     ]
 
 

@@ -119,6 +119,8 @@ def main(argv: Sequence[str]) -> int:
                 print(f"{path}: not served: {result.reason}", file=sys.stderr, flush=True)
             else:
                 print(table.line(path, result), file=screen, flush=True)
+                for note in result.notes:
+                    print(f"note: {path}: {note}", file=sys.stderr, flush=True)
         if chosen.json:
             _write(chosen.json, as_json(model_dir, features, results))
     except PredictError as error:

@@ -78,6 +78,7 @@ class Prediction:
       logits: class name -> logit.
       audio_frames, landmarks_frames, faces_frames: rows that it was given; of the landmarks' rows
         those with a face.
+      notes: what is to be known of the clip.
     """
 
     probabilities: Mapping[str, float]
@@ -85,6 +86,7 @@ class Prediction:
     audio_frames: int
     landmarks_frames: int
     faces_frames: int
+    notes: tuple[str, ...] = ()
 
     @property
     def emotion(self) -> str:
@@ -180,7 +182,15 @@ class _Unfit:
     reason: str
 
 
-def read_clip(path: Path, features: Features) -> schema.Example | Failure | _Unfit:
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """A clip's example, and what is to be known of it."""
+
+    example: schema.Example
+    notes: tuple[str, ...]
+
+
+def read_clip(path: Path, features: Features) -> _Read | Failure | _Unfit:
     """Makes one file's example as the build would have made it. Runs in a worker.
 
     A file with picture and sound is placed on the clock of both, as in the data set, even where the
@@ -211,7 +221,7 @@ def read_clip(path: Path, features: Features) -> schema.Example | Failure | _Unf
         return Failure("failed", f"{type(error).__name__}: {error}")
 
 
-def _example(path: Path, features: Features, modalities: set[str]) -> schema.Example:
+def _example(path: Path, features: Features, modalities: set[str]) -> _Read:
     clip = Clip(
         corpus="clip",
         name=path.stem,
@@ -222,9 +232,10 @@ def _example(path: Path, features: Features, modalities: set[str]) -> schema.Exa
         picture=path if "landmarks" in modalities else None,
         sound=path if "audio" in modalities else None,
     )
-    example = make_example(clip, features.audio)
+    notes: list[str] = []
+    example = make_example(clip, features.audio, notes=notes)
     schema.stored_arrays(example)  # what cannot be stored fails here, by name
-    return example
+    return _Read(example, tuple(notes))
 
 
 def _reason(error: MediaError, features: Features) -> str:
@@ -300,7 +311,7 @@ def predict_clips(
     """
     with contextlib.ExitStack() as stack:
         log_dir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        pool: Pool[_Task, schema.Example | Failure | _Unfit] = stack.enter_context(
+        pool: Pool[_Task, _Read | Failure | _Unfit] = stack.enter_context(
             Pool(
                 functools.partial(_read_task, features=features),
                 min(num_workers, len(paths)),
@@ -320,8 +331,9 @@ def predict_clips(
                     result = Failure("failed", result.reason)
                 if isinstance(result, _Unfit):
                     raise PredictError(result.reason)
-                if isinstance(result, schema.Example):
-                    done[number] = loading.result().predict(result)
+                if isinstance(result, _Read):
+                    prediction = loading.result().predict(result.example)
+                    done[number] = dataclasses.replace(prediction, notes=result.notes)
                 else:
                     done[number] = result
                 while following in done:
@@ -331,5 +343,5 @@ def predict_clips(
             raise PredictError(str(error)) from error
 
 
-def _read_task(task: _Task, features: Features) -> schema.Example | Failure | _Unfit:
+def _read_task(task: _Task, features: Features) -> _Read | Failure | _Unfit:
     return read_clip(task[1], features)

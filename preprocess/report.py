@@ -135,6 +135,7 @@ def summarize(manifest: Manifest, facts: Mapping[str, ClipFacts]) -> dict[str, A
         "left_out": dict(Counter(entry["kind"] for entry in manifest.skipped).most_common()),
         "notes": list(manifest.settings["notes"]),
         "altered": sorted(name for each in facts.values() for name in each.altered),
+        "several_faces": sorted(name for name, each in facts.items() if each.several_faces),
         "clips": clips,
     }
 

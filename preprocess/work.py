@@ -12,7 +12,7 @@ from typing import Any
 from emotion_tfdata import schema
 from preprocess import checksums, fitness, media, processor, writer
 from preprocess.corpora import FILE_ERRNOS, NO_PICTURE, NO_SOUND, Clip, LeftOut, place
-from preprocess.example import make_example
+from preprocess.example import SEVERAL_FACES, make_example
 from preprocess.facts import measure
 from preprocess.plan import BuildError, BuildSettings
 from preprocess.workspace import Workspace, WorkspaceError
@@ -116,13 +116,17 @@ class Work:
         """Makes one clip's example."""
         where = place(clip.corpus, self.roots[clip.corpus], clip.files[0])
         left_out = None
+        notes: list[str] = []
         try:
             checked = clip.corpus in self.checked
             altered = checksums.altered(clip.corpus, clip.files) if checked else ()
             if altered and self.settings.checksums == "require":
                 raise media.MediaError("checksum", f"{', '.join(altered)}: {ALTERED}")
             example = make_example(
-                clip, self.settings.audio, num_landmarks=self.settings.num_landmarks
+                clip,
+                self.settings.audio,
+                num_landmarks=self.settings.num_landmarks,
+                notes=notes,
             )
             schema.stored_arrays(example)  # an example that cannot be stored fails here, by name
         except media.MediaError as error:
@@ -153,7 +157,8 @@ class Work:
                 if left_out.kind not in PASSING_KINDS:
                     self.workspace.store_left_out(clip.example_id, left_out)
                 return left_out
-            return self.workspace.store_example(example, measure(example, altered))
+            facts = measure(example, altered, several_faces=SEVERAL_FACES in notes)
+            return self.workspace.store_example(example, facts)
         except OSError as error:
             return self._cannot_write(error)
 
