@@ -7,13 +7,17 @@ import dataclasses
 import io
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import TextIO
 
 from preprocess.corpora import LeftOut
 
 _LISTED = 5
+# Of how many clips the rate is, and how many, over how long, must be done before there is one.
+_RATE_ITEMS = 64
+_LEAST_ITEMS = 8
+_LEAST_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +110,12 @@ class Progress:
         self._of = of
         self._done = 0
         self._left_out: Counter[str] = Counter()
-        self._began_s = time.monotonic()
+        # When the last of them were done: the rate follows these, since workers begin slowly and
+        # clips differ. Before some were done at it there is none.
+        self._done_s: deque[float] = deque(maxlen=_RATE_ITEMS)
         self._terminal = self._stream.isatty()
         self._every_s = 0.2 if self._terminal else 10.0
-        self._told_s = self._began_s
+        self._told_s = time.monotonic()
 
     def add(self, left_out: LeftOut | None = None) -> None:
         """Counts one more."""
@@ -117,14 +123,17 @@ class Progress:
         if left_out:
             self._left_out[left_out.kind] += 1
         now_s = time.monotonic()
+        self._done_s.append(now_s)
         if now_s - self._told_s >= self._every_s or self._done == self._total:
             self._told_s = now_s
-            self._tell(now_s - self._began_s)
+            self._tell()
 
-    def _tell(self, seconds: float) -> None:
-        rate = self._done / max(seconds, 1e-9)
-        remaining_s = (self._total - self._done) / rate
-        line = f"{self._done}/{self._total} {self._of}, {rate:.1f}/s, {clock(remaining_s)} left"
+    def _tell(self) -> None:
+        line = f"{self._done}/{self._total} {self._of}"
+        seconds = self._done_s[-1] - self._done_s[0]
+        if len(self._done_s) >= _LEAST_ITEMS and seconds >= _LEAST_S:
+            rate = (len(self._done_s) - 1) / seconds
+            line += f", {rate:.1f}/s, {clock((self._total - self._done) / rate)} left"
         if self._left_out:
             counts = ", ".join(f"{count} {kind}" for kind, count in self._left_out.most_common())
             line += f", left out: {counts}"

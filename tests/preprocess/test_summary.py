@@ -38,19 +38,38 @@ def test_the_table_holds_every_file():
     assert [LeftOut(**row) for row in rows] == LEFT_OUT
 
 
-def test_progress_tells_rate_time_left_and_what_is_left_out(monkeypatch):
-    now_s = iter([0.0, 10.0, 25.0, 30.0])
+def progress_lines(monkeypatch, total, times_s):
+    """What is told of a work whose items are done at these times; every third is left out."""
+    now_s = iter([0.0, *times_s])
     monkeypatch.setattr(summary.time, "monotonic", lambda: next(now_s))
     stream = Stream(terminal=False)
-    progress = summary.Progress(3, "clips", stream)
-    progress.add()
-    progress.add(LEFT_OUT[0])
-    progress.add(LEFT_OUT[-1])
-    assert stream.getvalue().splitlines() == [
-        "1/3 clips, 0.1/s, 0:20 left",
-        "2/3 clips, 0.1/s, 0:12 left, left out: 1 no face",
-        "3/3 clips, 0.1/s, 0:00 left, left out: 1 no face, 1 lfs pointer",
+    progress = summary.Progress(total, "clips", stream)
+    for number in range(len(times_s)):
+        progress.add(LEFT_OUT[0] if number % 3 == 2 else None)
+    return stream.getvalue().splitlines()
+
+
+def test_there_is_no_time_left_before_there_is_a_rate(monkeypatch):
+    # Both workers load for 10 s, and are done with their first clips at once.
+    lines = progress_lines(monkeypatch, 200, [10.0, 10.1, *(11.0 + n for n in range(30))])
+    assert lines == [
+        "1/200 clips",
+        "12/200 clips, 1.1/s, 2:51 left, left out: 4 no face",
+        "22/200 clips, 1.1/s, 2:50 left, left out: 7 no face",
+        "32/200 clips, 1.0/s, 2:43 left, left out: 10 no face",
     ]
+
+
+def test_the_time_left_follows_the_last_clips(monkeypatch):
+    slow = [10.0 * n for n in range(1, 51)]
+    fast = [500 + n / 2 for n in range(1, 101)]
+    lines = progress_lines(monkeypatch, 250, slow + fast)
+    assert lines[49] == "50/250 clips, 0.1/s, 33:20 left, left out: 16 no face"
+    assert lines[-1] == "150/250 clips, 2.0/s, 0:50 left, left out: 50 no face"
+
+
+def test_the_last_line_tells_what_is_left_out(monkeypatch):
+    assert progress_lines(monkeypatch, 3, [0.1, 0.2, 0.3]) == ["3/3 clips, left out: 1 no face"]
 
 
 def test_progress_on_a_terminal_stays_on_one_line(monkeypatch):
@@ -60,6 +79,4 @@ def test_progress_on_a_terminal_stays_on_one_line(monkeypatch):
     progress = summary.Progress(3, "clips", stream)
     for _ in range(3):
         progress.add()
-    assert stream.getvalue() == (
-        "\r\033[K1/3 clips, 0.0/s, 4:00:00 left\r\033[K3/3 clips, 0.0/s, 0:00 left\n"
-    )
+    assert stream.getvalue() == ("\r\033[K1/3 clips\r\033[K3/3 clips\n")
