@@ -175,7 +175,7 @@ def choose_person(pictures: Iterable[list[Box]]) -> tuple[list[Box | None], int]
     values = np.array([dataclasses.astuple(chosen[number]) for number in known])
     places: list[Box | None] = [None] * count
     for number in range(known[0], known[-1] + 1):
-        places[number] = Box(*(np.interp(number, known, axis) for axis in values.T))
+        places[number] = Box(*(float(np.interp(number, known, axis)) for axis in values.T))
     return places, most
 
 
