@@ -32,7 +32,8 @@ def _run(copy_dir, *flags, **environment):
     )
 
 
-_SMALL = {"SAMPLE_FLAGS": "--num_actors=5 --clips_per_actor=6"}
+# And with a Keras that its user has set to a backend that is not even installed.
+_SMALL = {"SAMPLE_FLAGS": "--num_actors=5 --clips_per_actor=6", "KERAS_BACKEND": "torch"}
 
 
 @pytest.mark.skipif(
