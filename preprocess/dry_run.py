@@ -98,6 +98,8 @@ def estimate(
                     measured.setdefault(clip.corpus, []).append(result)
     except WorkerError as error:
         raise BuildError(str(error)) from error
+    except OSError as error:
+        raise BuildError(fitness.describe(error)) from error
     everything = [result for results in measured.values() for result in results]
     cpu_s = 0.0
     size = 0.0

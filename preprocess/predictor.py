@@ -310,7 +310,10 @@ def predict_clips(
       PredictError: if the model cannot be loaded, or no clip can be read whichever it is.
     """
     with contextlib.ExitStack() as stack:
-        log_dir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        try:
+            log_dir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        except OSError as error:
+            raise PredictError(fitness.describe(error)) from error
         pool: Pool[_Task, _Read | Failure | _Unfit] = stack.enter_context(
             Pool(
                 functools.partial(_read_task, features=features),
