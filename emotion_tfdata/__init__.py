@@ -10,15 +10,25 @@ if TYPE_CHECKING:
     from emotion_tfdata.features import Features, Reading
     from emotion_tfdata.memory import keep_freed_memory
     from emotion_tfdata.pipeline import class_weights, make_dataset
+    from emotion_tfdata.records import Records
 
 __version__ = "0.1.0"
-__all__ = ["Augment", "Features", "Reading", "class_weights", "keep_freed_memory", "make_dataset"]
+__all__ = [
+    "Augment",
+    "Features",
+    "Reading",
+    "Records",
+    "class_weights",
+    "keep_freed_memory",
+    "make_dataset",
+]
 
 # Looked up when first used: what reads no tensors must not wait for TensorFlow to load.
 _HOMES = {
     "Augment": "emotion_tfdata.augment.draw",
     "Features": "emotion_tfdata.features",
     "Reading": "emotion_tfdata.features",
+    "Records": "emotion_tfdata.records",
     "class_weights": "emotion_tfdata.pipeline",
     "keep_freed_memory": "emotion_tfdata.memory",
     "make_dataset": "emotion_tfdata.pipeline",

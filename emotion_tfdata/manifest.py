@@ -257,12 +257,18 @@ class Manifest:
             ) from error
 
     @classmethod
-    def read(cls, read: Callable[[str], bytes], where: str) -> Manifest:
+    def read(
+        cls,
+        read: Callable[[str], bytes],
+        where: str,
+        fetch: Callable[[Sequence[File]], None] = lambda files: None,
+    ) -> Manifest:
         """Reads a data set's manifest, index and statistics.
 
         Args:
           read: content of a file of the data set, by its name.
           where: the data set's place, for errors.
+          fetch: called with the files beside the manifest before they are read.
 
         Raises:
           FileNotFoundError: if there is no manifest; whatever else `read` raises for it that is no
@@ -301,6 +307,7 @@ class Manifest:
             index_file, statistics_file = files[INDEX_NAME], files[STATISTICS_NAME]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ManifestError(f"{path}: a field is missing or malformed ({error!r})") from error
+        fetch([index_file, statistics_file])
         num_folds, modalities = values["num_folds"], values["modalities"]
         index = _load(
             read,

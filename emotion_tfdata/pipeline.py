@@ -91,7 +91,8 @@ def make_dataset(
     """
     arguments.check(locals())
     data_dir = os.fspath(data_dir)
-    manifest = storage.load_manifest(data_dir)
+    data = storage.open_data_set(data_dir)
+    manifest = data.manifest
     chosen = features.chosen([*manifest.modalities], data_dir)
     deal = manifest.deal(protocol)
     train, cells = (deal.part(each, fold, validation_fold, corpora) for each in ("train", split))
@@ -105,7 +106,7 @@ def make_dataset(
     how = {modality: effects(manifest, modality, augment) for modality in chosen}
     wanted = {name: (v.modality, sizes) for v in views for name, sizes in v.stored.items()}
     table, cached, left_out = soundness.check(
-        manifest, data_dir, table, wanted, reading.on_corrupt, reading.cache, threads
+        data, data.fetch(table), wanted, reading.on_corrupt, reading.cache, threads
     )
     batches = batching.num_batches(len(table), augment, batch_size)
     if start_batch > batches:

@@ -17,17 +17,15 @@ from tensorflow.python.data.ops import dataset_ops, map_op
 
 from emotion_tfdata.schema import ARRAY_FEATURES
 from emotion_tfdata.table import Table
-from emotion_tfdata.tfrecord import FOOTER_BYTES, HEADER_BYTES
+from emotion_tfdata.tfrecord import FOOTER_BYTES, HEADER_BYTES, CorruptDataError
+
+__all__ = ["CorruptDataError", "assert_sound", "read_all", "read_examples"]
 
 _WHOLE, _NO_EXAMPLE, _UNREADABLE = 0, 1, 2
 _READ_AT_ONCE, _OPENED_AT_ONCE = 32, 8
 
 # Arrays wanted: name -> (modality whose frames it has, sizes beyond the frames).
 Wanted = Mapping[str, tuple[str, tuple[int, ...]]]
-
-
-class CorruptDataError(ValueError):
-    """A data set whose files are not what its manifest says."""
 
 
 def read_examples(

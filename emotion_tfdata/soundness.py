@@ -11,11 +11,11 @@ import tensorflow as tf
 from emotion_tfdata import reader
 from emotion_tfdata import table as table_lib
 from emotion_tfdata.manifest import Manifest
+from emotion_tfdata.storage import DataSet
 
 
 def check(
-    manifest: Manifest,
-    data_dir: str,
+    data: DataSet,
     table: table_lib.Table,
     wanted: reader.Wanted,
     on_corrupt: str,
@@ -25,8 +25,7 @@ def check(
     """Compares the files with the manifest, and reads every record where that is asked for.
 
     Args:
-      manifest: of the data set.
-      data_dir: where it is.
+      data: the data set.
       table: the clips wanted.
       wanted: their arrays.
       on_corrupt: `"raise"`, or `"skip"` to leave corrupt records out, with a warning.
@@ -41,7 +40,9 @@ def check(
       reader.CorruptDataError: for files that are not the manifest's or, where all records are read,
         corrupt ones; with `"skip"`, if no record is sound.
     """
-    problems = shard_problems(manifest, data_dir)
+    data_dir = data.folder
+    # What was fetched has been compared already, and more is not there.
+    problems = [] if data.source else shard_problems(data.manifest, data_dir)
     if problems and on_corrupt == "raise":
         raise reader.CorruptDataError(f"{data_dir}: " + "; ".join(problems))
     if on_corrupt == "raise" and not cache:

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import functools
 import struct
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+
+
+class CorruptDataError(ValueError):
+    """A data set whose files are not what its manifest says."""
+
 
 # Around a payload: its length and that length's checksum, and its own checksum.
 HEADER_BYTES, FOOTER_BYTES = 12, 4
@@ -55,6 +60,29 @@ def frame(payload: bytes) -> bytes:
     """A record as it stands in a file: length, its checksum, payload, its checksum."""
     length = struct.pack("<Q", len(payload))
     return b"".join([length, checksum(length), payload, checksum(payload)])
+
+
+def read_record(file: BinaryIO, offset: int, length: int) -> bytes:
+    """A record's payload, compared with its checksums.
+
+    Args:
+      file: of records.
+      offset: where the record begins, in bytes.
+      length: of the payload, in bytes.
+
+    Raises:
+      ValueError: if it does not stand where it should, or is damaged.
+    """
+    file.seek(offset)
+    content = file.read(HEADER_BYTES + length + FOOTER_BYTES)
+    if len(content) < HEADER_BYTES + length + FOOTER_BYTES:
+        raise ValueError("cut short")
+    stated, payload = struct.pack("<Q", length), content[HEADER_BYTES:-FOOTER_BYTES]
+    if content[:HEADER_BYTES] != stated + checksum(stated):
+        raise ValueError("no record of its length begins where it should")
+    if content[-FOOTER_BYTES:] != checksum(payload):
+        raise ValueError("its bytes do not match their checksum")
+    return payload
 
 
 def crc32c(content: bytes) -> int:

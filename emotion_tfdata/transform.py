@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,27 +20,11 @@ from emotion_tfdata.augment.mel import MelAxis, mel_axis, warp_bands
 from emotion_tfdata.augment.noise import WHITE_AUDIO, WHITE_LANDMARKS, noise
 from emotion_tfdata.augment.warp import warp
 from emotion_tfdata.features import Features
-from emotion_tfdata.landmark_sets import landmark_indices
 from emotion_tfdata.level import clip_level
 from emotion_tfdata.manifest import Manifest
 from emotion_tfdata.protocols import Deal
+from emotion_tfdata.scaling import Scaling, make_scaling
 from emotion_tfdata.schema import ARRAY_FEATURES
-
-
-class Scaling(NamedTuple):
-    """What a stored integer stands for in the model's units: `stored * gain + offset`.
-
-    Attributes:
-      gain, offset: float32 `[F]`.
-      mean: float32 `[F]`, over the training folds, in the model's units: what hides a feature.
-      deviation: float32 `[F]`, one standard deviation over the training folds, in the model's
-        units: what noise is measured in.
-    """
-
-    gain: np.ndarray
-    offset: np.ndarray
-    mean: np.ndarray
-    deviation: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,31 +93,8 @@ def make_view(
     Raises:
       ValueError: for landmarks the data set does not have, or a training side without a frame.
     """
-    moments = manifest.moments_of(modality, deal, train)
-    if not moments.count:
-        raise ValueError(
-            f"no frame of {modality} is left to train on under protocol {deal.protocol.name}, so "
-            "nothing says how to scale it"
-        )
-    mean, deviation = moments.mean, moments.deviation
+    scaling, indices = make_scaling(manifest, modality, deal, train, features)
     relative = modality == "audio" and features.relative_level
-    if relative:
-        mean = mean - mean.mean()
-    indices: tuple[int, ...] = ()
-    if modality == "landmarks":
-        indices = landmark_indices(features.landmarks, manifest.num_landmarks)
-        mean, deviation = mean[list(indices)].ravel(), deviation[list(indices)].ravel()
-    step = ARRAY_FEATURES[modality].step or 1.0
-    # A feature that never changes has no deviation, but it is only known to within a step.
-    deviation = np.maximum(deviation, step)
-    unit = deviation if features.normalize else np.ones_like(deviation)
-    zero = mean if features.normalize else np.zeros_like(mean)
-    scaling = Scaling(
-        gain=(step / unit).astype(np.float32),
-        offset=(-zero / unit).astype(np.float32),
-        mean=((mean - zero) / unit).astype(np.float32),
-        deviation=(deviation / unit).astype(np.float32),
-    )
     if modality == "audio":
         stored: dict[str, tuple[int, ...]] = {"audio": (manifest.num_audio_features,)}
         rate_hz = timebase.AUDIO_RATE_HZ
