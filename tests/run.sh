@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/venv.sh
 
-make_venv .venv preprocess,ray,train,aws,dev
+make_venv .venv preprocess,ray,train,aws,remote,dev
 export PATH="$PWD/.venv/bin:$PATH" TF_CPP_MIN_LOG_LEVEL=3 PYTHONDONTWRITEBYTECODE=1
 
 # ruff reads no setup.cfg; its settings are kept there all the same, with those of the other tools.

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from emotion_tfdata import storage
+from emotion_tfdata import Records, storage
 from emotion_tfdata.manifest import ManifestError
 
 _BUCKET = "emotion-data"
@@ -62,6 +63,7 @@ sys.exit({status})
 def test_s3_serves_the_same_bits_and_the_process_ends_with_its_own_status(
     s3_environment, fake_data_dir, capsys
 ):
+    pytest.importorskip("tensorflow_io", reason="needs tensorflow-io, of the extra [aws]")
     with pytest.raises(SystemExit):
         exec(_DIGEST.format(place=fake_data_dir, status=3), {})
     local = capsys.readouterr().out
@@ -72,6 +74,7 @@ def test_s3_serves_the_same_bits_and_the_process_ends_with_its_own_status(
 
 
 def test_an_empty_prefix_is_no_data_set(s3_environment):
+    pytest.importorskip("tensorflow_io", reason="needs tensorflow-io, of the extra [aws]")
     code = f"""
 from emotion_tfdata import make_dataset
 from emotion_tfdata.manifest import ManifestError
@@ -85,24 +88,30 @@ except ManifestError as error:
     assert done.returncode == 0, done.stderr  # S3 was asked, and status 0 is its own, too
 
 
-def test_a_missing_tensorflow_io_is_named_with_what_to_install(monkeypatch):
+def test_without_tensorflow_io_s3_is_read_by_fsspec(monkeypatch):
+    pytest.importorskip("fsspec", reason="needs the extra [remote]")
     monkeypatch.setitem(sys.modules, "tensorflow_io", None)
-    with pytest.raises(storage.StorageError, match=r"needs tensorflow-io: pip install .*\[aws\]"):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(storage.StorageError, match=r"s3://bucket/prefix: .*[Ii]nstall s3fs"):
         storage.load_manifest("s3://bucket/prefix")
 
 
-def test_a_tensorflow_io_that_does_not_fit_is_named_with_what_does(monkeypatch):
-    class Unfit:
-        __version__ = "0.37.1"
+def test_s3fs_serves_the_same_records(s3_environment, fake_data_dir, tmp_path, monkeypatch):
+    pytest.importorskip("s3fs", reason="needs s3fs, which goes with another botocore")
+    import fsspec
 
-    monkeypatch.setitem(sys.modules, "tensorflow_io", Unfit)
-    monkeypatch.setattr(storage.tf.io.gfile, "get_registered_schemes", lambda: ["file"])
-    with pytest.raises(storage.StorageError, match=r"0\.37\.1 does not load its S3 part with Tens"):
-        storage.load_manifest("s3://bucket/prefix")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, s3_environment[name])
+    monkeypatch.setenv("EMOTION_TFDATA_CACHE", str(tmp_path))
+    endpoint = {"endpoint_url": s3_environment["S3_ENDPOINT"]}
+    monkeypatch.setitem(fsspec.config.conf, "s3", endpoint)
+    place = f"s3://{_BUCKET}/fake"
+    for one, other in zip(Records(place, "test"), Records(fake_data_dir, "test"), strict=True):
+        np.testing.assert_array_equal(one["audio"], other["audio"])
+    with pytest.raises(ManifestError, match="holds no data set"):
+        Records(f"s3://{_BUCKET}/nothing", "test")
 
 
-def test_other_places_are_refused(tmp_path):
-    with pytest.raises(storage.StorageError, match="local folders and s3:// alone"):
-        storage.load_manifest("gs://bucket/prefix")
+def test_a_local_folder_without_a_data_set_is_named(tmp_path):
     with pytest.raises(ManifestError, match="holds no data set"):
         storage.load_manifest(str(tmp_path))
