@@ -45,7 +45,8 @@ def make_dataset(
     """Batches of clips for training or evaluating a model.
 
     What is served is a function of the data set and the arguments alone: the same to the bit for
-    any number of threads, in every run, and from any batch that it is started at.
+    any number of threads, in every run, and from any batch that it is started at. On
+    another kind of processor altered copies may differ in the last digits.
 
     Args:
       data_dir: folder that `preprocess.build_tfrecords` made, or `s3://bucket/prefix` of a copy.

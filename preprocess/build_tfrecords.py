@@ -71,7 +71,8 @@ _RUNNER = flags.DEFINE_enum(
     "local",
     ["local", "ray"],
     "Where clips are processed: on this machine, or on all nodes of a Ray cluster, which must all "
-    "see --out_dir and the corpora under the same paths. The bytes are the same.",
+    "see --out_dir and the corpora under the same paths. On nodes of one kind of processor the "
+    "bytes are the same.",
 )
 _RAY_ADDRESS = flags.DEFINE_string(
     "ray_address",

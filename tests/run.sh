@@ -6,6 +6,8 @@ cd "$(dirname "$0")/.."
 
 make_venv .venv preprocess,ray,train,aws,remote,dev
 export PATH="$PWD/.venv/bin:$PATH" TF_CPP_MIN_LOG_LEVEL=3 PYTHONDONTWRITEBYTECODE=1
+# Two tests run at once, on small tensors: more threads would cost more than they gain.
+export TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 
 # ruff reads no setup.cfg; its settings are kept there all the same, with those of the other tools.
 setting() {

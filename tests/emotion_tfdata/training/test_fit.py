@@ -243,13 +243,18 @@ def test_a_finished_training_is_not_done_again(finished, settings):
     assert "finished; remove it to train it again" in out.getvalue()
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[1]", "{}"])
-def test_a_damaged_report_is_made_again_from_the_checkpoint(finished, settings, damage):
+def test_a_damaged_report_is_made_again_from_the_checkpoint(finished, settings):
     options, report = finished
-    (options.model_dir / run_dir.REPORT_JSON).write_text(damage)
+    (options.model_dir / run_dir.REPORT_JSON).write_text("{")
     again = run.train_fold(settings(epochs=1), options, Progress(io.StringIO()))
     assert again["held_out"] == report["held_out"]
     assert again["history"] == report["history"]
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[1]", "{}"])
+def test_no_damage_is_taken_for_a_report(tmp_path, damage):
+    (tmp_path / run_dir.REPORT_JSON).write_text(damage)
+    assert run._report_in(tmp_path) is None
 
 
 def _temperature_on(part, model, data):
