@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from emotion_tfdata import tfds
 from emotion_tfdata.index import Index, Record
 from emotion_tfdata.moments import Actor, GroupSums, Moments, Statistics
 from emotion_tfdata.protocols import Deal, deal
@@ -112,7 +113,9 @@ class Manifest:
       statistics: of their rows, in the units of the modalities.
       processors: kinds of processors that the build ran on, as `preprocess.processor` describes
         them; empty where it is not known.
-      sha256: of `manifest.json`, and so of every byte of the data set; empty before it is saved.
+      files: that lie beside the manifest: the index, the statistics, and what TensorFlow Datasets
+        reads. Empty before it is saved.
+      sha256: of `manifest.json`, and so of every byte of the data set. Empty before it is saved.
     """
 
     provenance: str
@@ -125,6 +128,7 @@ class Manifest:
     index: Index
     statistics: Statistics
     processors: tuple[str, ...] = ()
+    files: tuple[File, ...] = ()
     sha256: str = ""
 
     @classmethod
@@ -212,10 +216,12 @@ class Manifest:
         Returns:
           The manifest with its SHA-256.
         """
-        files = [
+        files = tuple(
             _write(data_dir, name, functools.partial(_pack, of.to_arrays()))
             for name, of in ((INDEX_NAME, self.index), (STATISTICS_NAME, self.statistics))
-        ]
+        )
+        for name, readable in tfds.contents(self.modalities, self.shards, self.provenance).items():
+            files += (_write(data_dir, name, _writer_of(readable)),)
         content = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
@@ -232,8 +238,8 @@ class Manifest:
             "skipped": self.skipped,
         }
         text = json.dumps(content, indent=1) + "\n"
-        file = _write(data_dir, MANIFEST_NAME, lambda out: out.write(text.encode()))
-        return dataclasses.replace(self, sha256=file.sha256)
+        file = _write(data_dir, MANIFEST_NAME, _writer_of(text.encode()))
+        return dataclasses.replace(self, files=files, sha256=file.sha256)
 
     @classmethod
     def load(cls, data_dir: str) -> Manifest:
@@ -335,7 +341,8 @@ class Manifest:
             ):
                 raise ManifestError(f"{where}/{INDEX_NAME}: it has no frames of {name}")
         sha256 = hashlib.sha256(text).hexdigest()
-        return cls(**values, index=index, statistics=statistics, sha256=sha256)
+        beside = tuple(files.values())
+        return cls(**values, index=index, statistics=statistics, files=beside, sha256=sha256)
 
 
 def parse(text: bytes, where: str) -> dict[str, Any]:
@@ -416,6 +423,10 @@ def _pack(arrays: Mapping[str, np.ndarray], out: Any) -> None:
         for name, array in arrays.items():
             with file.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array, version=(1, 0), allow_pickle=False)
+
+
+def _writer_of(content: bytes) -> Callable[[Any], Any]:
+    return lambda out: out.write(content)
 
 
 def _write(data_dir: str, name: str, write: Callable[[Any], Any]) -> File:

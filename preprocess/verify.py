@@ -45,6 +45,12 @@ def verify(data_dir: Path) -> Iterator[str]:
     ids, counts = np.unique(index.example_ids, return_counts=True)
     for example_id, count in zip(ids[counts > 1], counts[counts > 1], strict=True):
         yield f"{INDEX_NAME}: {example_id.decode()} stands {count} times in it"
+    for file in manifest.files:
+        try:
+            if sha256_of(data_dir / file.name) != file.sha256:
+                yield f"{file.name}: its SHA-256 is not the manifest's"
+        except OSError as error:
+            yield f"{file.name}: cannot be read ({error.strerror})"
     known = {shard.name for shard in manifest.shards}
     for path in sorted(data_dir.iterdir()):
         if writer.SHARD_NAME.fullmatch(path.name) and path.name not in known:

@@ -35,6 +35,7 @@ from emotion_tfdata.manifest import (
 )
 from emotion_tfdata.moments import GroupSums, Moments
 from emotion_tfdata.schema import ARRAY_FEATURES, TEXT_FEATURES, Example, stored_arrays
+from emotion_tfdata.tfds import FEATURES_NAME, INFO_NAME
 from preprocess import lock
 from preprocess.corpora import LeftOut
 from preprocess.facts import ClipFacts
@@ -50,7 +51,7 @@ _TOKEN_NAME = "token-"
 _MADE_AGAIN = "the same command makes it again"
 # What reading a damaged json file raises.
 _DAMAGES = (ValueError, KeyError, TypeError, AttributeError)
-_MANIFEST_NAMES = (INDEX_NAME, STATISTICS_NAME, MANIFEST_NAME)
+_MANIFEST_NAMES = (INDEX_NAME, STATISTICS_NAME, FEATURES_NAME, INFO_NAME, MANIFEST_NAME)
 # The manifest's files and the description, before they have their names.
 _HALF_WRITTEN = re.compile(
     rf"({'|'.join(map(re.escape, (f'.{BUILD_NAME}', *_MANIFEST_NAMES)))})\.[\w-]+\.tmp", re.ASCII

@@ -128,7 +128,7 @@ def test_a_manifest_that_is_cut_or_foreign_is_refused_by_name(tmp_path, fake_dat
         (lambda m: m.update(num_folds="5"), "num_folds is '5', not a whole number"),
         (lambda m: m.update(settings=[]), r"settings is \[\], not an object"),
         (lambda m: m.update(modalities={"audio": {}}), "'array'"),
-        (lambda m: m["files"].pop(), STATISTICS_NAME),
+        (lambda m: m["files"].pop(1), STATISTICS_NAME),
     ):
         content = json.loads(whole)
         damage(content)

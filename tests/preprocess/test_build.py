@@ -180,7 +180,7 @@ def test_the_manifest_says_what_the_data_set_holds(built):
     assert sorted(path.name for path in out_dir.iterdir()) == sorted(
         [
             *("build.json", "left_out.csv", "report.html", "report.json"),
-            *("index.npz", "manifest.json", "statistics.npz"),
+            *("index.npz", "manifest.json", "statistics.npz", "features.json", "dataset_info.json"),
             *(shard.name for shard in manifest.shards),
         ]
     )

@@ -79,6 +79,15 @@ def test_missing_and_unknown_shards_are_named(data_dir, manifest):
     assert missing == f"{name}: cannot be read (No such file or directory)"
 
 
+def test_what_tensorflow_datasets_reads_is_compared_too(data_dir):
+    change(data_dir / "features.json", 20)
+    (data_dir / "dataset_info.json").unlink()
+    assert list(verify(data_dir)) == [
+        "features.json: its SHA-256 is not the manifest's",
+        "dataset_info.json: cannot be read (No such file or directory)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("column", "value", "problem"),
     [
