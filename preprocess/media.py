@@ -203,11 +203,11 @@ def read_pictures(
         if not container.streams.video:
             raise MediaError("no picture", "sound without picture")
         stream = container.streams.video[0]
-        shapes = _PixelShapes(container, stream)
+        presentation = _Presentation(container, stream, limits)
         frames = 0
         first_s = last_s = -float("inf")
         step_s = 0.0
-        for frame in _decode(container, stream, limits, shapes.note):
+        for frame in _decode(container, stream, limits, presentation.note):
             assert isinstance(frame, av.VideoFrame)
             time_s = _shown_at_s(container, frame, last_s, step_s)
             if time_s is None:
@@ -227,7 +227,7 @@ def read_pictures(
                 raise MediaError("too long", f"more than {limits.frames} pictures")
             _check_duration(last_s - first_s, limits)
             _check_pixels(frame.width, frame.height, limits)
-            yield Picture(_as_shown(frame, shapes.of(frame), limits), time_s)
+            yield Picture(presentation.show(frame), time_s)
         if not frames:
             raise MediaError("no picture", "its picture stream is empty")
 
@@ -381,15 +381,21 @@ def _shown_at_s(
     return float(frame.dts * frame.time_base)
 
 
-class _PixelShapes:
-    """Width by height of pixels: the container's word or, where it has none, the codec's.
+class _Presentation:
+    """How players show a stream's pictures: of which pixels, and turned how.
+
+    Width by height of pixels is the container's word or, where it has none, the codec's. A turn
+    that a codec states once holds until it states another, as with FFmpeg.
 
     Args:
       container: that the pictures come from.
       stream: their stream, from which nothing is decoded yet.
+      limits: what a picture may reach.
     """
 
-    def __init__(self, container: av.container.InputContainer, stream: Any) -> None:
+    def __init__(self, container: av.container.InputContainer, stream: Any, limits: Limits) -> None:
+        self._limits = limits
+        self._matrix: np.ndarray | None = None
         self._context = stream.codec_context
         self._stated = stream.sample_aspect_ratio
         # These say nothing of pixels: the codec may say something new on the way.
@@ -401,24 +407,28 @@ class _PixelShapes:
         if self._is_codec_s:
             self._by_pts[packet.pts] = self._context.sample_aspect_ratio
 
-    def of(self, frame: av.VideoFrame) -> Fraction:
-        """Of a picture."""
+    def show(self, frame: av.VideoFrame) -> np.ndarray:
+        """The next picture as it is shown: uint8 `[height, width, 3]`."""
         ratio = self._by_pts.get(frame.pts, self._stated)
-        return ratio if ratio and ratio > 0 else Fraction(1)
+        if ratio and ratio > 0 and ratio != 1:
+            width, height = _square_size(frame.width, frame.height, ratio, self._limits)
+            rgb = frame.reformat(width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
+        else:
+            rgb = frame.to_ndarray(format="rgb24")
+        side_data = frame.side_data.get("DISPLAYMATRIX")
+        if side_data is not None:
+            self._matrix = np.frombuffer(bytes(side_data), np.int32).reshape(3, 3)
+        return rgb if self._matrix is None else _turn(rgb, self._matrix)
 
 
-def _as_shown(frame: av.VideoFrame, pixel_shape: Fraction, limits: Limits) -> np.ndarray:
-    """The picture as players show it: uint8 `[height, width, 3]`."""
-    if pixel_shape == 1:
-        rgb = frame.to_ndarray(format="rgb24")
-    else:
-        width, height = _square_size(frame.width, frame.height, pixel_shape, limits)
-        rgb = frame.reformat(width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
-    side_data = frame.side_data.get("DISPLAYMATRIX")
-    if side_data is None:
-        return rgb
+def _turn(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Turns and mirrors a picture by its display matrix.
+
+    Raises:
+      MediaError: for a turn by no quarter.
+    """
     # Where the picture's axes lead: (x, y) is shown at (a x + c y, b x + d y).
-    (a, b), (c, d) = np.frombuffer(side_data, np.int32)[:9].reshape(3, 3)[:2, :2].tolist()
+    (a, b), (c, d) = matrix[:2, :2].tolist()
     straight, turned = max(abs(a), abs(d)), max(abs(b), abs(c))
     if min(straight, turned) > _ASKEW * max(straight, turned):
         raise MediaError("unreadable", "its pictures are to be shown turned by no quarter turn")

@@ -63,6 +63,19 @@ def test_every_turn_and_mirroring_is_shown_as_ffmpeg_shows_it(still, ffmpeg, con
     assert len(seen) == len(TURNS)
 
 
+@pytest.mark.parametrize("container", ["flv", "mkv"])
+def test_a_turn_that_the_codec_states_on_the_way_holds_from_there_on(still, ffmpeg, container):
+    states = "h264_metadata=display_orientation=insert:rotate=90"
+    source = still / f"plain.{container}"
+    ffmpeg("-i", still / "still.mp4", "-c", "copy", source)
+    ffmpeg("-i", source, "-c", "copy", "-bsf:v", states, still / f"states.{container}")
+    (still / "list.txt").write_text(f"file plain.{container}\nfile states.{container}\n")
+    out = still / f"turns.{container}"
+    ffmpeg("-f", "concat", "-i", still / "list.txt", "-c", "copy", out)
+    shapes = [picture.rgb.shape[:2] for picture in media.read_pictures(out)]
+    assert shapes == [(48, 64)] * 3 + [(64, 48)] * 3
+
+
 def test_a_turn_by_no_quarter_is_refused(still, ffmpeg):
     ffmpeg("-display_rotation", 30, "-i", still / "still.mp4", "-c", "copy", still / "askew.mp4")
     with pytest.raises(MediaError, match="turned by no quarter turn"):
