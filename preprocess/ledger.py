@@ -321,10 +321,11 @@ def _faces_notes(facts: Mapping[str, ClipFacts]) -> list[str]:
     names = sorted(name for name, each in facts.items() if each.several_faces)
     if not names:
         return []
+    clips = "clip" if len(names) == 1 else "clips"
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return [
-        f"{len(names)} clips with several faces, of which the one that is largest over the clip is "
-        f"taken: {', '.join(names[:_NAMED])}{more}"
+        f"several faces in {len(names)} {clips}; the one largest over the clip is taken: "
+        f"{', '.join(names[:_NAMED])}{more}"
     ]
 
 
