@@ -35,10 +35,32 @@ _HOMES = {
 }
 
 
+_OLDEST_TENSORFLOW = (2, 16)
+_WITHOUT_TENSORFLOW = ("emotion_tfdata.features", "emotion_tfdata.records")
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOMES[name] not in _WITHOUT_TENSORFLOW:
+        _check_tensorflow()
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def _check_tensorflow() -> None:
+    """Says what is missing before an import fails in the middle of it.
+
+    Raises:
+      ImportError: for a TensorFlow that is too old.
+    """
+    import tensorflow as tf
+
+    found = tuple(int(number) for number in tf.__version__.split(".")[:2])
+    if found < _OLDEST_TENSORFLOW:
+        raise ImportError(
+            f"emotion_tfdata needs TensorFlow {'.'.join(map(str, _OLDEST_TENSORFLOW))} or later, "
+            f"this is {tf.__version__}: pip install --upgrade tensorflow"
+        )
 
 
 def __dir__() -> list[str]:

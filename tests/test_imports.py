@@ -63,6 +63,19 @@ def test_the_data_contract_loads_without_tensorflow():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_tensorflow_that_is_too_old_is_named(monkeypatch):
+    import tensorflow as tf
+
+    import emotion_tfdata
+
+    monkeypatch.setattr(tf, "__version__", "2.15.1")
+    with pytest.raises(
+        ImportError, match=r"needs TensorFlow 2\.16 or later, this is 2\.15\.1: pip"
+    ):
+        emotion_tfdata.make_dataset  # noqa: B018 (looked up, and so imported)
+    assert emotion_tfdata.Records.__name__ == "Records"
+
+
 def test_make_dataset_works_without_mediapipe_and_librosa(fake_data_dir):
     absent = {"mediapipe", "librosa", "av", "scipy", "sklearn", "matplotlib", "absl_flags", "cv2"}
     done = _run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -144,3 +145,11 @@ def test_a_user_s_program_is_type_checked(tmp_path, project_dir):
     lines = done.stdout.splitlines()
     assert [line for line in lines if line.startswith("user.py")] == [], done.stdout
     assert any(line.startswith("wrong.py") and "arg-type" in line for line in lines), done.stdout
+
+
+def test_the_pytorch_example_runs(project_dir, fake_data_dir, capsys):
+    pytest.importorskip("torch", reason="PyTorch is not among what the tests install")
+    (block,) = re.findall(r"```py\n(.*?)```", (project_dir / "README.md").read_text(), re.DOTALL)
+    block = block.replace("num_workers=2", "num_workers=0")
+    exec(block.replace("data/sample/tfrecords", fake_data_dir), {})
+    assert "torch.Size([24, " in capsys.readouterr().out
