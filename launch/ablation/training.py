@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from launch import progress
 from launch.ablation.plan import AblationError
-from launch.instance import progress
 
 REQUEST, HOW, LOG = "request.json", "how.txt", "train.log"
 _REPORT, _SETTINGS = "report.json", "settings.json"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import dataclasses
+import datetime
 import fnmatch
 import hashlib
 import http.client
 import http.server
+import itertools
 import json
 import logging
 import os
@@ -17,19 +20,24 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
+import botocore.auth
+import botocore.awsrequest
+import botocore.credentials
 import botocore.loaders
 import pytest
 from absl.testing import flagsaver
 from moto.server import ThreadedMotoServer
+from moto.ssm.models import Parameter, ssm_backends
 
-from launch import ec2, s3
-from launch import run as runs
+from launch import aws, deploy, ec2
+from launch.files import RETRIES, Folder
 
 REGION = "us-east-1"
 ACCOUNT = "123456789012"
@@ -40,6 +48,7 @@ INSTANCE_KEY = "ASIAINSTANCE"
 class Request:
     """One request as it came in."""
 
+    method: str
     service: str
     action: str  # of the query APIs and of JSON ones; for S3 the method
     path: str
@@ -49,6 +58,10 @@ class Request:
     @property
     def is_from_instance(self) -> bool:
         return f"Credential={INSTANCE_KEY}/" in self.headers.get("Authorization", "")
+
+    @property
+    def signature(self) -> str:
+        return re.findall("Signature=([0-9a-f]+)", self.headers.get("Authorization", ""))[0]
 
     @property
     def form(self) -> dict[str, str]:
@@ -62,6 +75,53 @@ class Answer:
     content_type: str = "text/xml"
 
 
+def error(status: int, code: str, message: str = "", service: str = "s3") -> Answer:
+    """AWS's error, in the form that the service has for it."""
+    if service in ("pricing", "servicequotas", "ssm"):
+        body = json.dumps({"__type": code, "message": message})
+        return Answer(status, body.encode(), "application/x-amz-json-1.1")
+    body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    if service == "ec2":
+        body = f"<Response><Errors>{body}</Errors></Response>"
+    elif service != "s3":
+        body = f"<ErrorResponse>{body}</ErrorResponse>"
+    return Answer(status, body.encode())
+
+
+# Stands in for train.py where training is not the point: the same files, the same answers.
+TRAINER = """
+import json, os, pathlib, signal, sys, time
+
+flags = dict(a.lstrip("-").partition("=")[::2] for a in sys.argv[1:])
+if "only_check_args" in flags:
+    sys.exit("FATAL Flags parsing error: Unknown command line flag" if "bad" in flags else 0)
+model, epochs = pathlib.Path(flags["model_dir"]), int(flags.get("epochs", 3))
+assert (pathlib.Path(flags["data_dir"]) / "manifest.json").is_file()
+stop = []
+signal.signal(signal.SIGTERM, lambda *a: stop.append(1))
+
+def write(name, text):
+    (model / (name + ".tmp")).write_text(text)
+    os.replace(model / (name + ".tmp"), model / name)
+
+write("settings.json", json.dumps({"epochs": epochs}))
+checkpoint = model / "checkpoint.npz"
+at = json.loads(checkpoint.read_text()) if checkpoint.exists() else 0
+print("from epoch", at, flush=True)
+# With --until, epochs beyond those go on until the test makes that file.
+while at < epochs or ("until" in flags and not os.path.exists(flags["until"])):
+    if stop:
+        print("stopped at", at, flush=True)
+        sys.exit(0)
+    if at == int(flags.get("fail_at", -1)):
+        sys.exit("train.py: the loss is nan")
+    time.sleep(0.02)
+    at += 1
+    write("checkpoint.npz", json.dumps(at))
+    write("history.json", json.dumps([{"epoch": e + 1, "train": {"loss": 1.5}} for e in range(at)]))
+    print("epoch", at, flush=True)
+write("report.json", json.dumps({"epochs": at}))
+"""
 DROP = "drop"  # the request never arrives
 LOSE = "lose"  # it is carried out, the answer is lost
 HALF = "half"  # the answer breaks off half way
@@ -145,18 +205,6 @@ class Proxy:
         """What moto answers to a request of one of the query APIs."""
         return forward(request, self._port)
 
-    def reopen_spot_requests(self) -> None:
-        """Has moto's spot requests, active from the first, wait for room again."""
-
-        def rule(request: Request) -> Answer | None:
-            if request.action != "DescribeSpotInstanceRequests":
-                return None
-            answer = self.forward(request)
-            state = re.sub(b"<state>active<", b"<state>open<", answer.body)
-            return dataclasses.replace(answer, body=state)
-
-        self.rules.append(rule)
-
     def of(self, service: str, action: str) -> list[Request]:
         return [r for r in self.requests if (r.service, r.action) == (service, action)]
 
@@ -183,12 +231,12 @@ class Cloud:
     def client(self, service: str) -> Any:
         if service not in self._clients:
             session = boto3.session.Session("AKIATEST", "of-the-test", region_name=REGION)
-            self._clients[service] = session.client(service, config=s3.RETRIES)
+            self._clients[service] = session.client(service, config=RETRIES)
         return self._clients[service]
 
     @property
-    def root(self) -> s3.Folder:
-        return s3.Folder(self.client("s3"), f"emotion-tfdata-{ACCOUNT}-{REGION}", "")
+    def root(self) -> Folder:
+        return Folder(self.client("s3"), f"emotion-tfdata-{ACCOUNT}-{REGION}", "")
 
     def run(self, *arguments: object) -> Result:
         """Runs launch.ec2 in this process."""
@@ -205,37 +253,6 @@ class Cloud:
                     signal.signal(number, handler)
         captured = self._capsys.readouterr()
         return Result(status, captured.out, captured.err)
-
-    def load(self, name: str) -> runs.Run:
-        """A run as it is stored."""
-        run = runs.load(self.root, name)
-        assert run is not None
-        return run
-
-    def make_spot_request(self, name: str) -> str:
-        """What EC2 makes of RunInstances for spot and moto does not: the run's request, recorded.
-
-        It has no instance.
-        """
-        ec2_client = self.client("ec2")
-        tags = [{"Key": "emotion_tfdata:run", "Value": name}]
-        (request,) = ec2_client.request_spot_instances(
-            InstanceCount=1,
-            LaunchSpecification={"ImageId": "ami-0000000000000886"},
-            SpotPrice="1",
-            TagSpecifications=[{"ResourceType": "spot-instances-request", "Tags": tags}],
-        )["SpotInstanceRequests"]
-        ec2_client.terminate_instances(InstanceIds=[request["InstanceId"]])
-        folder = runs.folder(self.root, name)
-        launched = runs.read_json(folder, runs.LAUNCH)
-        launched["instances"][0]["spot_request_id"] = request["SpotInstanceRequestId"]
-        folder.put(runs.LAUNCH, (json.dumps(launched, indent=1) + "\n").encode())
-        return request["SpotInstanceRequestId"]
-
-    def spot_requests(self) -> list[str]:
-        """Those that are not cancelled."""
-        found = self.client("ec2").describe_spot_instance_requests()["SpotInstanceRequests"]
-        return [one["SpotInstanceRequestId"] for one in found]
 
     def instances(self) -> list[dict[str, Any]]:
         """All that are not terminated."""
@@ -259,12 +276,34 @@ class Cloud:
         found += [
             p["InstanceProfileName"] for p in iam.list_instance_profiles()["InstanceProfiles"]
         ]
-        found += [
-            r["SpotInstanceRequestId"]
-            for r in ec2_client.describe_spot_instance_requests()["SpotInstanceRequests"]
-            if r["State"] in ("open", "active")
-        ]
+        groups = self.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+        found += [group["AutoScalingGroupName"] for group in groups]
+        templates = self.client("ec2").describe_launch_templates()["LaunchTemplates"]
+        found += [one["LaunchTemplateName"] for one in templates]
+        found += [topic["TopicArn"] for topic in self.client("sns").list_topics()["Topics"]]
         return found + [bucket["Name"] for bucket in self.client("s3").list_buckets()["Buckets"]]
+
+    def group(self, name: str) -> dict[str, Any]:
+        """The Auto Scaling group of a run; empty where there is none."""
+        answer = self.client("autoscaling").describe_auto_scaling_groups(
+            AutoScalingGroupNames=[f"emotion-tfdata-{name}"]
+        )
+        return next(iter(answer["AutoScalingGroups"]), {})
+
+    def parameters(self, name: str) -> dict[str, str]:
+        """What a run's stack was made with."""
+        found = aws.find_stack(aws.connect(), name)
+        assert found
+        return found.parameters
+
+    def status(self, name: str) -> dict[str, Any]:
+        """What the machine said last."""
+        return self.root.folder(f"runs/{name}").read_json("status.json")
+
+    def say(self, name: str, **status: Any) -> None:
+        """Puts a status up as the machine does."""
+        content = {"updated_at": round(time.time()), "machine_s": 3600, **status}
+        self.root.folder(f"runs/{name}").put("status.json", json.dumps(content).encode())
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -282,7 +321,7 @@ def _request(method: str, path: str, headers: dict[str, str], body: bytes) -> Re
         action = headers["X-Amz-Target"].rpartition(".")[2]
     elif service not in ("s3", ""):
         action = dict(urllib.parse.parse_qsl(body.decode())).get("Action", method)
-    return Request(service, action, path, headers, body)
+    return Request(method, service, action, path, headers, body)
 
 
 def _forward(port: int, method: str, request: Request) -> tuple[int, dict[str, str], bytes]:
@@ -320,24 +359,21 @@ def quota(vcpus: int) -> Callable[[Request], Answer | None]:
     return rule
 
 
-def images(request: Request) -> Answer | None:
-    """The newest images: those of amis.json, the only ones that moto is given here."""
-    if request.service != "ssm" or request.action != "GetParameter":
-        return None
-    name = json.loads(request.body)["Name"]
-    image = "ami-0000000000000a64" if "arm64" in name else "ami-0000000000000886"
-    answer = {"Parameter": {"Name": name, "Type": "String", "Value": image}}
-    return Answer(200, json.dumps(answer).encode(), "application/x-amz-json-1.1")
-
-
-def role_policy(policy: dict[str, Any]) -> Callable[[Request], Answer | None]:
-    """Holds the instance to its role, as AWS does and moto does not."""
+def policy_of(cloud: Cloud, name: str) -> Callable[[Request], Answer | None]:
+    """Holds a run's machine to its role and to what it signs, as AWS does and moto does not."""
+    iam = cloud.client("iam")
+    (role,) = (r["RoleName"] for r in iam.list_roles()["Roles"] if name in r["RoleName"])
+    policy = iam.get_role_policy(RoleName=role, PolicyName="this-run")["PolicyDocument"]
+    # moto keeps Python's own text of it, with None for what the template leaves out.
+    statements = list(filter(None, ast.literal_eval(policy)["Statement"]))
 
     def rule(request: Request) -> Answer | None:
         if not request.is_from_instance:
             return None
+        if request.signature != signature_by_botocore(request):
+            return error(403, "SignatureDoesNotMatch", request.path)
         action, resource, context = _asked_for(request)
-        for statement in policy["Statement"]:
+        for statement in statements:
             actions, resources = _list(statement["Action"]), _list(statement["Resource"])
             like = statement.get("Condition", {}).get("StringLike", {})
             if (
@@ -346,18 +382,44 @@ def role_policy(policy: dict[str, Any]) -> Callable[[Request], Answer | None]:
                 and all(fnmatch.fnmatchcase(context.get(k, ""), v) for k, v in like.items())
             ):
                 return None
-        text = f"<Error><Code>AccessDenied</Code><Message>{action} {resource}</Message></Error>"
-        return Answer(403, text.encode())
+        return error(403, "AccessDenied", f"{action} {resource}")
 
     return rule
 
 
+def signature_by_botocore(request: Request) -> str:
+    """What a request's signature must be, by the code of AWS's own library."""
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    signed = re.findall("SignedHeaders=([^,]+)", headers["authorization"])[0].split(";")
+    asked = botocore.awsrequest.AWSRequest(
+        method=request.method,
+        url=f"http://{headers['host']}{request.path}",
+        headers={name: headers[name] for name in signed},
+        data=request.body,
+    )
+    if "x-amz-content-sha256" in headers:
+        asked.headers["X-Amz-Content-SHA256"] = headers["x-amz-content-sha256"]
+    asked.context["timestamp"] = headers["x-amz-date"]
+    of = botocore.auth.S3SigV4Auth if request.service == "s3" else botocore.auth.SigV4Auth
+    keys = botocore.credentials.Credentials(INSTANCE_KEY, "of-the-instance", "session")
+    auth = of(keys, request.service, REGION)
+    auth.headers_to_sign = lambda _: _only(asked.headers, signed)
+    return str(auth.signature(auth.string_to_sign(asked, auth.canonical_request(asked)), asked))
+
+
+def _only(headers: Any, names: list[str]) -> Any:
+    kept = http.client.HTTPMessage()
+    for name in names:
+        kept[name] = headers[name]
+    return kept
+
+
 def _asked_for(request: Request) -> tuple[str, str, dict[str, str]]:
-    if request.action == "CancelSpotInstanceRequests":
-        start = f"arn:aws:ec2:{REGION}:{ACCOUNT}:spot-instances-request"
-        return f"ec2:{request.action}", f"{start}/{request.form['SpotInstanceRequestId.1']}", {}
-    if request.service != "s3":
-        return f"{request.service}:{request.action}", "*", {}
+    if request.service == "autoscaling":
+        arn = f"arn:aws:autoscaling:{REGION}:{ACCOUNT}:autoScalingGroup:1:autoScalingGroupName/"
+        return f"autoscaling:{request.action}", arn + request.form["AutoScalingGroupName"], {}
+    if request.service == "sns":
+        return f"sns:{request.action}", request.form["TopicArn"], {}
     path, _, query = request.path.partition("?")
     bucket, _, key = urllib.parse.unquote(path).lstrip("/").partition("/")
     if not key:
@@ -369,6 +431,12 @@ def _asked_for(request: Request) -> tuple[str, str, dict[str, str]]:
 
 def _list(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
+
+
+def no_prices(request: Request) -> Answer | None:
+    """AWS's price list, which moto does not know, as for who may not ask for it."""
+    refused = error(400, "AccessDeniedException", "", "pricing")
+    return refused if request.service == "pricing" else None
 
 
 @pytest.fixture(scope="session")
@@ -410,9 +478,36 @@ def cloud(
     # Waits between attempts are for real services.
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", _no_delay)
     cloud = Cloud(aws_proxy, capsys)
-    aws_proxy.rules += [images, quota(256)]
+    _make_region(cloud)
+    aws_proxy.rules += [quota(256), no_prices]
+    monkeypatch.setattr(aws, "_POLL_S", 0.05)
+    # moto makes what a condition now lets in only where a parameter of it changes too, and two
+    # deadlines of the same second do not.
+    later, of = itertools.count(), deploy._deadline
+    monkeypatch.setattr(deploy, "_deadline", lambda hours: of(hours + next(later) / 3600))
     aws_proxy.requests.clear()
     return cloud
+
+
+def _make_region(cloud: Cloud) -> None:
+    """What an account has and moto's has not: images, and a way out of the default network."""
+    parameters = ssm_backends[ACCOUNT][REGION]._parameters
+    for (_, architecture), name in deploy.IMAGES.items():
+        image = f"ami-0000000000000{'a64' if architecture == 'arm64' else '886'}"
+        now = datetime.datetime.now()
+        parameters[name] = [
+            Parameter(  # type: ignore[abstract]
+                ACCOUNT, name, image, "String", "", None, None, now, 1, "text"
+            )
+        ]
+    ec2_client = cloud.client("ec2")
+    (vpc,) = ec2_client.describe_vpcs()["Vpcs"]
+    gateway = ec2_client.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    ec2_client.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc["VpcId"])
+    (table,) = ec2_client.describe_route_tables()["RouteTables"]
+    ec2_client.create_route(
+        RouteTableId=table["RouteTableId"], GatewayId=gateway, DestinationCidrBlock="0.0.0.0/0"
+    )
 
 
 @pytest.fixture
@@ -421,7 +516,7 @@ def project(tmp_path: Path, project_dir: Path, monkeypatch: pytest.MonkeyPatch) 
     path = tmp_path / "project"
     path.mkdir()
     shutil.copytree(project_dir / "launch", path / "launch", ignore=shutil.ignore_patterns("__py*"))
-    shutil.copy(project_dir / "train.py", path)
+    (path / "train.py").write_text(TRAINER)
     (path / "tcn.flags").write_text("--epochs=3\n")
     (path / "secret.env").write_text("PASSWORD=never-uploaded\n")
     git(path, "init", "--quiet")
@@ -452,7 +547,9 @@ def data_dir(tmp_path: Path) -> Path:
     return write_data(tmp_path / "data", seed=0)
 
 
-def write_data(path: Path, seed: int, *, shards: int = 3, size: int = 50_000) -> Path:
+def write_data(
+    path: Path, seed: int, *, shards: int = 3, size: int = 50_000, records: int = 0
+) -> Path:
     path.mkdir()
     entries = []
     for number in range(shards):
@@ -460,8 +557,10 @@ def write_data(path: Path, seed: int, *, shards: int = 3, size: int = 50_000) ->
         name = f"fold-0-of-1.tfrecord-{number:05d}-of-{shards:05d}"
         (path / name).write_bytes(content)
         sha256 = hashlib.sha256(content).hexdigest()
-        entries.append({"name": name, "bytes": size, "sha256": sha256, "records": 1})
-    manifest = {"format": "emotion_tfdata", "version": 2, "provenance": "made up", "files": []}
+        entries.append(
+            {"name": name, "bytes": size, "sha256": sha256, "records": records // shards}
+        )
+    manifest = {"format": "emotion_tfdata", "version": 2, "provenance": "made up"}
     (path / "manifest.json").write_text(json.dumps({**manifest, "shards": entries}))
     return path
 

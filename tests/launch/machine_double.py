@@ -7,35 +7,31 @@ import http.server
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
-import sysconfig
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_aws import INSTANCE_KEY, Server
+from fake_aws import INSTANCE_KEY, Cloud, Server
 
-# The machine's own, within its network.
-ADDRESS = "10.1.2.3"
-_RECORDED = ("shutdown", "systemctl", "apt-get", "dnf")
-# What installs packages there, and the Python that is among them.
-SYSTEMS = {"ubuntu": ("apt-get", "python3.10"), "amazon": ("dnf", "python3.11")}
+# Commands that only note what they are called with, or do less than the real ones.
+_REPLACED = (
+    *("apt-get", "dnf", "systemctl", "useradd", "chown", "runuser", "sleep", "shutdown"),
+    "python3.12",
+)
 
 
 class Metadata:
     """A machine's metadata service: version 2 alone, so nothing without a token."""
 
     def __init__(self) -> None:
-        self.pages = {
-            "meta-data/instance-id": "i-0123456789abcdef0",
-            "meta-data/local-ipv4": ADDRESS,
-        }
+        self.pages = {"meta-data/instance-id": "i-0123456789abcdef0"}
         self.refused = 0
+        self.busy = 0  # how often it knows of no credentials yet
         self._tokens: set[str] = set()
         service = self
 
@@ -56,6 +52,9 @@ class Metadata:
                     self._answer(401, "")
                     return
                 page = service.pages.get(self.path.removeprefix("/latest/"))
+                if "credentials" in self.path and service.busy:
+                    service.busy -= 1
+                    page = None
                 self._answer(404 if page is None else 200, page or "")
 
             def _answer(self, status: int, text: str) -> None:
@@ -88,171 +87,128 @@ class Metadata:
         notice = {"action": "stop", "time": at.strftime("%Y-%m-%dT%H:%M:%SZ")}
         self.pages["meta-data/spot/instance-action"] = json.dumps(notice)
 
-    def forget_tokens(self) -> None:
-        """As after a stop and start."""
-        self._tokens.clear()
-
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
 
 
-class Recorders:
-    """Commands that only note what they were called with."""
-
-    def __init__(self, path: Path, names: Sequence[str] = _RECORDED) -> None:
-        self.path, self.calls_path = path, path / "calls"
-        path.mkdir()
-        self.calls_path.touch()
-        for name in names:
-            _write_command(path / name, f'echo "{name} $*" >>"{self.calls_path}"')
-
-    @property
-    def calls(self) -> list[str]:
-        return self.calls_path.read_text().splitlines()
-
-
 class Machine:
     """Runs a user data script and the service that it sets up, in folders of its own.
 
-    What it leaves out of a real machine: systemd itself, the packages of apt-get or dnf, and
-    downloads from a package index: both environments see this project's own packages, so that pip
-    resolves, checks and installs as it would, and finds everything satisfied.
-
-    Of this machine's commands it has neither the package managers nor any Python but the system's
-    own, which sees no package: its own package manager is a recorder that brings one, this
-    project's under the name that it has there.
+    What it leaves out of a real machine: systemd itself, another user, the packages of apt-get or
+    dnf, and downloads from a package index: the environment that the script makes runs this
+    project's own Python, and its pip only notes what it is asked.
     """
 
-    def __init__(
-        self, path: Path, services: Mapping[str, str], system: str = "ubuntu", port: int = 0
-    ) -> None:
+    def __init__(self, path: Path, services: Mapping[str, str], manager: str = "apt-get") -> None:
         """Makes its folders.
 
         Args:
           path: where they are.
           services: variables that say where it finds AWS and its metadata.
-          system: `ubuntu` or `amazon`.
-          port: where it listens to others that train with it; 0 as on a real one.
+          manager: of the system's packages, `apt-get` or `dnf`.
         """
-        self.root, self.units, self._console = path / "opt", path / "units", path / "console"
-        self.units.mkdir(parents=True)
-        manager, self.python = SYSTEMS[system]
-        self.recorders = Recorders(path / "bin", ("shutdown", "systemctl", manager))
-        self._packages, self._failures = path / "packages", path / "failures"
-        self._packages.mkdir()
-        base = getattr(sys, "_base_executable", sys.executable)
-        _write_command(self._packages / self.python, f'exec "{base}" "$@"')
-        self.system_python = self.recorders.path / "python3"
-        _write_command(self.system_python, f'exec "{base}" -S -E "$@"')
-        _write_command(
-            self.recorders.path / manager,
-            f'echo "{manager} $*" >>"{self.recorders.calls_path}"\n'
-            f'[ ! -s "{self._failures}" ] || {{ sed -i 1d "{self._failures}"; exit 1; }}\n'
-            f'case "$*" in *install*) cp "{self._packages}"/* "{self.recorders.path}" ;; esac',
+        self.top, self._units, self._bin = path / "opt", path / "units", path / "bin"
+        self.calls_path, self._failures = path / "calls", path / "failures"
+        for folder in (self._units, self._bin, path / "commands"):
+            folder.mkdir(parents=True)
+        self.calls_path.touch()
+        self._failures.touch()
+        # A line of failures is how a command begins that is to fail, once.
+        note = (
+            'called="$(basename "$0") $*"\n'
+            f'echo "$called" >>"{self.calls_path}"\n'
+            f'read -r first <"{self._failures}" && case "$called" in "$first"*)\n'
+            f'  sed -i 1d "{self._failures}"; exit 1 ;; esac\n'
         )
-        _link_commands(path / "commands")
+        for name in ("systemctl", "useradd", "chown", manager):
+            _write_command(self._bin / name, f"{note}exit 0")
+        _write_command(self._bin / "runuser", 'shift 3\nexec "$@"')
+        _write_command(self._bin / "sleep", "exec /bin/sleep 0.1")
+        python = path / "python"
+        _write_command(python, f'{note}[ "$2" = pip ] || exec "{sys.executable}" "$@"')
+        _write_command(
+            self._bin / "python3.12", f'{note}mkdir -p "$3/bin"\nln -sf "{python}" "$3/bin/python"'
+        )
+        for place in os.environ["PATH"].split(os.pathsep):
+            for command in Path(place).glob("*"):
+                link = path / "commands" / command.name
+                if command.name not in _REPLACED and not link.is_symlink():
+                    link.symlink_to(command.absolute())
+        (path / ".curlrc").write_text("retry-max-time = 1\n")
         self._environment = {
-            "PATH": f"{self.recorders.path}:{path / 'commands'}",
+            "PATH": f"{self._bin}:{path / 'commands'}",
             "HOME": str(path),
-            "EMOTION_TFDATA_ROOT": str(self.root),
-            "EMOTION_TFDATA_UNITS": str(self.units),
-            "PIP_NO_INDEX": "1",
-            "PIP_NO_BUILD_ISOLATION": "0",  # pip reads this as --no-build-isolation
-            "PIP_CONFIG_FILE": os.devnull,
-            "PYTHON_OF_TEST": sys.executable,
-            **({"EMOTION_TFDATA_PORT": str(port)} if port else {}),
+            "EMOTION_TFDATA_TOP": str(self.top),
+            "EMOTION_TFDATA_UNITS": str(self._units),
             **services,
         }
-        for environment in (self.root / "boot", self.root / "source" / ".venv"):
-            lib = environment / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
-            packages = lib / "site-packages"
-            packages.mkdir(parents=True)
-            before = f"{sysconfig.get_paths()['purelib']}\n"
-            (packages / "installed_before.pth").write_text(before)
-        for name in _RECORDED:
-            found = shutil.which(name, path=self._environment["PATH"])
-            assert found in (None, str(self.recorders.path / name)), "must never reach the real one"
 
-    def fail_packages(self, times: int) -> None:
-        """Has the package manager fail so often, before it does what it is asked."""
-        self._failures.write_text("\n" * times)
+    @property
+    def calls(self) -> list[str]:
+        """What was called of the commands that a test must not really run."""
+        return self.calls_path.read_text().splitlines()
 
     @property
     def log(self) -> str:
-        return (self.root / "run.log").read_text()
+        return (self.top / "log").read_text()
 
-    @property
-    def console(self) -> str:
-        """What the script left for who looks at the machine from outside."""
-        return self._console.read_text()
+    def fail(self, command: str, times: int = 1) -> None:
+        """Has a command fail that begins so."""
+        self._failures.write_text(f"{command}\n" * times)
 
     def boot(self, script: str) -> int:
-        """Runs a first script as cloud-init does; returns its status."""
-        path = self.root.parent / "user-data"
+        """Runs a script as cloud-init does; returns its status."""
+        path = self.top.parent / "user-data"
         path.write_text(script)
         path.chmod(0o755)
-        with open(self._console, "wb") as console:
-            return subprocess.run(
-                [str(path)],
-                env=self._environment,
-                cwd="/",
-                stdout=console,
-                stderr=console,
-                check=False,
-                timeout=300,
-            ).returncode
-
-    def unit(self, name: str) -> dict[str, list[str]]:
-        """What a unit says, each key as often as it stands there."""
-        said: dict[str, list[str]] = {}
-        for line in (self.units / name).read_text().splitlines():
-            key, separator, value = line.partition("=")
-            if separator and not line.startswith("#"):
-                said.setdefault(key, []).append(value)
-        return said
+        done = subprocess.run(
+            [str(path)],
+            env=self._environment,
+            cwd="/",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            timeout=120,
+        )
+        self.console = done.stdout.decode()
+        return done.returncode
 
     def start_service(self) -> subprocess.Popen[bytes]:
-        """Starts the training's service as systemd does."""
-        unit = self.unit("emotion-tfdata.service")
-        assert "systemctl enable --now --no-block emotion-tfdata.service" in self.recorders.calls
-        (command,) = unit["ExecStart"]
-        return self._start(unit, command)
+        """Starts the run's service as systemd does."""
+        assert "systemctl enable --now --no-block emotion-tfdata.service" in self.calls
+        return self._start(self._unit["ExecStart"], {})
 
-    def fail_service(self) -> None:
-        """Starts what the training's service starts when it fails, and waits for its end."""
-        (name,) = self.unit("emotion-tfdata.service")["OnFailure"]
-        unit = self.unit(name)
-        for command in unit["ExecStart"]:
-            status = self._start(unit, command.removeprefix("-")).wait(timeout=60)
-            assert status == 0 or command.startswith("-")
+    def end_service(self, service: subprocess.Popen[bytes]) -> int:
+        """Waits for the service and does what systemd does after it; returns its status."""
+        status = service.wait(timeout=120)
+        after = self._unit["ExecStopPost"].removeprefix("+")
+        result = {"SERVICE_RESULT": "exit-code", "EXIT_STATUS": str(status)}
+        assert self._start(after, result).wait(timeout=60) == 0, self.log
+        return status
 
-    def _start(self, unit: dict[str, list[str]], command: str) -> subprocess.Popen[bytes]:
-        (folder,) = unit.get("WorkingDirectory", ["/"])
-        (output,) = unit.get("StandardOutput", [os.devnull])
-        more = dict(part.split("=", 1) for part in shlex.split(" ".join(unit["Environment"])))
-        environment = {**self._environment, **more}
-        program, *arguments = shlex.split(command)
-        found = shutil.which(program, path=environment["PATH"])
-        assert found
-        with open(output.removeprefix("append:"), "ab") as log:
+    @property
+    def _unit(self) -> dict[str, str]:
+        lines = (self._units / "emotion-tfdata.service").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
+    def _start(self, command: str, more: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        unit = self._unit
+        lines = Path(unit["EnvironmentFile"]).read_text().splitlines()
+        settings = dict(line.split("=", 1) for line in lines)
+        settings["SIGNAL"] = settings["SIGNAL"].strip("'")
+        with open(unit["StandardOutput"].removeprefix("append:"), "ab") as log:
             return subprocess.Popen(
-                [found, *arguments], cwd=folder, env=environment, stdout=log, stderr=log
+                shlex.split(command),
+                cwd=unit["WorkingDirectory"],
+                env={**self._environment, **settings, **more},
+                stdout=log,
+                stderr=log,
             )
 
 
-def _link_commands(folder: Path) -> None:
-    """This machine's commands, but those that a machine has of its own or must not reach."""
-    folder.mkdir()
-    for place in os.environ["PATH"].split(os.pathsep):
-        for command in Path(place).glob("*"):
-            link, hidden = folder / command.name, command.name.startswith("python")
-            if command.name not in _RECORDED and not hidden and not link.is_symlink():
-                link.symlink_to(command.absolute())
-
-
 def _write_command(path: Path, script: str) -> None:
-    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.write_text(f"#!/bin/bash\n{script}\n")
     path.chmod(0o755)
 
 
@@ -265,7 +221,15 @@ def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metadata]:
 
 
 @pytest.fixture
-def recorders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorders:
-    found = Recorders(tmp_path / "bin")
-    monkeypatch.setenv("PATH", f"{found.path}:{os.environ['PATH']}")
-    return found
+def machine(tmp_path: Path, cloud: Cloud, metadata: Metadata) -> Callable[..., Machine]:
+    """Makes machines, each with the credentials of its role alone."""
+    metadata.give_role("the-role-of-the-run")
+
+    def make(name: str = "machine", **about: Any) -> Machine:
+        services = {
+            "AWS_ENDPOINT_URL": cloud.proxy.url,
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url,
+        }
+        return Machine(tmp_path / name, services, **about)
+
+    return make

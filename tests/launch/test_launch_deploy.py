@@ -1,399 +1,405 @@
-"""From the command to the instance: what is checked, what is asked of AWS, what is left behind."""
+"""From the command line to a stack: what is made, and what happens where AWS fails or refuses."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
+import signal
+import subprocess
+import sys
 import tarfile
-from typing import ClassVar
+import threading
 
 import pytest
-from fake_aws import ACCOUNT, REGION, Answer, git, quota, write_data
-from whole_run import unpacked
+from fake_aws import ACCOUNT, LOSE, REGION, error, git, quota, write_data
 
-from launch import ec2
-from launch import run as runs
-from launch.aws import prices, resources, source
-from launch.aws.session import LaunchError
-
-BUCKET = f"emotion-tfdata-{ACCOUNT}-{REGION}"
+from launch import aws, deploy, source
+from launch.aws import LaunchError
 
 
-def _form(cloud, action):
-    (request,) = cloud.proxy.of("ec2", action)
-    return request.form
+def test_a_run_is_one_stack_with_its_machine_and_its_files(cloud, project, data_dir):
+    (project / "tcn.flags").write_text("--epochs=4\n")
+    told = cloud.run(
+        *("deploy", "--yes", "--name=one", f"--data_dir={data_dir}", "--spot", "--max_hours=2"),
+        *("--", "--folds=all"),
+    )
+    assert (told.status, told.out) == (0, "one\n"), told.err
+    asked = [r for r in cloud.proxy.requests if r.service == "s3"]
+    assert len(asked) > 8
+    for request in asked:
+        owner = {k.lower(): v for k, v in request.headers.items()}.get(
+            "x-amz-expected-bucket-owner"
+        )
+        is_making = (request.method, request.path) == ("PUT", f"/{cloud.root.bucket}")
+        assert owner == ACCOUNT or is_making, (request.method, request.path)
+    group = cloud.group("one")
+    assert (group["DesiredCapacity"], len(group["Instances"])) == (1, 1)
+    policy = group["MixedInstancesPolicy"]
+    assert policy["InstancesDistribution"]["OnDemandPercentageAboveBaseCapacity"] == 0
+    types = [one["InstanceType"] for one in policy["LaunchTemplate"]["Overrides"]]
+    assert types == ["c7i.xlarge", "c6i.xlarge", "m6i.xlarge"]
+    assert len(group["VPCZoneIdentifier"].split(",")) == 6, "every zone"
+    scheduled = cloud.client("autoscaling").describe_scheduled_actions()
+    (deadline,) = scheduled["ScheduledUpdateGroupActions"]
+    assert deadline["DesiredCapacity"] == 0
+    left_s = deadline["StartTime"].timestamp() - group["CreatedTime"].timestamp()
+    assert 7100 < left_s < 7300
+    groups = cloud.client("ec2").describe_security_groups()["SecurityGroups"]
+    (firewall,) = (one for one in groups if one["GroupName"] != "default")
+    assert firewall["IpPermissions"] == [], "nothing gets in"
+    command = cloud.parameters("one")["Command"]
+    assert command == (
+        "python train.py --flagfile=tcn.flags --folds=all --checkpoint_every_s=30 "
+        "--data_dir={data} --model_dir={out}"
+    )
+    packed = cloud.root.folder("runs/one").read("source.tar")
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        assert archive.extractfile("tcn.flags").read() == b"--epochs=4\n", "as in the work tree"
+        assert "secret.env" not in archive.getnames(), "untracked files stay here"
+    again = source.pack(project, "true", lambda text: None)
+    assert again.content == packed, "the same files give the same bytes"
 
 
-def _tags(form, number=1):
-    start = f"TagSpecification.{number}.Tag."
-    keys = [name for name in form if name.startswith(start) and name.endswith(".Key")]
-    return {form[key]: form[key.removesuffix("Key") + "Value"] for key in keys}
+def test_the_same_call_starts_nothing_twice_and_another_run_keeps_its_name(
+    cloud, deployed, project
+):
+    first = deployed()
+    (machine,) = cloud.instances()
+    assert deployed() == first
+    assert [one["InstanceId"] for one in cloud.instances()] == [machine["InstanceId"]]
+    assert deployed("--", "--epochs=7") != first, "named by what it runs"
+    refused = cloud.run("deploy", "--yes", "--name=" + first, "--command=python -m launch.ec2")
+    assert refused.status == 0
+    assert "has been started already" in refused.err
 
 
-# What is asked of AWS.
+def test_the_same_call_goes_on_where_one_was_interrupted(cloud, project, data_dir):
+    arguments = ("deploy", "--yes", "--name=one", f"--data_dir={data_dir}")
 
+    def interrupt(request):
+        if request.path.endswith("00001-of-00003"):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # as Ctrl-C does
 
-def test_the_instance_is_asked_for_safely(cloud, deployed):
-    name = deployed("--max_hours=3", "--name=safe")
-    form = _form(cloud, "RunInstances")
-    assert form["MetadataOptions.HttpTokens"] == "required"
-    assert form["MetadataOptions.HttpPutResponseHopLimit"] == "1"
-    assert form["BlockDeviceMapping.1.Ebs.Encrypted"] == "true"
-    assert form["BlockDeviceMapping.1.Ebs.DeleteOnTermination"] == "true"
-    assert form["InstanceInitiatedShutdownBehavior"] == "terminate"
-    assert (form["MinCount"], form["MaxCount"]) == ("1", "1")
-    assert form["InstanceType"] == "c5.24xlarge"
-    assert form["IamInstanceProfile.Name"] == f"emotion-tfdata-{name}-{REGION}"
-    assert len(form["ClientToken"]) == 64
-    assert "KeyName" not in form
-    assert not any(key.startswith("InstanceMarketOptions") for key in form)
-    kinds = {form[f"TagSpecification.{n}.ResourceType"] for n in (1, 2, 3)}
-    assert kinds == {"instance", "volume", "network-interface"}
-    for number in (1, 2, 3):
-        assert _tags(form, number)["emotion_tfdata:run"] == "safe"
-    script = unpacked(form["UserData"])
-    run = cloud.load(name)
-    assert f"DEADLINE={run.started_at + 3 * 3600}\n" in script
-
-
-def test_nothing_gets_in_and_only_web_gets_out(cloud, deployed):
-    deployed()
-    (group,) = [
-        g
-        for g in cloud.client("ec2").describe_security_groups()["SecurityGroups"]
-        if g["GroupName"] != "default"
-    ]
-    assert group["IpPermissions"] == []
-    assert sorted(rule["FromPort"] for rule in group["IpPermissionsEgress"]) == [80, 443]
-    assert {rule["IpProtocol"] for rule in group["IpPermissionsEgress"]} == {"tcp"}
-    assert not cloud.proxy.of("ec2", "AuthorizeSecurityGroupIngress")
-
-
-def test_ssh_opens_one_range_and_never_the_world(cloud, deployed, data_dir):
-    deployed("--ssh_cidr=203.0.113.7/32", "--key_name=mine")
-    form = _form(cloud, "AuthorizeSecurityGroupIngress")
-    assert form["IpPermissions.1.IpRanges.1.CidrIp"] == "203.0.113.7/32"
-    assert (form["IpPermissions.1.FromPort"], form["IpPermissions.1.ToPort"]) == ("22", "22")
-    assert _form(cloud, "RunInstances")["KeyName"] == "mine"
-    for cidr in ("0.0.0.0/0", "0.0.0.0/1", "::/0", "10.0.0.0/8", "here"):
-        with pytest.raises(LaunchError, match="ssh_cidr"):
-            resources.check_ssh_cidr(cidr)
-    alone = cloud.run("deploy", f"--data_dir={data_dir}", "--ssh_cidr=203.0.113.7/32", "--yes")
-    assert alone.status == 1
-    assert "go together" in alone.err
-
-
-def test_the_role_reaches_this_run_alone(cloud, deployed):
-    name = deployed()
-    role = f"emotion-tfdata-{name}-{REGION}"
-    iam = cloud.client("iam")
-    assert iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"] == []
-    assert iam.list_role_policies(RoleName=role)["PolicyNames"] == ["this-run"]
-    policy = iam.get_role_policy(RoleName=role, PolicyName="this-run")["PolicyDocument"]
-    run = cloud.load(name)
-    statements = {s["Sid"]: s for s in policy["Statement"]}
-    assert set(statements) == {"ReadSourceAndData", "ReadAndWriteThisRun", "ListThisRun"}
-    assert statements["ReadSourceAndData"]["Action"] == "s3:GetObject"
-    assert statements["ReadSourceAndData"]["Resource"] == [
-        f"arn:aws:s3:::{BUCKET}/source/{run.source}.tar",
-        f"arn:aws:s3:::{BUCKET}/data/{run.data}/*",
-    ]
-    mine = f"arn:aws:s3:::{BUCKET}/runs/{name}/*"
-    assert statements["ReadAndWriteThisRun"]["Resource"] == mine
-    assert statements["ReadAndWriteThisRun"]["Action"] == ["s3:GetObject", "s3:PutObject"]
-    assert statements["ListThisRun"]["Condition"]["StringLike"] == {"s3:prefix": f"runs/{name}/*"}
-    for statement in policy["Statement"]:
-        assert statement["Condition"]["StringEquals"] == {"aws:ResourceAccount": ACCOUNT}
-    trust = iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]["Statement"]
-    assert [s["Principal"] for s in trust] == [{"Service": "ec2.amazonaws.com"}]
-
-
-def test_spot_is_asked_for_until_the_time_limit_and_stopped_when_interrupted(cloud, deployed):
-    name = deployed("--spot", "--price=1.5")
-    form = _form(cloud, "RunInstances")
-    start = "InstanceMarketOptions.SpotOptions."
-    assert form["InstanceMarketOptions.MarketType"] == "spot"
-    assert form[f"{start}SpotInstanceType"] == "persistent"
-    assert form[f"{start}InstanceInterruptionBehavior"] == "stop"
-    assert form[f"{start}ValidUntil"]
-    assert form["TagSpecification.4.ResourceType"] == "spot-instances-request"
-    role = f"emotion-tfdata-{name}-{REGION}"
-    policy = cloud.client("iam").get_role_policy(RoleName=role, PolicyName="this-run")
-    (spot,) = [s for s in policy["PolicyDocument"]["Statement"] if "Spot" in s["Sid"]]
-    assert spot["Action"] == "ec2:CancelSpotInstanceRequests"
-    assert spot["Condition"]["StringEquals"] == {"aws:ResourceTag/emotion_tfdata:run": name}
-
-
-def test_the_bucket_is_private_and_encrypted(cloud, deployed):
-    deployed()
-    client = cloud.client("s3")
-    blocked = client.get_public_access_block(Bucket=BUCKET)["PublicAccessBlockConfiguration"]
-    assert set(blocked.values()) == {True}
-    rules = client.get_bucket_encryption(Bucket=BUCKET)["ServerSideEncryptionConfiguration"]
-    assert rules["Rules"][0]["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["--os=amazon"], "Amazon Linux 2023"),
-        (["--instance_type=c7g.4xlarge"], "arm64 (Graviton: trains; mediapipe has no wheel"),
-        (["--instance_type=c6i.xlarge"], "$0.170 an hour (table of"),
-    ],
-)
-def test_systems_and_processors(cloud, project, data_dir, arguments, expected):
-    result = cloud.run("deploy", f"--data_dir={data_dir}", "--dry_run", *arguments)
-    assert result.status == 0, result.err
-    assert expected in result.err
-
-
-# What is uploaded.
-
-
-def test_the_source_is_what_git_tracks_as_it_is(cloud, deployed, project):
-    (project / "tcn.flags").write_text("--epochs=4\n")  # changed, not committed
-    name = deployed()
-    run = cloud.load(name)
-    content = cloud.root.read(runs.source_key(run))
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        names = set(archive.getnames())
-        flags = archive.extractfile("tcn.flags")
-        assert flags
-        assert flags.read() == b"--epochs=4\n"
-        assert archive.getmember("launch/deploy.sh").mode & 0o100
-    assert "secret.env" not in names
-    assert {"train.py", "launch/instance/agent.py", "launch/venv.sh"} <= names
-    assert source.pack(project).sha256 == run.source, "the same files give the same bytes"
-
-
-def test_shards_are_verified_and_skipped_where_they_are(cloud, deployed, data_dir):
-    deployed("--name=one")
-    uploaded = len([r for r in cloud.proxy.of("s3", "PUT") if "/data/" in r.path])
-    assert uploaded == 4, "three shards and the manifest"
-    for request in cloud.proxy.of("s3", "PUT"):
-        if "/data/" in request.path or "/source/" in request.path:
-            assert "x-amz-checksum-sha256" in {name.lower() for name in request.headers}
-    cloud.proxy.requests.clear()
-    deployed("--name=two")
-    sent = [r.path for r in cloud.proxy.of("s3", "PUT")]
-    assert not [path for path in sent if "/data/" in path or "/source/" in path]
-
-
-def test_a_damaged_shard_is_not_uploaded_for_a_whole_one(cloud, project, data_dir):
-    shard = next(data_dir.glob("*00001-of*"))
-    content = bytearray(shard.read_bytes())
-    content[1000] ^= 1
-    shard.write_bytes(content)
-    result = cloud.run("deploy", f"--data_dir={data_dir}", "--yes")
-    assert result.status == 1
-    assert f"{shard}: its SHA-256 is not the manifest's" in result.err
-    assert not [o for o in cloud.root.objects() if o.name.endswith(shard.name)]
-    assert cloud.left_over() == [BUCKET]
-
-
-def test_data_in_s3_is_copied_there_and_verified(cloud, deployed, data_dir, project):
-    client = cloud.client("s3")
-    client.create_bucket(Bucket="elsewhere")
-    for path in data_dir.iterdir():
-        client.put_object(Bucket="elsewhere", Key=f"sets/a/{path.name}", Body=path.read_bytes())
-    name = deployed("--data_dir=s3://elsewhere/sets/a")
-    run = cloud.load(name)
-    there = cloud.root.folder(runs.data_key(run))
-    for path in data_dir.iterdir():
-        assert there.read(path.name) == path.read_bytes()
-    in_place = cloud.run("deploy", f"--data_dir={there}", "--name=second", "--yes")
-    assert in_place.status == 0
-    assert "data is in place" in in_place.err
-    shard = next(data_dir.glob("*00002-of*")).name
-    client.put_object(Bucket="elsewhere", Key=f"sets/a/{shard}", Body=b"x" * 50_000)
-    cloud.root.delete([f"{runs.data_key(run)}/{shard}"])
-    cloud.proxy.rules.insert(0, quota(1000))
-    damaged = cloud.run("deploy", "--data_dir=s3://elsewhere/sets/a", "--name=third", "--yes")
-    assert damaged.status == 1
-    assert f"s3://elsewhere/sets/a/{shard}: SHA-256 is" in damaged.err
-
-
-# What is refused, before anything is made.
-
-
-class TestRefusals:
-    CASES: ClassVar = [
-        (["--data_dir=/nowhere"], "holds no data set"),
-        (["--data_dir=s3://nobucket/x"], "holds no data set|NoSuchBucket"),
-        (["--instance_type=c5.1xlarge"], "not in us-east-1"),
-        (["--instance_type=t3.micro"], "1 GiB of memory"),
-        (["--instance_type=x1.32xlarge"], "--price=USD_PER_HOUR"),
-        (["--flagfile=nothing.flags"], "does not exist"),
-        (["--flagfile=secret.env"], "git does not track it"),
-        (["--num_instances=5", "--", "--batch_size=24"], "24 cannot be shared equally"),
-        (["--name=No_Good"], "give up to 32"),
-        (["--nonsense"], "Unknown command line flag"),
-        (["--max_hours=nan"], "--max_hours=nan: give from 0.2 to 744 hours"),
-        (["--max_hours=inf"], "--max_hours=inf: give from 0.2 to 744 hours"),
-        (["--max_hours=1e6"], "--max_hours=1000000.0: give from 0.2 to 744 hours"),
-        (["--max_hours=0.1"], "--max_hours=0.1: give from 0.2 to 744 hours"),
-        (["--price=nan"], "--price=nan: give USD for an hour"),
-        (["--price=inf"], "--price=inf: give USD for an hour"),
-        (["--price=-1"], "--price=-1.0: give USD for an hour"),
-        (["more"], "unexpected argument 'more'"),
-        (["--", "--model_dir=x"], "leave it out after --"),
-        (["--", "--no_such_flag=1"], "train.py does not take"),
-        (["--prefix=s3://not-there/x"], "does not exist"),
-        (["--prefix=s3://not-there/x", "--dry_run"], "does not exist"),
-        (["--prefix=bucket"], "give s3://BUCKET/PREFIX"),
-        (["--prefix=s3://mine/a b"], "of letters, digits and"),
-        (["--prefix=s3://mine/a*"], "of letters, digits and"),
-    ]
-
-    @pytest.mark.parametrize(("arguments", "message"), CASES)
-    def test_says_what_is_wrong_and_makes_nothing(
-        self, cloud, project, data_dir, arguments, message
-    ):
-        result = cloud.run("deploy", f"--data_dir={data_dir}", "--yes", *arguments)
-        assert result.status in (1, 2)
-        assert any(part in result.err for part in message.split("|")), result.err
-        assert cloud.left_over() == []
-
-    def test_a_bucket_in_another_region(self, cloud, project, data_dir):
-        where = {"LocationConstraint": "eu-west-1"}
-        cloud.client("s3").create_bucket(Bucket="far", CreateBucketConfiguration=where)
-        result = cloud.run("deploy", f"--data_dir={data_dir}", "--prefix=s3://far/x", "--dry_run")
-        assert result.status == 1
-        assert "bucket far is in eu-west-1, the instance would be in us-east-1" in result.err
-        assert "export AWS_REGION=eu-west-1" in result.err
-
-    def test_quota(self, cloud, project, data_dir):
-        cloud.proxy.rules.insert(0, quota(64))
-        result = cloud.run("deploy", f"--data_dir={data_dir}", "--yes")
-        assert result.status == 1
-        assert "has 96 vCPUs; of the account's 64 for on-demand instances" in result.err
-        assert cloud.left_over() == []
-
-    def test_quota_counts_what_runs(self, cloud, deployed, data_dir):
-        cloud.proxy.rules.insert(0, quota(100))
-        deployed("--name=first")
-        result = cloud.run("deploy", f"--data_dir={data_dir}", "--yes", "--name=second")
-        assert result.status == 1
-        assert "96 are in use" in result.err
-
-    def test_a_shard_that_is_missing_or_cut(self, cloud, project, data_dir):
-        shards = sorted(data_dir.glob("fold*"))
-        shards[0].write_bytes(b"cut")
-        cut = cloud.run("deploy", f"--data_dir={data_dir}", "--yes")
-        assert f"{shards[0].name}: 3 bytes, the manifest says 50000 bytes" in cut.err
-        shards[0].unlink()
-        assert "missing" in cloud.run("deploy", f"--data_dir={data_dir}", "--yes").err
-        assert cloud.left_over() == []
-
-    def test_nobody_to_ask(self, cloud, project, data_dir, monkeypatch):
-        monkeypatch.setattr("sys.stdin", io.StringIO())
-        result = cloud.run("deploy", f"--data_dir={data_dir}")
-        assert result.status == 1
-        assert "pass --yes" in result.err
-        assert cloud.left_over() == []
-
-    def test_no_credentials(self, cloud, project, data_dir, monkeypatch):
-        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        result = cloud.run("list")
-        assert result.status == 1
-        assert "no AWS credentials were found" in result.err
-
-    def test_no_region(self, cloud, monkeypatch):
-        monkeypatch.delenv("AWS_DEFAULT_REGION")
-        assert "no AWS region is set" in cloud.run("list").err
-        monkeypatch.setenv("AWS_REGION", "eu-west-1")
-        assert f"{ACCOUNT}-eu-west-1, and nothing made in eu-west-1" in cloud.run("list").out
-
-
-def test_a_dry_run_shows_everything_and_makes_nothing(cloud, project, data_dir):
-    result = cloud.run("deploy", f"--data_dir={data_dir}", "--dry_run", "--max_hours=2")
-    assert result.status == 0
-    assert "3 shards, 0.1 MB (made up)" in result.err
-    assert "96 vCPUs, 192 GiB" in result.err
-    assert "$4.080 an hour (table of 2026-09, on-demand)" in result.err
-    assert "2 h: $8.18 at most" in result.err
-    assert f"  bucket   {BUCKET}: private, encrypted\n" in result.err
-    assert "in: nothing; out: ports 80 and 443" in result.err
-    assert cloud.left_over() == []
-    changing = ("Create", "Run", "Put", "Delete", "Authorize", "Add", "PUT", "POST")
-    for request in cloud.proxy.requests:
-        assert not request.action.startswith(changing)
-
-
-def test_an_answer_is_waited_for(cloud, project, data_dir, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
-    refused = cloud.run("deploy", f"--data_dir={data_dir}")
-    assert (refused.status, refused.out) == (1, "")
-    assert cloud.left_over() == []
-    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
-    assert cloud.run("deploy", f"--data_dir={data_dir}").status == 0
+    cloud.proxy.rules.insert(0, interrupt)
+    told = cloud.run(*arguments)
+    cloud.proxy.rules.pop(0)
+    assert told.status == 130
+    assert "AWS goes on with what was asked" in told.err
+    assert cloud.instances() == []
+    assert "one                               stopped" in cloud.run("list").out
+    assert cloud.run(*arguments).status == 0
+    assert len(cloud.proxy.of("cloudformation", "CreateStack")) == 1
     assert len(cloud.instances()) == 1
 
 
-def test_spot_costs_what_the_market_says(cloud, project, data_dir):
-    entries = "".join(
-        f"<item><availabilityZone>us-east-1{zone}</availabilityZone><spotPrice>{price}</spotPrice>"
-        f"<timestamp>2026-09-0{day}T00:00:00Z</timestamp></item>"
-        for zone, price, day in (("a", 1.5, 2), ("b", 1.7, 2), ("b", 3.3, 1))
-    )
-    answer = f"<Response><spotPriceHistorySet>{entries}</spotPriceHistorySet></Response>".encode()
-    cloud.proxy.rules.append(
-        lambda r: Answer(200, answer) if r.action == "DescribeSpotPriceHistory" else None
-    )
-    result = cloud.run("deploy", f"--data_dir={data_dir}", "--spot", "--dry_run")
-    assert "$1.700 an hour (spot price now, highest zone" in result.err
-    assert "12 h: $20.49 at this price, which changes, before" in result.err, "nobody promises it"
+def test_data_is_uploaded_once_and_shared(cloud, deployed, data_dir):
+    deployed("--name=one")
+    puts = [r.path for r in cloud.proxy.of("s3", "PUT") if "/data/" in r.path]
+    assert len(puts) == 4, "three shards and the manifest"
+    assert puts[-1].endswith("manifest.json"), "what vouches for the others comes last"
+    cloud.proxy.requests.clear()
+    deployed("--name=two")
+    assert not [r for r in cloud.proxy.of("s3", "PUT") if "/data/" in r.path]
+    assert cloud.run("stop", "one", "--delete", "--yes").status == 0
+    assert len(cloud.root.folder("data").objects()) == 4, "two has it still"
+    assert cloud.run("stop", "two", "--delete", "--yes").status == 0
+    assert cloud.left_over() == [cloud.root.bucket], "nothing but the bucket"
+    assert cloud.root.objects() == []
 
 
-def test_prices_of_the_table():
-    assert prices.on_demand("us-east-1", "c5.24xlarge", 96) == pytest.approx(4.08)
-    assert prices.on_demand("us-west-2", "c7i.24xlarge", 96) == pytest.approx(4.284)
-    assert prices.on_demand("us-east-1", "c7g.16xlarge", 64) == pytest.approx(2.32)
-    assert prices.on_demand("eu-west-1", "c5.24xlarge", 96) is None
-    assert prices.on_demand("us-east-1", "c7i.metal-24xl", 96) is None
+def test_data_in_s3_is_used_where_it_is_and_stays(cloud, project, data_dir):
+    s3 = cloud.client("s3")
+    s3.create_bucket(Bucket="theirs")
+    for path in data_dir.iterdir():
+        s3.upload_file(str(path), "theirs", f"sets/{path.name}")
+    arguments = ("deploy", "--yes", "--name=one", "--data_dir=s3://theirs/sets/")
+    assert cloud.run(*arguments).status == 0
+    assert cloud.parameters("one")["DataBucket"] == "theirs"
+    assert cloud.root.folder("data").objects() == []
+    assert cloud.run("stop", "one", "--delete", "--yes").status == 0
+    assert len(s3.list_objects_v2(Bucket="theirs")["Contents"]) == 4
+    s3.delete_object(Bucket="theirs", Key="sets/fold-0-of-1.tfrecord-00001-of-00003")
+    missing = cloud.run(*arguments)
+    assert missing.status == 1
+    assert "00001-of-00003: missing; the manifest names it" in missing.err
 
 
-def test_what_other_runs_use_stays(cloud, deployed, tmp_path):
-    first, second = deployed("--name=first"), deployed("--name=second", "--spot", "--price=1")
-    third = deployed("--name=third", f"--data_dir={write_data(tmp_path / 'other', seed=1)}")
-    assert cloud.run("stop", third, "--delete", "--yes").status == 0
-    run = cloud.load(first)
-    assert {f.name.split("/")[0] for f in cloud.root.folder("data").objects()} == {run.data}
-    assert cloud.run("stop", first, "--delete", "--yes").status == 0
-    assert cloud.root.find(runs.source_key(run)) is not None
-    assert cloud.run("stop", second, "--delete", "--yes").status == 0
+def test_what_cannot_run_is_refused_before_anything_is_made(cloud, project, data_dir, tmp_path):
+    def refused(*arguments, data=data_dir):
+        told = cloud.run("deploy", "--yes", f"--data_dir={data}", *arguments)
+        assert told.status == 1
+        return told.err
+
+    assert "Unknown command line flag" in refused("--", "--bad")
+    assert "leave it out after --" in refused("--", "--model_dir=x")
+    assert "unexpected argument 'x'" in refused("--", "x")
+    assert "--flagfile=other.flags does not exist" in refused("--flagfile=other.flags")
+    assert "up to 32 of a-z" in refused("--name=Üp")
+    assert "holds no data set (no manifest.json)" in refused(data=project / "launch")
+    assert "there is nothing" in refused(data=tmp_path / "nowhere")
+    assert "not in us-east-1" in refused("--instance_type=c9x.large")
+    assert "no driver" in refused("--instance_type=g5.xlarge")
+    assert "training needs 4" in refused("--instance_type=t3.small")
+    assert "several architectures" in refused("--instance_type=c7g.xlarge,c7i.xlarge")
+    build = "--command=python -m preprocess.build_tfrecords --out_dir={out}"
+    assert "preprocess/build_tfrecords.py or " in refused(build)
+    (project / "preprocess").mkdir()
+    (project / "preprocess" / "build_tfrecords.py").touch()
+    untracked = refused(build)
+    assert "git does not track preprocess/build_tfrecords.py" in untracked
+    assert "not tracked by git, so the machine has not: preprocess/build" in untracked
+    git(project, "add", "preprocess")
+    assert "no wheel for Graviton" in refused(build, "--instance_type=c7g.xlarge")
+    assert "nobody is there to ask" in cloud.run("deploy", f"--data_dir={data_dir}").err
+    cloud.proxy.rules.insert(0, quota(2))
+    assert "c7i.xlarge has 4 vCPUs, the account may have 2 of on-demand" in refused()
+    shard = next(data_dir.glob("*00001-of*"))
+    shard.write_bytes(b"x" + shard.read_bytes()[1:])
+    assert "the manifest says" in refused()
     assert cloud.left_over() == []
 
 
-def test_a_bucket_of_ones_own_is_used_and_kept(cloud, deployed):
-    cloud.client("s3").create_bucket(Bucket="mine")
-    name = deployed("--prefix=s3://mine/some/where")
-    keys = [o["Key"] for o in cloud.client("s3").list_objects_v2(Bucket="mine")["Contents"]]
-    assert all(key.startswith("some/where/") for key in keys)
-    assert "mine" in json.dumps(
-        cloud.client("iam").get_role_policy(
-            RoleName=f"emotion-tfdata-{name}-{REGION}", PolicyName="this-run"
-        )["PolicyDocument"]
+def test_any_command_runs_and_a_grid_gets_the_cores_for_it(cloud, project, tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "clip.mp4").write_bytes(b"clip")
+    (project / "preprocess").mkdir()
+    (project / "preprocess" / "build_tfrecords.py").touch()
+    git(project, "add", "preprocess")
+    build = "python -m preprocess.build_tfrecords --ravdess_dir={data} --out_dir={out}"
+    raw = f"--data_dir={tmp_path / 'raw'}"
+    told = cloud.run("deploy", "--yes", "--name=build", f"--command={build}", raw)
+    assert told.status == 0, told.err
+    assert cloud.parameters("build")["Command"] == build
+    assert cloud.parameters("build")["Requirements"] == "preprocess"
+    (project / "launch" / "ablation").mkdir(exist_ok=True)
+    (project / "launch" / "ablation" / "__main__.py").touch()
+    git(project, "add", "launch")
+    grid = "--command=python -m launch.ablation --model_dir={out}"
+    dry = cloud.run("deploy", "--dry_run", grid)
+    assert "machine    c5.24xlarge, on demand" in dry.err
+    assert "advice" not in dry.err
+
+
+def test_a_dry_run_compares_types_and_makes_nothing(cloud, project, tmp_path):
+    data = write_data(tmp_path / "d", seed=1, records=8690)
+    (project / "tcn.flags").write_text("--epochs=60\n")
+    arguments = ("deploy", "--dry_run", f"--data_dir={data}", "--instance_type=c5.24xlarge")
+    told = cloud.run(*arguments)
+    assert told.status == 0
+    # 8,690 clips, three fifths of them twice, 60 times, at 150 a second, and 10 minutes.
+    hours = 8690 * 1.2 * 60 / 150 / 3600 + 1 / 6
+    assert "advice     one training keeps few of 96 vCPUs busy: c7i.xlarge" in told.err
+    (line,) = re.findall(r"^c7g.xlarge .*", told.err, re.M)
+    usd = 0.145 + deploy.offers.extras_usd(30)
+    assert f"${usd:.3f}/h = ${usd * hours:.2f}" in line
+    assert f"${usd * 12:.2f}" in line
+    assert "Command=python train.py" in told.err
+    assert cloud.left_over() == []
+
+
+@pytest.mark.parametrize("lost", ["credentials", "region"])
+def test_a_dry_run_needs_no_account(cloud, project, data_dir, monkeypatch, lost):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    if lost == "region":
+        monkeypatch.delenv("AWS_DEFAULT_REGION")
+    told = cloud.run("deploy", "--dry_run", f"--data_dir={data_dir}")
+    assert told.status == 0, told.err
+    assert "account, network and quota are not looked at" in told.err
+    assert "price      $0.178 an hour (table of " in told.err
+    assert cloud.run("deploy", "--yes", f"--data_dir={data_dir}").status == 1
+
+
+def test_help_and_the_policy_need_no_boto3(project_dir):
+    code = (
+        "import runpy, sys; sys.modules['boto3'] = sys.modules['botocore'] = None; "
+        "runpy.run_module('launch.ec2', run_name='__main__', alter_sys=True)"
     )
-    assert cloud.run("stop", name, "--delete", "--yes", "--prefix=s3://mine/some/where").status == 0
-    assert cloud.left_over() == ["mine"]
+
+    def call(*arguments):
+        return subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=project_dir,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    shown = call("--help")
+    assert "deploy --flagfile=tcn.flags" in shown.stdout
+    printed = call("deploy", "--print_policy")
+    assert json.loads(printed.stdout)["Statement"], printed.stderr
+    assert "needs botocore: pip install -c launch/constraints.txt" in call("list").stderr
 
 
-def test_the_flagfile_is_passed_on_and_not_read(cloud, deployed, project):
-    (project / "other.flags").write_text("--epochs=7\n--video=bilstm\n")
-    git(project, "add", "other.flags")
-    name = deployed("--flagfile", "other.flags", "--", "--seed=3")
-    assert cloud.load(name).train_args == ("--flagfile=other.flags", "--seed=3")
-    assert name.startswith("other-")
+def test_prices_are_aws_s_own_where_they_are_to_be_had(cloud, project, data_dir):
+    product = {
+        "terms": {"OnDemand": {"a": {"priceDimensions": {"b": {"pricePerUnit": {"USD": "0.5"}}}}}}
+    }
+    content = json.dumps({"PriceList": [json.dumps(product)]}).encode()
+
+    def rule(request):
+        if request.service == "pricing":
+            filters = {f["Field"]: f["Value"] for f in json.loads(request.body)["Filters"]}
+            assert filters["regionCode"] == REGION
+            return dataclasses.replace(error(200, "", "", "pricing"), body=content)
+        return None
+
+    cloud.proxy.rules.insert(0, rule)
+    told = cloud.run("deploy", "--dry_run", f"--data_dir={data_dir}")
+    assert re.search(r"price      \$0.500 an hour \(AWS's price list of 20\d\d-", told.err)
 
 
-def test_launch_does_not_import_the_trainer(project_dir):
-    for path in (project_dir / "launch").rglob("*.py"):
-        assert not re.search(r"^\s*(import|from) train\b", path.read_text(), re.MULTILINE), path
-    assert ec2.PROJECT_DIR.name == "project" or (ec2.PROJECT_DIR / "train.py").is_file()
+# Of every request that changes something or must succeed; the others may be refused.
+OPTIONAL = {"GetProducts", "GetServiceQuota", "DescribeSpotPriceHistory"}
+
+
+def test_whatever_fails_once_or_loses_its_answer_a_run_is_deployed_and_removed(
+    cloud, project, data_dir
+):
+    """Each kind of request fails by a 503, by throttling, and loses its answer."""
+    for fault in ("unavailable", "throttled", "lost"):
+        seen = set()
+
+        def rule(request, seen=seen, fault=fault):
+            kind = (request.service, request.action)
+            if kind in seen or request.action in OPTIONAL:
+                return None
+            seen.add(kind)
+            if fault == "lost":
+                return LOSE
+            if fault == "throttled" and request.service != "s3":
+                return error(400, "Throttling", "Rate exceeded", request.service)
+            return error(503, "SlowDown", "", request.service)
+
+        cloud.proxy.rules.append(rule)
+        for arguments in (
+            ("deploy", "--yes", "--name=one", f"--data_dir={data_dir}"),
+            ("monitor", "one"),
+            ("stop", "one"),
+            ("resume", "one", "--yes", "--instance_type=c7i.2xlarge"),
+            ("list",),
+            ("stop", "one", "--delete", "--yes"),
+        ):
+            told = cloud.run(*arguments)
+            assert told.status == 0, (fault, arguments, told.err)
+            if arguments[0] in ("deploy", "resume"):
+                assert len(cloud.instances()) == 1
+        cloud.proxy.rules.remove(rule)
+        assert len(seen) > 15
+        assert cloud.left_over() == [cloud.root.bucket]
+
+
+def test_whatever_is_refused_no_machine_is_left_and_the_same_call_goes_on_after(
+    cloud, project, data_dir
+):
+    """For want of permission, of each kind of request; before the upload where it can be."""
+    deployment = ("deploy", "--yes", "--name=one", f"--data_dir={data_dir}")
+    assert cloud.run(*deployment).status == 0
+    kinds = {(r.service, r.action) for r in cloud.proxy.requests}
+    # Of those that come before anything is made, two.
+    first = {("ec2", "DescribeSubnets"), ("pricing", "GetProducts")}
+    kinds = first | {kind for kind in kinds if kind[0] in ("autoscaling", "cloudformation", "s3")}
+    assert cloud.run("stop", "one", "--delete", "--yes").status == 0
+    assert ("cloudformation", "UpdateStack") in kinds
+    for kind in sorted(kinds):
+        refusal = error(403, "AccessDenied", f"not authorized: {kind[1]}", kind[0])
+        rule = lambda r, kind=kind, no=refusal: no if (r.service, r.action) == kind else None  # noqa: E731
+        cloud.proxy.rules.insert(0, rule)
+        told = cloud.run(*deployment)
+        cloud.proxy.rules.remove(rule)
+        optional = kind[1] in OPTIONAL
+        assert told.status == (0 if optional else 1), (kind, told.err)
+        if not optional:
+            assert "launch.ec2: " in told.err.splitlines()[-1], "one line, no traceback"
+            assert cloud.instances() == [], kind
+        if aws.find_stack(aws.connect(), "one"):
+            assert cloud.run("stop", "one", "--delete", "--yes").status == 0
+    assert cloud.run(*deployment).status == 0
+    assert len(cloud.instances()) == 1
+
+
+def test_a_bucket_is_never_changed_and_its_key_is_the_machine_s(cloud, project, data_dir):
+    s3 = cloud.client("s3")
+    s3.create_bucket(Bucket="mine")
+    key = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1234"
+
+    def encrypt(name):
+        by = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": name}
+        rules = {"Rules": [{"ApplyServerSideEncryptionByDefault": by}]}
+        s3.put_bucket_encryption(Bucket="mine", ServerSideEncryptionConfiguration=rules)
+
+    arguments = ("deploy", "--yes", "--prefix=s3://mine/of", "--name=one", f"--data_dir={data_dir}")
+    encrypt("alias/ours")
+    assert "must name by its ARN" in " ".join(cloud.run(*arguments).err.split())
+    encrypt(key)
+    cloud.proxy.requests.clear()
+    assert cloud.run(*arguments).status == 0
+    assert cloud.parameters("one")["BucketKey"] == key
+    on_bucket = {r.path for r in cloud.proxy.of("s3", "PUT") if not r.path.startswith("/mine/of/")}
+    assert on_bucket == set()
+    gone = cloud.run(*(a.replace("mine", "nowhere") for a in arguments))
+    assert "bucket nowhere does not exist" in gone.err
+    cloud.proxy.rules.insert(0, lambda r: error(403, "") if r.method == "HEAD" else None)
+    assert "bucket mine is not this account's" in cloud.run(*arguments).err
+
+
+def test_a_subnet_without_a_way_out_is_refused_and_a_private_one_gets_no_address(
+    cloud, project, data_dir
+):
+    ec2 = cloud.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24")["Subnet"]["SubnetId"]
+    (table,) = ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [vpc]}])[
+        "RouteTables"
+    ]
+    arguments = ("deploy", "--yes", "--name=one", f"--subnet_id={subnet}", f"--data_dir={data_dir}")
+    lost = cloud.run(*arguments)
+    assert lost.status == 1
+    assert f"{subnet}: no route to the internet" in lost.err
+    assert cloud.left_over() == []
+    address = ec2.allocate_address(Domain="vpc")["AllocationId"]
+    nat = ec2.create_nat_gateway(SubnetId=subnet, AllocationId=address)["NatGateway"]
+    ec2.create_route(
+        RouteTableId=table["RouteTableId"],
+        NatGatewayId=nat["NatGatewayId"],
+        DestinationCidrBlock="0.0.0.0/0",
+    )
+    assert cloud.run(*arguments).status == 0
+    assert cloud.parameters("one")["PublicAddress"] == "false"
+
+
+def test_an_instance_profile_that_there_is_needs_no_permission_to_make_roles(cloud, deployed):
+    deployed("--name=one", "--instance_profile=ours")
+    assert cloud.client("iam").list_roles()["Roles"] == []
+    (template,) = cloud.client("ec2").describe_launch_templates()["LaunchTemplates"]
+    versions = cloud.client("ec2").describe_launch_template_versions(
+        LaunchTemplateId=template["LaunchTemplateId"]
+    )["LaunchTemplateVersions"]
+    assert versions[0]["LaunchTemplateData"]["IamInstanceProfile"] == {"Name": "ours"}
+
+
+def test_by_default_only_types_that_the_region_has_are_asked_for(cloud, deployed):
+    def rule(request):
+        if request.action != "DescribeInstanceTypeOfferings":
+            return None
+        item = "<item><instanceType>m6i.xlarge</instanceType></item>"
+        kind = "DescribeInstanceTypeOfferingsResponse"
+        body = f"<{kind}><instanceTypeOfferingSet>{item}</instanceTypeOfferingSet></{kind}>"
+        return dataclasses.replace(error(200, ""), body=body.encode())
+
+    cloud.proxy.rules.insert(0, rule)
+    deployed("--name=one")
+    parameters = cloud.parameters("one")
+    assert [parameters[key] for key in ("InstanceType", "LikeType1")] == ["m6i.xlarge", ""]
+
+
+def test_git_is_asked_and_not_guessed(project, tmp_path, monkeypatch):
+    with pytest.raises(LaunchError, match="not a git repository"):
+        source.pack(tmp_path, "true", print)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LaunchError, match="git is needed"):
+        source.pack(project, "true", print)

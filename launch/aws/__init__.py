@@ -1,1 +1,0 @@
-"""What happens on the caller's side: checks, uploads, the instances' lives, and watching them."""

@@ -1,0 +1,526 @@
+"""A run from its command line to its stack; a call interrupted anywhere can be made again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import re
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from launch import aws as aws_lib
+from launch import offers
+from launch.aws import Aws, LaunchError, Stack
+from launch.files import MANIFEST, FileError, Folder, check_data, named_by
+from launch.offers import Machine
+from launch.source import Source, pack
+
+TEMPLATE = Path(__file__).parent / "stack.yaml"
+_UBUNTU = "/aws/service/canonical/ubuntu/server/24.04/stable/current/{}/hvm/ebs-gp3/ami-id"
+_AMAZON = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{}"
+IMAGES = {
+    ("ubuntu", "x86_64"): _UBUNTU.format("amd64"),
+    ("ubuntu", "arm64"): _UBUNTU.format("arm64"),
+    ("amazon", "x86_64"): _AMAZON.format("x86_64"),
+    ("amazon", "arm64"): _AMAZON.format("arm64"),
+}
+_ROOT_DEVICE = {"ubuntu": "/dev/sda1", "amazon": "/dev/xvda"}
+# The system and the environment, with room for checkpoints and events.
+_DISK_GB = 24
+# Modules that train many models side by side.
+_GRIDS = ("launch.ablation", "emotion_tfdata.grid")
+# A role's name has 64 characters, of which CloudFormation takes some.
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set, or any folder.
+
+    Attributes:
+      where: its folder here, or in S3.
+      files: names and sizes, the manifest last.
+      sha256: of the manifest, and so of every byte; empty where there is none.
+      digest: of names and contents, what it is called in S3.
+      clips: in it; None where the manifest does not say.
+    """
+
+    where: Path | Folder
+    files: dict[str, int]
+    sha256: str
+    digest: str
+    clips: int | None
+
+    @property
+    def bytes(self) -> int:
+        """Of all files."""
+        return sum(self.files.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that is to happen, looked up and checked; nothing is made yet.
+
+    Attributes:
+      name: of the run.
+      parameters: of the stack.
+      machines: the types it may be, the wanted one first.
+      hours: that it takes, set-up included; None where it is not known.
+      max_hours: the time limit.
+      source, data: what to upload.
+      notes: what else a person should know.
+    """
+
+    name: str
+    parameters: dict[str, str]
+    machines: list[Machine]
+    hours: float | None
+    max_hours: float
+    source: Source
+    data: Data | None
+    notes: list[str]
+
+
+def plan(
+    aws: Aws | None,
+    project_dir: Path,
+    asked: Any,
+    train_args: Sequence[str],
+    say: Callable[[str], None],
+) -> Plan:
+    """Looks up and checks a new run.
+
+    Args:
+      aws: where; None for what can be said without an account.
+      project_dir: the project's top folder.
+      asked: the flags of `launch.ec2 deploy`.
+      train_args: further arguments of train.py.
+      say: told what is noticed.
+
+    Raises:
+      LaunchError, FileError: if something is not as it must be; nothing is made.
+    """
+    command, spot = asked.command, bool(asked.spot)
+    if command and train_args:
+        raise LaunchError(f"{train_args[0]}: give it within --command")
+    if not command:
+        if not asked.data_dir:
+            raise LaunchError("--data_dir is missing: a data set's folder, or s3://BUCKET/PREFIX")
+        command = _train_command(project_dir, asked.training_flagfile, train_args)
+    is_grid = any(module in command for module in _GRIDS)
+    names = [
+        one.strip()
+        for one in (asked.instance_type or (offers.LARGE if is_grid else offers.SMALL)).split(",")
+    ]
+    if len(names) > 3:
+        raise LaunchError("--instance_type: give three types at most")
+    if aws and not asked.instance_type:  # not every region has every type
+        names = offers.offered(aws, names)
+    source = pack(project_dir, command, say)
+    data = find_data(aws, asked.data_dir) if asked.data_dir else None
+    if data and not data.sha256 and command.startswith("python train.py"):
+        raise LaunchError(
+            f"--data_dir={asked.data_dir} holds no data set (no {MANIFEST}). Make one with: "
+            "python -m preprocess.build_tfrecords --out_dir=..."
+        )
+    content = [source.sha256, data.digest if data else "", command, names, asked.os, spot]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    stem = (
+        re.sub("[^a-z0-9]+", "-", Path(asked.training_flagfile).stem.lower()).strip("-")[:20]
+        or "run"
+    )
+    run = asked.name or f"{stem}-{digest[:8]}"
+    if not _NAME.fullmatch(run):
+        raise LaunchError(f"--name={run}: give up to 32 of a-z, 0-9 and -, the first no hyphen")
+    requirements = "preprocess" if re.search(r"\bpreprocess\b", command) else "train"
+    machines, of_machine = _machine_parameters(aws, names, asked.os, spot, requirements)
+    size = data.bytes if data else 0
+    parameters = {
+        "SourceSha256": source.sha256,
+        "Command": command,
+        "DataSha256": data.sha256 if data else "",
+        "Requirements": requirements,
+        "DiskGb": str(max(30, _DISK_GB + -(-3 * size // 10**9))),
+        "Deadline": _deadline(asked.max_hours),
+        "SetupS": str(round(asked.setup_minutes * 60)),
+        "InstanceProfile": asked.instance_profile,
+        "Notify": asked.notify,
+        **of_machine,
+    }
+    notes = []
+    if aws:
+        folder = aws.run_folder(run)
+        parameters |= {"Bucket": folder.bucket, "Folder": folder.prefix}
+        if data:
+            at = data.where if isinstance(data.where, Folder) else _data_folder(aws, data)
+            parameters |= {"DataBucket": at.bucket, "DataFolder": at.prefix}
+        key = aws_lib.bucket_key(aws)
+        notes.append(f"bucket     {folder.bucket}, {'to be made' if key is None else 'there'}")
+        parameters["BucketKey"] = key or ""
+        notes.append(f"quota      {offers.check_quota(aws, machines[0], spot)}")
+        network = offers.network(aws, asked.subnet_id)
+        parameters |= {"Vpc": network.vpc, "Subnets": ",".join(network.subnets)}
+        parameters["PublicAddress"] = str(network.is_public).lower()
+    if machines[0].vcpus > offers.IDLE_ABOVE_VCPUS and not is_grid:
+        notes.append(
+            f"advice     one training keeps few of {machines[0].vcpus} vCPUs busy: "
+            f"{offers.SMALL.partition(',')[0]} does for one, many are for a grid of trainings"
+        )
+    clips = data.clips if data else None
+    hours = None if is_grid else _hours(project_dir, command, clips)
+    return Plan(run, parameters, machines, hours, asked.max_hours, source, data, notes)
+
+
+def _machine_parameters(
+    aws: Aws | None, names: Sequence[str], system: str, spot: bool, requirements: str
+) -> tuple[list[Machine], dict[str, str]]:
+    machines = offers.machines(aws, names)
+    architectures = {one.architecture for one in machines}
+    if len(architectures) > 1:
+        raise LaunchError("--instance_type: the types are of several architectures; give one's")
+    (architecture,) = architectures
+    if requirements == "preprocess" and architecture == "arm64":
+        raise LaunchError("mediapipe has no wheel for Graviton, so it cannot preprocess there")
+    wanted = [*names, "", ""]
+    return machines, {
+        **{"InstanceType": wanted[0], "LikeType1": wanted[1], "LikeType2": wanted[2]},
+        **{"Spot": str(spot).lower(), "Image": IMAGES[system, architecture]},
+        "RootDevice": _ROOT_DEVICE[system],
+    }
+
+
+def _deadline(max_hours: float) -> str:
+    at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=max_hours)
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _train_command(project_dir: Path, flagfile: str, more: Sequence[str]) -> str:
+    path = (project_dir / flagfile).resolve()
+    if not path.is_file():
+        path = Path(flagfile).resolve()
+    if not path.is_file() or not path.is_relative_to(project_dir.resolve()):
+        raise LaunchError(f"--flagfile={flagfile} does not exist in {project_dir}")
+    for argument in more:
+        if not argument.startswith("--"):
+            raise LaunchError(f"unexpected argument {argument!r}; train.py's flags go after --")
+        if argument.lstrip("-").partition("=")[0] in ("data_dir", "model_dir", "flagfile"):
+            raise LaunchError(f"{argument}: the machine has its own; leave it out after --")
+    name = path.relative_to(project_dir.resolve()).as_posix()
+    # Half of what a machine that dies may cost; what S3 lags behind is the rest.
+    often = [] if any("checkpoint_every_s" in one for one in more) else ["--checkpoint_every_s=30"]
+    arguments = ["python", "train.py", f"--flagfile={name}", *more, *often]
+    return f"{shlex.join(arguments)} --data_dir={{data}} --model_dir={{out}}"
+
+
+def _hours(project_dir: Path, command: str, clips: int | None) -> float | None:
+    """Of a training, computed by the rate measured on two cores; None for other commands."""
+    if clips is None or not command.startswith("python train.py"):
+        return None
+    values = flags.FlagValues()
+    flags.DEFINE_integer("epochs", 60, "", flag_values=values)
+    flags.DEFINE_string("folds", "", "", flag_values=values)
+    arguments = shlex.split(command)[1:]
+    arguments = [re.sub("^--flagfile=", f"--flagfile={project_dir}/", one) for one in arguments]
+    values(arguments, known_only=True)
+    folds = 5 if values.folds == "all" else len(values.folds.split(","))
+    # Three fifths of the clips are trained on, each as it is and as a copy.
+    through = clips * 1.2 * values.epochs * folds
+    return through / offers.CLIPS_PER_S / 3600 + offers.SETUP_H
+
+
+def find_data(aws: Aws | None, data_dir: str) -> Data:
+    """Finds a data set here or in S3; one that is here is compared with its manifest.
+
+    Raises:
+      LaunchError: if there is none.
+      FileError: if a file of it is missing or damaged.
+    """
+    where: Path | Folder
+    if data_dir.startswith("s3://"):
+        if aws is None:
+            raise LaunchError(f"--data_dir={data_dir}: cannot be looked at without AWS")
+        bucket, _, prefix = data_dir.removeprefix("s3://").partition("/")
+        if not bucket or not prefix.strip("/"):
+            raise LaunchError(f"--data_dir={data_dir}: give s3://BUCKET/PREFIX")
+        where = Folder(aws.root.client, bucket, prefix.strip("/"))
+        files = {one.name: one.bytes for one in where.objects("") if one.bytes}
+        manifest = where.read(MANIFEST)
+        missing = [name for name in named_by(manifest or b"{}") if name not in files]
+        if missing:
+            raise FileError(f"{where}/{missing[0]}: missing; the manifest names it")
+    else:
+        where = Path(data_dir)
+        files = {
+            path.relative_to(where).as_posix(): path.stat().st_size
+            for path in sorted(where.rglob("*"))
+            if path.is_file() and not any(p.startswith(".") for p in path.relative_to(where).parts)
+        }
+        path = where / MANIFEST
+        manifest = path.read_bytes() if path.is_file() else None
+    if not files:
+        raise LaunchError(f"--data_dir={data_dir}: there is nothing")
+    sha256 = hashlib.sha256(manifest).hexdigest() if manifest else ""
+    if isinstance(where, Path):
+        check_data(where, sha256)
+        if manifest:
+            files[MANIFEST] = files.pop(MANIFEST)  # last: it vouches for the others
+    described = json.dumps([sha256, {} if sha256 else files])
+    digest = sha256 or hashlib.sha256(described.encode()).hexdigest()
+    return Data(where, files, sha256, digest, _clips(json.loads(manifest or b"{}")))
+
+
+def _clips(manifest: dict[str, Any]) -> int | None:
+    counts = [shard.get("records") for shard in manifest.get("shards", [])]
+    found = sum(len(one) if isinstance(one, list) else int(one or 0) for one in counts)
+    return found or None
+
+
+def _data_folder(aws: Aws, data: Data) -> Folder:
+    return aws.root.folder(f"data/{data.digest}")
+
+
+def show(plan: Plan, aws: Aws | None, spot: bool, say: Callable[[str], None]) -> None:
+    """Tells a person all of it."""
+    one, parameters = plan.machines[0], plan.parameters
+    market = "spot: interrupted, it resumes on another machine" if spot else "on demand"
+    say(f"run        {plan.name}: {parameters['Command']}")
+    if plan.data:
+        say(
+            f"data       {plan.data.where}: {len(plan.data.files)} files, "
+            f"{plan.data.bytes / 1e6:.1f} MB"
+        )
+    others = ", ".join(filter(None, [parameters["LikeType1"], parameters["LikeType2"]]))
+    say(f"machine    {one.instance_type}{f', or {others}' if others else ''}, {market}")
+    for note in plan.notes:
+        say(note)
+    usd = one.spot_usd if spot else one.usd
+    price = "not known" if usd is None else f"${usd:.3f} an hour ({one.source})"
+    if spot and usd is not None:
+        price = f"${usd:.3f} an hour now, in the cheapest zone; it changes"
+    say(
+        f"price      {price} + ${offers.extras_usd(int(parameters['DiskGb'])):.3f} disk and address"
+    )
+    about = f"about {plan.hours:.1f} h, computed; " if plan.hours else ""
+    say(f"time       {about}AWS ends it after {plan.max_hours:g} h whatever happens")
+    if aws:
+        say(f"makes      stack {aws_lib.PREFIX}{plan.name} in account {aws.account}, {aws.region}:")
+        role = parameters["InstanceProfile"] or "a role for this run's files alone"
+        say(f"           {role}; a firewall, nothing in; the machine; its deadline")
+        say(f"           files in {aws.run_folder(plan.name)}; data in {aws.root}/data")
+    say(f"removal    python -m launch.ec2 stop {plan.name} --delete")
+
+
+def compare(plan: Plan, aws: Aws | None, say: Callable[[str], None]) -> None:
+    """Time and cost of several types, and the stack's parameters, for `--dry_run`."""
+    known = {one.instance_type for one in plan.machines}
+    more: list[Machine] = []
+    for name in offers.COMPARED:
+        try:
+            more += offers.machines(aws, [name]) if name not in known else []
+        except LaunchError:
+            continue  # not in this region
+    disk_gb = int(plan.parameters["DiskGb"])
+    for line in offers.table([*plan.machines, *more], plan.hours, plan.max_hours, disk_gb):
+        say(line)
+    say(
+        f"Time is computed with {offers.CLIPS_PER_S} clips/s, measured on two cores, for every "
+        "type: more cores may be faster, and were not measured. Prices are before tax and S3."
+    )
+    say("parameters of launch/stack.yaml, for AWS's console:")
+    for name, value in sorted(plan.parameters.items()):
+        say(f"  {name}={value}")
+
+
+def execute(aws: Aws, plan: Plan, spot: bool, say: Callable[[str], None]) -> bool:
+    """Makes the stack without a machine, uploads, and then starts the machine.
+
+    So whatever AWS refuses, it refuses before the upload; and a machine that cannot be set up takes
+    back that last step alone. The same call again goes on where this one ended.
+
+    Returns:
+      Whether a machine was started; False if the run has been started already.
+
+    Raises:
+      LaunchError, FileError: if it cannot be done.
+      botocore.exceptions.BotoCoreError, ClientError: if AWS fails or refuses.
+    """
+    cloudformation, name = aws.client("cloudformation"), aws_lib.PREFIX + plan.name
+    stack = aws_lib.find_stack(aws, plan.name)
+    if stack and stack.is_changing:
+        say(f"AWS is at work on {name} ({stack.status}); waiting ...")
+        stack = _settled(aws, stack, say)
+    if stack and stack.is_started:
+        say(f"{plan.name} has been started already; `monitor` shows it, `resume` starts it again")
+        return False
+    if stack is None:
+        say(f"making stack {name} ...")
+        tags = _tags(plan.name, plan.machines[0], spot, plan.parameters["DiskGb"])
+        # There is one where this call, its answer lost, or another beside it made it.
+        with contextlib.suppress(cloudformation.exceptions.AlreadyExistsException):
+            cloudformation.create_stack(
+                StackName=name,
+                TemplateBody=TEMPLATE.read_text(encoding="utf-8"),
+                Parameters=_given({**plan.parameters, "Machines": "0"}),
+                Capabilities=["CAPABILITY_IAM"],
+                OnFailure="DELETE",
+                Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
+            )
+        stack = aws_lib.find_stack(aws, plan.name)
+        if stack is None:
+            raise LaunchError(f"stack {name} was made and is gone again; try again")
+        stack = aws_lib.wait(aws, stack.id, "", say)
+    _refuse_other(plan, stack)
+    if plan.parameters["BucketKey"] == "" and aws_lib.bucket_key(aws) is None:
+        aws_lib.make_bucket(aws)
+        say(f"bucket {aws.root.bucket} made")
+    folder = aws.run_folder(plan.name)
+    folder.put("source.tar", plan.source.content)
+    say(f"source is in {folder}: {len(plan.source.content) / 1e6:.1f} MB")
+    if plan.data and isinstance(plan.data.where, Path):
+        _upload(plan.data, plan.data.where, _data_folder(aws, plan.data), say)
+    start(aws, stack, plan.max_hours, say)
+    return True
+
+
+def _settled(aws: Aws, stack: Stack, say: Callable[[str], None]) -> Stack | None:
+    """What becomes of a stack that another call is changing."""
+    try:
+        return aws_lib.wait(aws, stack.id, aws_lib.newest_event(aws, stack.id), say)
+    except LaunchError as error:
+        say(str(error))
+        return aws_lib.find_stack(aws, stack.run)
+
+
+def _refuse_other(plan: Plan, stack: Stack) -> None:
+    for key in ("SourceSha256", "Command", "DataSha256", "Bucket", "Folder"):
+        if stack.parameters.get(key, "") != plan.parameters.get(key, ""):
+            raise LaunchError(
+                f"there is another run {plan.name} (its {key} differs); choose another --name, "
+                f"or remove that one: stop {plan.name} --delete"
+            )
+
+
+def _upload(data: Data, where: Path, target: Folder, say: Callable[[str], None]) -> None:
+    there = {one.name: one.bytes for one in target.objects("")}
+    missing = [name for name, size in data.files.items() if there.get(name) != size]
+    total, sent, begun = sum(data.files[name] for name in missing), 0, time.monotonic()
+    for number, name in enumerate(missing, 1):
+        target.upload(name, where / name)
+        sent += data.files[name]
+        rate = sent / max(time.monotonic() - begun, 1e-3)
+        left = f"{rate / 1e6:.1f} MB/s, {(total - sent) / rate:.0f} s left"
+        say(f"data {number}/{len(missing)}: {name}, {left}")
+    say(f"data is in {target}: {data.bytes / 1e6:.1f} MB, of which {total / 1e6:.1f} MB were new")
+
+
+def start(
+    aws: Aws,
+    stack: Stack,
+    max_hours: float,
+    say: Callable[[str], None],
+    changes: dict[str, str] | None = None,
+) -> None:
+    """Starts a run's machine anew, and waits until it is set up.
+
+    Raises:
+      LaunchError: if it is not; then there is no machine any more, and the message says why.
+    """
+    changes = dict(changes or {})
+    if stack.is_started or changes:  # CloudFormation waits for a machine only where it starts one
+        update(aws, stack, {**changes, "Machines": "0"}, say)
+    folder = aws.run_folder(stack.run)
+    before = folder.read_json("status.json")
+    status = {"state": "starting", "machine_s": before.get("machine_s", 0)}
+    folder.put("status.json", json.dumps(status).encode())
+    say("starting the machine; this takes some minutes. Ctrl-C ends this command, not the run.")
+    update(aws, stack, {"Machines": "1", "Deadline": _deadline(max_hours)}, say)
+    say("the machine is set up")
+
+
+def update(aws: Aws, stack: Stack, changes: dict[str, str], say: Callable[[str], None]) -> None:
+    """Changes parameters of a stack and waits for the end.
+
+    Raises:
+      LaunchError: if AWS took the change back.
+    """
+    after = aws_lib.newest_event(aws, stack.id)
+    kept = [key for key in stack.parameters if key not in changes]
+    try:
+        aws.client("cloudformation").update_stack(
+            StackName=stack.name,
+            UsePreviousTemplate=True,
+            Parameters=[
+                *_given(changes),
+                *({"ParameterKey": key, "UsePreviousValue": True} for key in kept),
+            ],
+            Capabilities=["CAPABILITY_IAM"],
+            Tags=[{"Key": key, "Value": value} for key, value in stack.tags.items()],
+        )
+    except aws.client("cloudformation").exceptions.ClientError as error:
+        # An earlier call did it, whose answer was lost, or is at it; seen below.
+        said = error.response["Error"]["Message"]
+        if "No updates are to be performed" not in said and "_IN_PROGRESS" not in said:
+            raise
+    done = aws_lib.wait(aws, stack.id, after, say)
+    if done.parameters["Machines"] != changes["Machines"]:
+        raise LaunchError(f"another call changed {stack.name} at the same time; try again")
+
+
+def _tags(name: str, machine: Machine, spot: bool, disk_gb: str) -> dict[str, str]:
+    """What the stack is called, and what an hour of it costs, for `monitor`."""
+    usd = machine.spot_usd if spot and machine.spot_usd is not None else machine.usd
+    tags = {"emotion-tfdata:run": name}
+    if usd is not None:
+        tags["emotion-tfdata:usd-per-hour"] = f"{usd + offers.extras_usd(int(disk_gb)):.6f}"
+    return tags
+
+
+def _given(parameters: dict[str, str]) -> list[dict[str, str]]:
+    return [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
+
+
+def resume(
+    aws: Aws,
+    stack: Stack,
+    *,
+    instance_types: str,
+    spot: bool | None,
+    max_hours: float,
+    say: Callable[[str], None],
+) -> None:
+    """Starts another machine for a run that has none; it goes on from what is saved.
+
+    Args:
+      aws: where.
+      stack: the run's.
+      instance_types: others; empty for the same.
+      spot: None for as before.
+      max_hours: from now.
+      say: told what happens.
+
+    Raises:
+      LaunchError: if it cannot be.
+    """
+    before, tags = stack.parameters, stack.tags
+    changes: dict[str, str] = {}
+    if instance_types or spot is not None:
+        names = [before["InstanceType"], before["LikeType1"], before["LikeType2"]]
+        if instance_types:
+            names = [one.strip() for one in instance_types.split(",")]
+        system = next(key for key, name in _ROOT_DEVICE.items() if name == before["RootDevice"])
+        spot = before["Spot"] == "true" if spot is None else spot
+        machines, changes = _machine_parameters(
+            aws, [one for one in names if one], system, spot, before["Requirements"]
+        )
+        tags = _tags(stack.run, machines[0], spot, before["DiskGb"])
+        say(f"quota      {offers.check_quota(aws, machines[0], spot)}")
+        changes = {key: value for key, value in changes.items() if before.get(key) != value}
+    start(aws, dataclasses.replace(stack, tags=tags), max_hours, say, changes)

@@ -1,1 +1,0 @@
-"""What happens on an instance: installing, training, saving to S3, ending itself."""
