@@ -1,4 +1,12 @@
-"""What several tests share: the real clips, where they are there, and a made-up data set."""
+"""What several tests share: the real clips, where they are there, and a made-up data set.
+
+Processor time is a budget, so take what is made already. Records: `fake_data_dir`, read only; write
+others with `emotion_tfdata.testing` where their content matters. A training: `fit` with
+`step_by_step`, of `emotion_tfdata/training/conftest.py`. Files of clips: `drawn` and `encode`, and
+a build without processes: `in_process`, of `preprocess/conftest.py`. A command: its `main` in this
+process, as `parsed` in `test_train.py` does; an interpreter that imports TensorFlow costs 5 s, and
+so is started only where the process itself is the matter. A stream costs 1 to 2 s to trace.
+"""
 
 from __future__ import annotations
 

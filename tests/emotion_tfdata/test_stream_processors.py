@@ -1,8 +1,8 @@
 """What a stream gives on every kind of processor: to the bit as it is, to rounding when altered.
 
-The stored values were computed with AVX-512 (Zen 4); under qemu-user Haswell (AVX2) gives the same
-bits, altered copies included. Where the golden SHA-256 changes, so does every stream that somebody
-has noted down.
+The stored values were computed with AVX-512 (Zen 4). Under qemu-user Haswell (AVX2) gives the same
+bits, altered copies included, and SandyBridge (AVX) values within 1e-6. Where the golden SHA-256
+changes, so does every stream that somebody has noted down.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def test_clips_as_they_are_have_the_same_bits_on_every_processor(plain):
     assert digest.hexdigest() == SHA256
 
 
-def test_altered_copies_are_the_same_to_a_thousandth_of_a_deviation(plain, fake_data_dir):
+def test_altered_copies_are_the_same_to_a_ten_thousandth_of_a_deviation(plain, fake_data_dir):
     altered = {}
     augment = Augment(probability=1.0, warp_share=0.0, noise_share=0.0)
     for example_id, _, audio, landmarks, _ in served.clips(
@@ -51,4 +51,4 @@ def test_altered_copies_are_the_same_to_a_thousandth_of_a_deviation(plain, fake_
             altered[example_id] = [len(audio), *audio[50, :3], *landmarks[20, 2]]
     assert altered.keys() == plain.keys()
     for example_id, values in ALTERED.items():
-        np.testing.assert_allclose(altered[example_id], values, atol=1e-3)
+        np.testing.assert_allclose(altered[example_id], values, atol=1e-4)
