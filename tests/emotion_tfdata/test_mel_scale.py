@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import librosa
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from emotion_tfdata.mel_scale import band_edges_hz, hz_of_mel, mel_of_hz
+
+librosa = pytest.importorskip("librosa", reason="needs the extra [preprocess]")
 
 
 @given(st.lists(st.floats(0, 24000), min_size=1, max_size=20))

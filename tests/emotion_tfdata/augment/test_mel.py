@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import librosa
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emotion_tfdata.augment.mel import MelAxis, mel_axis, source_bands, warp_bands
+
+librosa = pytest.importorskip("librosa", reason="needs the extra [preprocess]")
 
 _SETTINGS = {"audio": {"num_mels": 80, "fmin_hz": 50.0, "fmax_hz": 8000.0}}
 _AXIS = mel_axis(_SETTINGS, 80)
