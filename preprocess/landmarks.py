@@ -38,7 +38,7 @@ _MAX_REACH = 3.9
 _MIN_EYE_DISTANCE = 0.005  # picture widths
 
 # Faces are counted once in so many pictures, since that takes longer than FaceMesh.
-_COUNTED_PICTURES = 45
+_COUNTED_PICTURES = 75
 # Where FaceMesh finds a face in fewer pictures, the face is searched for.
 _FOUND_SHARE = 0.5
 
