@@ -80,7 +80,8 @@ def test_the_same_call_goes_on_where_one_was_interrupted(cloud, project, data_di
 
     def interrupt(request):
         if request.path.endswith("00001-of-00003"):
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # as Ctrl-C does
+            # Not SIGINT, which a shell has background commands ignore.
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
 
     cloud.proxy.rules.insert(0, interrupt)
     told = cloud.run(*arguments)
