@@ -192,7 +192,7 @@ def follow(
             stream.write(content.decode("utf-8", "replace"))
         stream.flush()
         if seen.is_over:
-            if seen.state == FAILED and not at:
+            if seen.state != FINISHED and not at:  # as where the machine never reached S3
                 stream.write(console(aws, seen))
             return seen
         sleep(every_s)

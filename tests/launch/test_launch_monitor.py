@@ -72,7 +72,7 @@ def test_following_ends_with_the_run_s_own_status(cloud, deployed):
     assert out.splitlines()[-1] == "second" or "failed" in out
 
 
-def test_where_no_log_got_to_s3_the_console_is_shown(cloud, deployed):
+def test_where_no_log_got_to_s3_the_console_is_shown(cloud, deployed, monkeypatch):
     name = deployed()
     (machine,) = (one["InstanceId"] for one in cloud.instances())
     cloud.say(name, state="failed", message="setting up failed")
@@ -86,6 +86,11 @@ def test_where_no_log_got_to_s3_the_console_is_shown(cloud, deployed):
         return dataclasses.replace(error(200, ""), body=body.encode())
 
     cloud.proxy.rules.insert(0, rule)
+    assert "Kernel panic" in cloud.run("monitor", name, "--follow").out
+    cloud.say(name, state="starting")  # as where AWS gave it up
+    monkeypatch.setattr(aws, "group", lambda *a: {"DesiredCapacity": 0, "Instances": []})
+    ended = {"Description": f"Terminating EC2 instance: {machine}"}  # moto keeps no activities
+    monkeypatch.setattr(aws, "activities", lambda *a: [ended])
     assert "Kernel panic" in cloud.run("monitor", name, "--follow").out
 
 
