@@ -210,7 +210,7 @@ def test_flags_reach_the_settings(parsed, fake_data_dir):
         (["--epoch=3"], "Unknown command line flag 'epoch'. Did you mean: epochs"),
         (["--batch_size=0"], "--batch_size=0: 0 is not a positive integer"),
         (["--epochs=0"], "--epochs=0: 0 is not a positive integer"),
-        (["--intra_op_threads=-2"], "--intra_op_threads=-2: -2 is not a non-negative integer"),
+        (["--intra_op_threads=-2"], "--intra_op_threads=-2: -2 is not an integer in the range"),
         (["--checkpoint_every_s=nan"], "--checkpoint_every_s=nan: must be a number of seconds"),
         (["tcn.flags"], "unexpected argument 'tcn.flags'"),
         (["--flagfile=none.flags"], "Unable to open flagfile.*none.flags"),
