@@ -178,10 +178,10 @@ def _entries(
     table: Table, seed: int, epoch: tf.Tensor, augment: Augment | None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """All clips of the epoch: index into the table, int32 `[E]`, and number of the copy, int64."""
-    everything = tf.range(len(table), dtype=tf.int32)
-    clips, copies = [everything], [tf.zeros(len(table), tf.int64)]
+    (size,) = table.keys.shape
+    clips, copies = [tf.range(size, dtype=tf.int32)], [tf.zeros(size, tf.int64)]
     for copy in range(1, augment.copies + 1 if augment else 1):
-        count = augment.num_copied(copy, len(table)) if augment else 0
+        count = augment.num_copied(copy, size) if augment else 0
         random = rng.key(seed, epoch, table.keys, copy, Stream.COPIED)
         clips.append(tf.sort(tf.argsort(_sortable(random))[:count]))
         copies.append(tf.fill([count], tf.constant(copy, tf.int64)))

@@ -9,14 +9,20 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from emotion_tfdata import arguments, batching, reader, soundness, storage
+from emotion_tfdata import (
+    arguments,
+    assembly,
+    batching,
+    passes,
+    soundness,
+    storage,
+    tf_internals,
+)
 from emotion_tfdata import table as table_lib
 from emotion_tfdata.augment.draw import Augment
 from emotion_tfdata.features import Features, Reading
 from emotion_tfdata.protocols import Corpora
-from emotion_tfdata.schema import AUDIO_STEP_DB
-from emotion_tfdata.silence import sounding
-from emotion_tfdata.transform import View, effects, make_view, transform
+from emotion_tfdata.transform import effects, make_view
 
 _FEATURES, _READING = Features(), Reading()
 _FOREVER = np.iinfo(np.int64).max
@@ -101,13 +107,11 @@ def make_dataset(
     if example_ids is not None:
         table = table.only(table_lib.places_of(table, example_ids))
     shuffle = split == "train" if shuffle is None else shuffle
-    rows = reading.rows(batch_size)
     threads = reading.num_threads or os.cpu_count() or 1
     views = [make_view(manifest, modality, deal, train, features) for modality in chosen]
-    how = {modality: effects(manifest, modality, augment) for modality in chosen}
-    wanted = {name: (v.modality, sizes) for v in views for name, sizes in v.stored.items()}
     table, cached, left_out = soundness.check(
-        data, data.fetch(table), wanted, reading.on_corrupt, reading.cache, threads
+        *(data, data.fetch(table), assembly.wanted_arrays(views, features)),
+        *(reading.on_corrupt, reading.cache, threads),
     )
     batches = batching.num_batches(len(table), augment, batch_size)
     if start_batch > batches:
@@ -117,12 +121,22 @@ def make_dataset(
     buckets = batching.make_buckets(
         table, reading.num_buckets, augment.stretch if augment else (1.0, 1.0)
     )
+    made = assembly.Assembly(
+        manifest=manifest,
+        features=features,
+        views=views,
+        effects={modality: effects(manifest, modality, augment) for modality in chosen},
+        buckets=buckets,
+        rows=reading.rows(batch_size),
+        batch_size=batch_size,
+        threads=threads,
+    )
 
     # A function of its own: with every batch, tf.data looks at all operations of `batches_of`.
     @tf.function(autograph=False)
-    def plan(epoch: tf.Tensor) -> batching.Batches:
+    def plan(epoch: tf.Tensor, columns: assembly.Contents) -> batching.Batches:
         return batching.plan_epoch(
-            table,
+            assembly.in_the_graph(table, columns),
             buckets,
             seed=seed,
             epoch=epoch,
@@ -131,62 +145,33 @@ def make_dataset(
             shuffle=shuffle,
         )
 
-    @tf.autograph.experimental.do_not_convert
-    def batches_of(epoch: tf.Tensor) -> tf.data.Dataset:
-        passed_over = tf.where(epoch == start_epoch, tf.constant(start_batch, tf.int64), 0)
-        return tf.data.Dataset.from_tensor_slices(plan(epoch)).skip(passed_over)
+    def one_pass(number: tf.Tensor, given: Any) -> tf.data.Dataset:
+        columns, codes, cached = given
+        first = start_epoch + number * (num_epochs or 1)
 
-    @tf.autograph.experimental.do_not_convert
-    def assemble(batch: batching.Batches) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        bucket, first = batch.bucket, batch.clip[0]
-        present = tf.math.count_nonzero(tf.gather(batch.clip, rows) >= 0)
-        computed = tf.constant(rows if len(rows) > 1 or batch_size == 1 else [*rows, *rows])
-        batch = tf.nest.map_structure(
-            lambda v: tf.gather(v, computed) if v.shape.rank else v, batch
-        )
-        # XLA rounds a single row in another way than two or more, so a reader of one computes two.
-        # Rows that the last batch lacks are read as its first clip and cut off at the end: its
-        # shape is then that of any other batch, and needs no program of its own.
-        clips = tf.where(batch.clip >= 0, batch.clip, first)
-        if cached:
-            contents = {name: tf.gather(values, clips) for name, values in cached.items()}
-        else:
-            contents, problem = reader.read_examples(table, clips, wanted)
-            with tf.control_dependencies([reader.assert_sound(table, clips, problem)]):
-                contents = tf.nest.map_structure(tf.identity, contents)
-        served = {}
-        for view in views:
-            options = (features.trim_silence_db, how[view.modality])
-            series, mask = _serve(view, contents, table, clips, batch, buckets, bucket, *options)
-            served[view.modality], served[f"{view.modality}_mask"] = series, mask
-        if features.with_ids:
-            served["example_id"] = tf.gather(table.example_ids, clips)
-        labels = tf.gather(table.labels, clips)
-        return tf.nest.map_structure(lambda values: values[:present], (served, labels))
+        def batches_of(epoch: tf.Tensor) -> tf.data.Dataset:
+            at_start = (number == 0) & (epoch == start_epoch)
+            passed_over = tf.where(at_start, tf.constant(start_batch, tf.int64), 0)
+            return tf.data.Dataset.from_tensor_slices(plan(epoch, columns)).skip(passed_over)
 
-    end = _FOREVER if num_epochs is None else start_epoch + num_epochs
-    dataset = tf.data.Dataset.range(start_epoch, end).flat_map(batches_of)
-    # A batch that waits for its turn or for its records holds a call but no thread: two calls more
-    # than threads keep these at work.
-    calls = threads + 2 if threads > 1 else 1
-    dataset = dataset.map(assemble, num_parallel_calls=calls, deterministic=True)
-    cardinality = (
-        tf.data.INFINITE_CARDINALITY if num_epochs is None else num_epochs * batches - start_batch
-    )
-    dataset = dataset.prefetch(2)
-    if left_out:
-        dataset = dataset.concatenate(soundness.words_at_the_end(left_out, dataset.element_spec))
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality))
+        end = _FOREVER if num_epochs is None else first + num_epochs
+        lines = tf.data.Dataset.range(first, end).flat_map(batches_of)
+        dataset = made.batches(lines, assembly.in_the_graph(table, columns), codes, cached)
+        if left_out:
+            at_the_end = soundness.words_at_the_end(left_out, dataset.element_spec)
+            dataset = dataset.concatenate(at_the_end)
+        return tf_internals.in_own_threads(dataset, threads)
+
+    codes = assembly.codes_of(manifest, table) if features.with_meta else {}
+    dataset = passes.counted(one_pass, (assembly.columns_of(table), codes, cached))
+    if num_epochs is None or not start_batch:  # else the first pass is shorter than the others
+        cardinality = tf.data.INFINITE_CARDINALITY if num_epochs is None else num_epochs * batches
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality))
     options = tf.data.Options()
-    options.deterministic = True
     options.autotune.enabled = False
     # A checkpoint of an iterator holds its position, not the batches that wait to be served.
     options.experimental_symbolic_checkpoint = True
-    # TensorFlow takes a data set inside a map for state; reading a record leaves none.
-    options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.IGNORE
-    options.threading.private_threadpool_size = threads
-    options.threading.max_intra_op_parallelism = 1
-    return dataset.with_options(options)
+    return tf_internals.IteratedWith(dataset, options)
 
 
 @arguments.tells_new_names
@@ -217,42 +202,3 @@ def class_weights(
     counts = labels.sum(axis=0)
     weights = len(labels) / (features.num_classes * np.where(counts > 0, counts, 1))
     return np.where(counts > 0, weights, 0.0).astype(np.float32)
-
-
-def _serve(
-    view: View,
-    contents: dict[str, tf.Tensor],
-    table: table_lib.Table,
-    clips: tf.Tensor,
-    batch: batching.Batches,
-    buckets: batching.Buckets,
-    bucket: tf.Tensor,
-    trim_silence_db: float | None,
-    how: dict[str, Any],
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """One modality of a batch, from the bytes of its records: series and mask."""
-    frames = tf.gather(table.frames(view.modality), clips)
-    capacity = tf.gather(buckets.source_frames(view.modality), bucket)
-    if view.valid_name:
-        valid = tf.io.decode_raw(contents[view.valid_name], tf.uint8, fixed_length=capacity) > 0
-    else:
-        valid = tf.range(capacity)[None, :] < frames[:, None]
-    stored = view.decode(contents[view.modality], capacity)
-    if view.modality == "audio" and trim_silence_db is not None:
-        valid = sounding(stored, valid, trim_silence_db / AUDIO_STEP_DB)
-    series, mask = transform(
-        stored,
-        valid,
-        frames,
-        batch.frames(view.modality),
-        batch.draws,
-        tf.range(tf.gather(buckets.frames(view.modality), bucket)),
-        view.scaling,
-        columns=view.columns,
-        rate_hz=view.rate_hz,
-        salt=view.salt,
-        relative=view.relative,
-        **how,
-    )
-    shape = tf.concat([tf.shape(mask), view.served_shape], axis=0)
-    return tf.ensure_shape(tf.reshape(series, shape), [None, None, *view.served_shape]), mask

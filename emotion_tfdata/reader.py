@@ -8,13 +8,12 @@ that takes no other with it. TFRecord's own checksums are checked on every read.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-# Neither a dataset from a raw op nor a map that stays on its thread has a public door.
-from tensorflow.python.data.ops import dataset_ops, map_op
-
+from emotion_tfdata import tf_internals
 from emotion_tfdata.schema import ARRAY_FEATURES
 from emotion_tfdata.table import Table
 from emotion_tfdata.tfrecord import FOOTER_BYTES, HEADER_BYTES, CorruptDataError
@@ -28,21 +27,20 @@ _READ_AT_ONCE, _OPENED_AT_ONCE = 32, 8
 Wanted = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
-def read_examples(
-    table: Table, clips: tf.Tensor, wanted: Wanted
-) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+def read_examples(table: Table, clips: tf.Tensor, wanted: Wanted) -> tf.data.Dataset:
     """Reads and parses records, and compares them with the manifest. For use inside a graph.
 
     Args:
-      table: of the split.
+      table: of the split, of arrays or of tensors.
       clips: int32 `[B]`, which of its entries; `B` is known when the graph is made.
       wanted: the arrays wanted.
 
     Returns:
-      The bytes of each array, string `[B]`, and what is wrong with each record, string `[B]`: it is
-      missing, cut short or does not match its checksum, is no `tf.train.Example` with these arrays,
-      is another one than the manifest says, or has an array of another shape; empty if nothing is.
-      Without the last, the bytes of an array are as many as its shape needs.
+      A data set of one element: the bytes of each array, string `[B]`, and what is wrong with each
+      record, string `[B]`: it is missing, cut short or does not match its checksum, is no
+      `tf.train.Example` with these arrays, is another one than the manifest says, or has an array
+      of another shape; empty if nothing is. Without the last, the bytes of an array are as many as
+      its shape needs.
     """
     spec: dict[str, tf.io.FixedLenFeature] = {"example_id": tf.io.FixedLenFeature([], tf.string)}
     for name, (_, sizes) in wanted.items():
@@ -50,21 +48,28 @@ def read_examples(
         spec[f"{name}_shape"] = tf.io.FixedLenFeature([1 + len(sizes)], tf.int64)
     # From a disk a record is read right into its place; from afar, length and content in one
     # request.
-    whole = table.lengths + HEADER_BYTES + FOOTER_BYTES
-    is_remote = np.array(["://" in path for path in table.paths])
-    buffer_bytes = np.where(is_remote[table.shards], whole, 0)
-    columns = (table.offsets, buffer_bytes)
-    places = (_paths(table, clips), *(tf.gather(column, clips) for column in columns))
-    parsed = _parse_together(places, spec)
-    parsed, state = tf.cond(
-        tf.size(parsed["example_id"]) == tf.size(clips),
-        lambda: (parsed, tf.fill(tf.shape(clips), _WHOLE)),
-        lambda: _parse_one_by_one(places, spec),
-    )
+    shards = tf.gather(table.shards, clips)
+    is_remote = tf.gather(np.array(["://" in path for path in table.paths]), shards)
+    whole = tf.gather(table.lengths, clips) + (HEADER_BYTES + FOOTER_BYTES)
+    buffer_bytes = tf.where(is_remote, whole, tf.zeros_like(whole))
+    places = (tf.gather(table.paths, shards), tf.gather(table.offsets, clips), buffer_bytes)
 
+    def check(parsed: dict[str, tf.Tensor], state: tf.Tensor) -> Any:
+        return _check(table, clips, wanted, parsed, state)
+
+    # A data set all along, not an element taken out of one: that would count as state.
+    read = _parse_together(places, spec).concatenate(_parse_one_by_one(places, spec))
+    return tf_internals.map_inline(read.take(1), check)
+
+
+def _check(
+    table: Table, clips: tf.Tensor, wanted: Wanted, parsed: dict[str, tf.Tensor], state: tf.Tensor
+) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """The bytes of the arrays, and what is wrong with each record, in words."""
+    names = ", ".join(name for array in wanted for name in (array, f"{array}_shape"))
     problems = [
         (state == _UNREADABLE, "missing, cut short, or its bytes do not match their checksum"),
-        (state == _NO_EXAMPLE, f"no tf.train.Example that has {', '.join(spec)}"),
+        (state == _NO_EXAMPLE, f"no tf.train.Example that has example_id, {names}"),
         (parsed["example_id"] != tf.gather(table.example_ids, clips), "holds another record"),
     ]
     for name, (modality, sizes) in wanted.items():
@@ -95,11 +100,11 @@ def _record_at(path: tf.Tensor, offset: tf.Tensor, buffer_bytes: tf.Tensor) -> t
         buffer_size=buffer_bytes,
         byte_offsets=offset[None],
     )
-    return dataset_ops._VariantDataset(from_there, tf.TensorSpec([], tf.string)).take(1)
+    return tf_internals.dataset_of(from_there, tf.TensorSpec([], tf.string)).take(1)
 
 
-def _parse_together(places: Places, spec: Spec) -> dict[str, tf.Tensor]:
-    """All records, or fewer if any cannot be read or parsed."""
+def _parse_together(places: Places, spec: Spec) -> tf.data.Dataset:
+    """All records as one element, or none if any cannot be read or parsed."""
     (count,) = places[0].shape
     # Some in one call of a function: a call for each would cost more than reading it.
     some = max(size for size in range(1, _OPENED_AT_ONCE + 1) if count % size == 0)
@@ -113,19 +118,16 @@ def _parse_together(places: Places, spec: Spec) -> dict[str, tf.Tensor]:
 
     # Parsed on the thread that reads, which is handed nothing over; and not by `parse_example`,
     # which leaves it to TensorFlow's own threads, where a training's products wait.
-    parsed = map_op._MapDataset(
-        grouped.flat_map(open_some),
-        lambda record: tf.io.parse_single_example(record, spec),
-        use_inter_op_parallelism=False,
+    parsed = tf_internals.map_inline(
+        grouped.flat_map(open_some), lambda record: tf.io.parse_single_example(record, spec)
     )
     # A file that cannot be opened fails as often as it is asked, and errors that are ignored would
     # never end: beside them runs a count, which every attempt takes one of.
     attempts = tf.data.Dataset.range(count)
-    found = tf.data.Dataset.zip(attempts, parsed).ignore_errors().batch(count)
-    none = {name: tf.zeros([0, *each.shape], each.dtype) for name, each in spec.items()}
-    nothing = tf.data.Dataset.from_tensors((tf.zeros([0], tf.int64), none))
-    _, arrays = found.concatenate(nothing).take(1).get_single_element()
-    return arrays
+    found = tf.data.Dataset.zip(attempts, parsed).ignore_errors().batch(count, drop_remainder=True)
+    return tf_internals.map_inline(
+        found, lambda numbers, arrays: (arrays, tf.fill(tf.shape(numbers), _WHOLE))
+    )
 
 
 def _one_after_the_other(parts: list[tf.data.Dataset]) -> tf.data.Dataset:
@@ -137,7 +139,7 @@ def _one_after_the_other(parts: list[tf.data.Dataset]) -> tf.data.Dataset:
     return _one_after_the_other(first).concatenate(_one_after_the_other(second))
 
 
-def _parse_one_by_one(places: Places, spec: Spec) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+def _parse_one_by_one(places: Places, spec: Spec) -> tf.data.Dataset:
     """All records `[B]`, with blanks where one cannot be read or parsed, and which those are."""
     blank = {name: tf.zeros(feature.shape, feature.dtype) for name, feature in spec.items()}
 
@@ -151,7 +153,7 @@ def _parse_one_by_one(places: Places, spec: Spec) -> tuple[dict[str, tf.Tensor],
         return example.ignore_errors().concatenate(unparsed).concatenate(unread).take(1)
 
     found = tf.data.Dataset.from_tensor_slices(places).flat_map(parse_one)
-    return found.batch(places[0].shape[0]).get_single_element()
+    return found.batch(places[0].shape[0], drop_remainder=True)
 
 
 def assert_sound(table: Table, clips: tf.Tensor, problem: tf.Tensor) -> tf.Operation:
@@ -178,12 +180,13 @@ def read_all(
     places = np.arange(-(-len(table) // _READ_AT_ONCE) * _READ_AT_ONCE, dtype=np.int32)
     places = np.minimum(places, len(table) - 1).reshape(-1, _READ_AT_ONCE)
 
-    def read(clips: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
-        contents, problem = read_examples(table, clips, wanted)
-        return contents, problem, _named(table, clips, problem)
+    def read(clips: tf.Tensor) -> tf.data.Dataset:
+        return read_examples(table, clips, wanted).map(
+            lambda contents, problem: (contents, problem, _named(table, clips, problem))
+        )
 
     dataset = tf.data.Dataset.from_tensor_slices(places)
-    parts = list(dataset.map(read, num_parallel_calls=num_threads))
+    parts = list(tf_internals.flat_map_ahead(dataset, read, num_threads - 1))
     contents = {
         name: tf.concat([part[0][name] for part in parts], axis=0)[: len(table)] for name in wanted
     }

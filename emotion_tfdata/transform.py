@@ -203,3 +203,27 @@ def transform(
         hidden = hidden_frames(draws.time_masks, mask, time_mask_s * rate_hz, time_mask_share)
         series = tf.where(hidden[..., None], scaling.mean, series)
     return tf.where(mask[..., None], series, 0.0), mask
+
+
+@tf.function(jit_compile=True, autograph=False)
+def pose(
+    head: tf.Tensor,
+    valid: tf.Tensor,
+    frames: tf.Tensor,
+    frames_out: tf.Tensor,
+    stretch: tf.Tensor,
+    grid: tf.Tensor,
+) -> tf.Tensor:
+    """The pose of the head on the warped clock of the landmarks.
+
+    Args:
+      head: float32 `[B, T, 4]`, as stored.
+      valid, frames, frames_out, grid: of the landmarks, as in `transform`.
+      stretch: float64 `[B]`.
+
+    Returns:
+      float32 `[B, T2, 4]`, zero where the landmarks' mask is false.
+    """
+    times = tf.cast(stretch, tf.float32), tf.cast(grid, tf.float32)
+    series, mask = warp(head, valid, frames, frames_out, *times)
+    return tf.where(mask[..., None], series, 0.0)
