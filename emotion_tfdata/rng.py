@@ -65,11 +65,25 @@ def key(
     Returns:
       uint64 `[...]`, or `[..., S]` for `S` streams.
     """
-    keys = fold_in(_u64(seed & 0xFFFFFFFFFFFFFFFF), epoch)
-    keys = fold_in(fold_in(keys, example), copy)
-    if isinstance(stream, Stream):
-        return fold_in(keys, int(stream))
-    return fold_in(keys[..., None], [int(s) for s in stream])
+    first = tf.constant(seed & 0xFFFFFFFFFFFFFFFF, tf.uint64)
+    single = isinstance(stream, Stream)
+    streams = [int(stream)] if isinstance(stream, Stream) else [int(each) for each in stream]
+    keys = _keys(first, *(tf.cast(data, tf.int64) for data in (epoch, example, copy, streams)))
+    return keys[..., 0] if single else keys
+
+
+# One function for all keys of a graph, and not inlined: what an iterator costs before its first
+# batch goes by the number of operations.
+@tf.function(
+    autograph=False,
+    input_signature=[tf.TensorSpec([], tf.uint64), *[tf.TensorSpec(None, tf.int64)] * 4],
+    experimental_attributes={"_noinline": True},
+)
+def _keys(
+    seed: tf.Tensor, epoch: tf.Tensor, example: tf.Tensor, copy: tf.Tensor, streams: tf.Tensor
+) -> tf.Tensor:
+    keys = fold_in(fold_in(fold_in(seed, epoch), example), copy)
+    return fold_in(keys[..., None], streams)
 
 
 def uniform(key: tf.Tensor) -> tf.Tensor:
