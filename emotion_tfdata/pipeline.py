@@ -160,7 +160,7 @@ def make_dataset(
         if left_out:
             at_the_end = soundness.words_at_the_end(left_out, dataset.element_spec)
             dataset = dataset.concatenate(at_the_end)
-        return tf_internals.in_own_threads(dataset, threads)
+        return dataset
 
     codes = assembly.codes_of(manifest, table) if features.with_meta else {}
     dataset = passes.counted(one_pass, (assembly.columns_of(table), codes, cached))
@@ -171,6 +171,8 @@ def make_dataset(
     options.autotune.enabled = False
     # A checkpoint of an iterator holds its position, not the batches that wait to be served.
     options.experimental_symbolic_checkpoint = True
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1
     return tf_internals.IteratedWith(dataset, options)
 
 

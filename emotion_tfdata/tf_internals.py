@@ -47,27 +47,6 @@ def flat_map_ahead(
     )
 
 
-def in_own_threads(dataset: tf.data.Dataset, num_threads: int) -> tf.data.Dataset:
-    """The same data set, worked on by threads of its own, each operation by one of them.
-
-    Without it: `Options().threading`, which would hold for all that is built on the data set.
-    """
-    spec = dataset.element_spec
-    flat = {
-        "output_types": [each.dtype for each in tf.nest.flatten(spec)],
-        "output_shapes": [each.shape for each in tf.nest.flatten(spec)],
-    }
-    variant = tf.raw_ops.MaxIntraOpParallelismDataset(
-        input_dataset=dataset._variant_tensor,
-        max_intra_op_parallelism=tf.constant(1, tf.int64),
-        **flat,
-    )
-    variant = tf.raw_ops.PrivateThreadPoolDataset(
-        input_dataset=variant, num_threads=tf.constant(num_threads, tf.int64), **flat
-    )
-    return dataset_of(variant, spec)
-
-
 def random_numbers() -> tf.data.Dataset:
     """Random int64: every iterator of one object has the next of a fixed series of streams.
 
