@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from emotion_tfdata import reader, tf_internals
+from emotion_tfdata import reader
 from emotion_tfdata.batching import Batches, Buckets
 from emotion_tfdata.features import META, Features
 from emotion_tfdata.manifest import Manifest
@@ -100,29 +100,20 @@ class Assembly:
         """
         wanted = wanted_arrays(self.views, self.features)
 
-        def from_memory(batch: Batches) -> Served:
+        def assemble(batch: Batches) -> Served:
             rows = self._rows(batch)
-            contents = {name: tf.gather(values, rows.clips) for name, values in cached.items()}
-            return self._assemble(rows, contents, table, codes)
-
-        def from_files(batch: Batches) -> tf.data.Dataset:
-            rows = self._rows(batch)
-
-            def assemble(contents: Contents, problem: tf.Tensor) -> Served:
+            if cached:
+                contents = {name: tf.gather(values, rows.clips) for name, values in cached.items()}
+            else:
+                contents, problem = reader.read_examples(table, rows.clips, wanted)
                 with tf.control_dependencies([reader.assert_sound(table, rows.clips, problem)]):
                     contents = tf.nest.map_structure(tf.identity, contents)
-                return self._assemble(rows, contents, table, codes)
-
-            return reader.read_examples(table, rows.clips, wanted).map(assemble)
+            return self._assemble(rows, contents, table, codes)
 
         # A batch that waits for its turn or for its records holds a call but no thread: two calls
         # more than threads keep these at work.
         calls = self.threads + 2 if self.threads > 1 else 1
-        if cached:
-            made = plan.map(from_memory, num_parallel_calls=calls, deterministic=True)
-        else:
-            made = tf_internals.flat_map_ahead(plan, from_files, calls - 1)
-        return made.prefetch(2)
+        return plan.map(assemble, num_parallel_calls=calls, deterministic=True).prefetch(2)
 
     def _rows(self, batch: Batches) -> _Rows:
         # XLA rounds a single row in another way than two or more, so a reader of one computes two.

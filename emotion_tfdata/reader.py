@@ -8,7 +8,6 @@ that takes no other with it. TFRecord's own checksums are checked on every read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +26,9 @@ _READ_AT_ONCE, _OPENED_AT_ONCE = 32, 8
 Wanted = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
-def read_examples(table: Table, clips: tf.Tensor, wanted: Wanted) -> tf.data.Dataset:
+def read_examples(
+    table: Table, clips: tf.Tensor, wanted: Wanted
+) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     """Reads and parses records, and compares them with the manifest. For use inside a graph.
 
     Args:
@@ -36,11 +37,10 @@ def read_examples(table: Table, clips: tf.Tensor, wanted: Wanted) -> tf.data.Dat
       wanted: the arrays wanted.
 
     Returns:
-      A data set of one element: the bytes of each array, string `[B]`, and what is wrong with each
-      record, string `[B]`: it is missing, cut short or does not match its checksum, is no
-      `tf.train.Example` with these arrays, is another one than the manifest says, or has an array
-      of another shape; empty if nothing is. Without the last, the bytes of an array are as many as
-      its shape needs.
+      The bytes of each array, string `[B]`, and what is wrong with each record, string `[B]`: it is
+      missing, cut short or does not match its checksum, is no `tf.train.Example` with these arrays,
+      is another one than the manifest says, or has an array of another shape; empty if nothing is.
+      Without the last, the bytes of an array are as many as its shape needs.
     """
     spec: dict[str, tf.io.FixedLenFeature] = {"example_id": tf.io.FixedLenFeature([], tf.string)}
     for name, (_, sizes) in wanted.items():
@@ -54,12 +54,11 @@ def read_examples(table: Table, clips: tf.Tensor, wanted: Wanted) -> tf.data.Dat
     buffer_bytes = tf.where(is_remote, whole, tf.zeros_like(whole))
     places = (tf.gather(table.paths, shards), tf.gather(table.offsets, clips), buffer_bytes)
 
-    def check(parsed: dict[str, tf.Tensor], state: tf.Tensor) -> Any:
-        return _check(table, clips, wanted, parsed, state)
+    def read(*places: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        parsed = _parse_together(places, spec).concatenate(_parse_one_by_one(places, spec))
+        return parsed.take(1).get_single_element()
 
-    # A data set all along, not an element taken out of one: that would count as state.
-    read = _parse_together(places, spec).concatenate(_parse_one_by_one(places, spec))
-    return tf_internals.map_inline(read.take(1), check)
+    return _check(table, clips, wanted, *tf_internals.without_state(read, *places))
 
 
 def _check(
@@ -180,13 +179,12 @@ def read_all(
     places = np.arange(-(-len(table) // _READ_AT_ONCE) * _READ_AT_ONCE, dtype=np.int32)
     places = np.minimum(places, len(table) - 1).reshape(-1, _READ_AT_ONCE)
 
-    def read(clips: tf.Tensor) -> tf.data.Dataset:
-        return read_examples(table, clips, wanted).map(
-            lambda contents, problem: (contents, problem, _named(table, clips, problem))
-        )
+    def read(clips: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        contents, problem = read_examples(table, clips, wanted)
+        return contents, problem, _named(table, clips, problem)
 
     dataset = tf.data.Dataset.from_tensor_slices(places)
-    parts = list(tf_internals.flat_map_ahead(dataset, read, num_threads - 1))
+    parts = list(dataset.map(read, num_parallel_calls=num_threads))
     contents = {
         name: tf.concat([part[0][name] for part in parts], axis=0)[: len(table)] for name in wanted
     }

@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.data.ops import dataset_ops, interleave_op, map_op
+from tensorflow.core.framework import function_pb2
+from tensorflow.python.data.ops import dataset_ops, map_op
+from tensorflow.python.eager import context
+from tensorflow.python.eager.polymorphic_function import atomic_function
 
 
 def dataset_of(variant: tf.Tensor, element_spec: Any) -> tf.data.Dataset:
@@ -27,24 +30,35 @@ def map_inline(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.dat
     return map_op._MapDataset(dataset, function, use_inter_op_parallelism=False)
 
 
-def flat_map_ahead(
-    dataset: tf.data.Dataset, function: Callable[..., tf.data.Dataset], ahead: int
-) -> tf.data.Dataset:
-    """`dataset.flat_map`, with `ahead` further elements in work at the same time, in order.
+def without_state(function: Callable[..., Any], *args: tf.Tensor) -> Any:
+    """`function(*args)`, for a function that takes an element out of a data set.
 
-    Without it: `dataset.interleave(function, cycle_length=1, num_parallel_calls=1)`, which chooses
-    itself how far it looks ahead.
+    TensorFlow takes `DatasetToSingleElement` for state, and neither warns of nor refuses to save
+    an iterator only where all functions in it say that they have none. Reading a record leaves
+    none, so the function traced here says so.
+
+    Args:
+      function: of tensors; it must capture none.
+      args: of static shape.
+
+    Returns:
+      What the function returns.
+
+    Without it: `function(*args)`, and `experimental_external_state_policy = IGNORE`, which then
+    hides the state of whatever is built on the data set too.
     """
-    return interleave_op._ParallelInterleaveDataset(
-        dataset,
-        function,
-        cycle_length=1,
-        block_length=1,
-        num_parallel_calls=1,
-        buffer_output_elements=1,
-        prefetch_input_elements=ahead,
-        deterministic=True,
-    )
+    specs = [tf.TensorSpec(arg.shape, arg.dtype) for arg in args]
+    traced = tf.function(function, autograph=False).get_concrete_function(*specs)
+    inner = traced._inference_function
+    definition = function_pb2.FunctionDef()
+    definition.CopyFrom(traced.function_def)
+    definition.signature.is_stateful = False
+    definition.signature.name += "_without_state"
+    runtime = context.context()
+    runtime.add_function_def(definition)
+    name = definition.signature.name
+    pure = atomic_function.AtomicFunction(name, runtime, inner.function_type, inner.children)
+    return tf.nest.pack_sequence_as(traced.structured_outputs, pure.call_flat(*args))
 
 
 def random_numbers() -> tf.data.Dataset:

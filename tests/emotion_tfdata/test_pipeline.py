@@ -215,21 +215,18 @@ def test_modalities_and_landmarks_can_be_chosen(fake_data_dir):
 
 def test_actors_are_on_one_side_only_unless_the_protocol_is_random(fake_data_dir):
     def actors(split, protocol):
-        return {
-            _EXAMPLES[c[0]].actor
-            for c in served.clips(served.batches(fake_data_dir, split, protocol=protocol, fold=2))
-        }
+        options = {"protocol": protocol, "fold": 2, "num_buckets": 1}
+        batches = served.batches(fake_data_dir, split, **options)
+        return {_EXAMPLES[c[0]].actor for c in served.clips(batches)}
 
     assert not actors("train", "actor") & actors("test", "actor")
     assert actors("train", "random") & actors("test", "random")
 
 
 def test_a_validation_fold_leaves_three_parts_that_are_everything(fake_data_dir):
+    options = {"fold": 4, "validation_fold": 0, "num_buckets": 1}
     parts = [
-        {
-            c[0]
-            for c in served.clips(served.batches(fake_data_dir, split, fold=4, validation_fold=0))
-        }
+        {c[0] for c in served.clips(served.batches(fake_data_dir, split, **options))}
         for split in ("train", "validation", "test")
     ]
     assert sorted(i for part in parts for i in part) == sorted(_EXAMPLES)
@@ -238,7 +235,9 @@ def test_a_validation_fold_leaves_three_parts_that_are_everything(fake_data_dir)
 
 def test_single_clips_can_be_asked_for(fake_data_dir):
     wanted = ["ravdess/clip-03-002", "ravdess/clip-01-005"]
-    clips = list(served.clips(served.batches(fake_data_dir, "all", example_ids=wanted)))
+    clips = list(
+        served.clips(served.batches(fake_data_dir, "all", example_ids=wanted, num_buckets=1))
+    )
     assert sorted(c[0] for c in clips) == sorted(wanted)
     with pytest.raises(ValueError, match=r"not in this split: x; its ids look like ravdess/clip-"):
         served.make(fake_data_dir, "all", example_ids=["x"])
@@ -251,8 +250,10 @@ def test_class_weights_are_the_balanced_ones(fake_data_dir):
 def test_calm_counts_as_neutral_and_surprised_is_not_served_with_six_classes(tmp_path):
     examples = testing.fake_examples(num_actors=2, clips_per_actor=8, num_classes=8)
     testing.write_data_set(str(tmp_path), examples, num_folds=2, num_classes=8)
-    six = {c[0]: c[1] for c in served.clips(served.batches(str(tmp_path), "all"))}
-    eight = {c[0]: c[1] for c in served.clips(served.batches(str(tmp_path), "all", num_classes=8))}
+    six, eight = (
+        {c[0]: c[1] for c in served.clips(served.batches(str(tmp_path), "all", **options))}
+        for options in ({"num_buckets": 1}, {"num_buckets": 1, "num_classes": 8})
+    )
     assert len(eight) == 16
     assert len(six) == 14
     calm = next(e.example_id for e in examples if e.emotion == "calm")

@@ -31,9 +31,7 @@ def _read(tmp_path, *records):
         paths=np.array([path]),
     )
     wanted = {"audio": ("audio", (8,)), "landmarks": ("landmarks", (6, 3))}
-    contents, problem = reader.read_examples(
-        table, tf.range(count), wanted
-    ).get_single_element()
+    contents, problem = reader.read_examples(table, tf.range(count), wanted)
     return table, contents, [words.decode() for words in problem.numpy()]
 
 
@@ -103,7 +101,7 @@ def test_bytes_that_are_no_example_are_told_from_bytes_that_cannot_be_read(tmp_p
     content[-6] ^= 1
     (tmp_path / "shard").write_bytes(content)
     wanted = {"audio": ("audio", (8,))}
-    _, problem = reader.read_examples(table, tf.range(2), wanted).get_single_element()
+    _, problem = reader.read_examples(table, tf.range(2), wanted)
     assert problem[1].numpy() == b"missing, cut short, or its bytes do not match their checksum"
 
 
