@@ -129,7 +129,7 @@ class Assembly:
         return _Rows(mine, tf.where(mine.clip >= 0, mine.clip, first), present)
 
     def _assemble(self, rows: _Rows, contents: Contents, table: Table, codes: Contents) -> Served:
-        served = {}
+        served: dict[str, tf.Tensor] = {}
         for view in self.views:
             served |= self._serve(view, rows, contents, table)
         if self.features.with_ids:

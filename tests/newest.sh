@@ -13,7 +13,7 @@ if [ "$(cat "$dir/.installed" 2>/dev/null)" != "$wanted" ]; then
   # With the boto3 that s3fs allows, so that both sides of S3 are there.
   "$dir/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade \
     --editable '.[remote,train]' tensorflow 'numpy >= 2' 'aiobotocore[boto3]' s3fs 'moto[server]' \
-    hypothesis pytest pytest-xdist scipy
+    hypothesis mypy pytest pytest-xdist scipy
   echo "$wanted" >"$dir/.installed"
 fi
 export PATH="$PWD/$dir/bin:$PATH" TF_CPP_MIN_LOG_LEVEL=3 PYTHONDONTWRITEBYTECODE=1
