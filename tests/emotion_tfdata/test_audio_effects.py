@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
-import librosa
 import numpy as np
 import pytest
 import served
@@ -38,6 +37,7 @@ def mel_data_dir(tmp_path_factory):
 def test_a_copys_mel_axis_is_warped_and_nothing_else(mel_data_dir):
     options = {"probability": 1.0, "warp_share": 1.0, "noise_share": 0.0, "stretch": (1.0, 1.0)}
     augment = Augment(**options, mel_warp=(1.2, 1.2))
+    librosa = pytest.importorskip("librosa", reason="needs the extra [preprocess]")
     edges_hz = librosa.mel_frequencies(10, fmin=100, fmax=6000)
     centres_hz, top_hz, reach_hz = edges_hz[1:-1], 6000.0, 0.6 * 6000
     slope = (top_hz - reach_hz) / (top_hz - reach_hz / 1.2)
