@@ -50,6 +50,9 @@ def make_dataset(
 ) -> tf.data.Dataset:
     """Batches of clips for training or evaluating a model.
 
+    Every pass over the data set, by a loop, Keras or `repeat`, is the next epoch (the next
+    `num_epochs` of them). A pass begins when its first batch is asked for.
+
     What is served is a function of the data set and the arguments alone: the same to the bit for
     any number of threads, in every run, and from any batch that it is started at. On
     another kind of processor altered copies may differ in the last digits.
@@ -72,17 +75,20 @@ def make_dataset(
       seed: what order and augmentation are drawn from.
       augment: what copies to add; None for none.
       shuffle: whether the order is random; by default for `train` alone.
-      num_epochs: how many epochs follow each other; None for ever.
-      start_epoch: number of the first epoch. Epoch `e` is the same however it is reached.
-      start_batch: batches of the first epoch that are passed over, without being read.
+      num_epochs: epochs of a pass; None for ever.
+      start_epoch: number of the first pass's first epoch. Epoch `e` is the same however it is
+        reached.
+      start_batch: batches of the first epoch of the first pass that are skipped without being
+        read.
       features: what is served of each clip.
       reading: how clips are read: threads, cache, share of each batch, corrupt records.
 
     Returns:
       A `tf.data.Dataset` of `(features, label)`. `features` has `audio` float32 `[B, Ta, M]`,
       `audio_mask` bool `[B, Ta]`, `landmarks` float32 `[B, Tv, L, 3]`, `landmarks_mask` bool
-      `[B, Tv]` (a row of the clip, with a face in it), those of the modalities chosen, and
-      `example_id` string `[B]` if asked for. `label` is int32 `[B]`, or with
+      `[B, Tv]` (a row of the clip, with a face in it), those of the modalities chosen, and if
+      asked for `head` float32 `[B, Tv, 4]`, `example_id`, `corpus`, `actor`, `intensity` and
+      `sentence`, string `[B]` each. `label` is int32 `[B]`, or with
       votes float32 `[B, C]`, shares that add up to 1. Audio comes at 100 frames/s,
       landmarks at 30. What the masks leave out is zero. Cardinality is known.
 
