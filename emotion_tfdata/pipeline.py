@@ -90,7 +90,8 @@ def make_dataset(
       asked for `head` float32 `[B, Tv, 4]`, `example_id`, `corpus`, `actor`, `intensity` and
       `sentence`, string `[B]` each. `label` is int32 `[B]`, or with
       votes float32 `[B, C]`, shares that add up to 1. Audio comes at 100 frames/s,
-      landmarks at 30. What the masks leave out is zero. Cardinality is known.
+      landmarks at 30. What the masks leave out is zero. Cardinality is known, but not with
+      `start_batch` and an end: the first pass is then the shorter one.
 
     Raises:
       manifest.ManifestError: if the folder holds no data set, or damaged files beside the manifest.

@@ -194,17 +194,19 @@ class Data:
         return self._made[1]
 
     def _training_batches(self, epoch: int, start_batch: int) -> tuple[Any, int]:
-        epochs = self.settings.epochs - epoch
+        from emotion_tfdata.batching import num_batches
+
+        settings = self.settings
         dataset = self._dataset(
             self.train,
-            self.settings.features,
-            augment=self.settings.augment,
+            settings.features,
+            augment=settings.augment,
             shuffle=True,
-            num_epochs=epochs,
+            num_epochs=settings.epochs - epoch,
             start_epoch=epoch,
             start_batch=start_batch,
         )
-        return dataset, (int(dataset.cardinality()) + start_batch) // epochs
+        return dataset, num_batches(len(self.train), settings.augment, settings.batch_size)
 
     def batches_of(self, part: Part) -> Any:
         """The clips of a part as they are, each once, in the data set's order."""
