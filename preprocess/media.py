@@ -371,11 +371,10 @@ def _shown_at_s(
       last_s: when the one before was shown.
       step_s: how long after its predecessor that was.
     """
-    context = container.streams.video[0].codec_context
-    if container.format.name != "avi" or not context.has_b_frames:
+    if container.format.name != "avi":
         return None if frame.time is None else float(frame.time)
     # avi has times of decoding alone, and those not for pictures that its end brings out. What
-    # FFmpeg makes of them does not rise.
+    # FFmpeg makes of them is a picture late, or does not rise where there are B-frames.
     if frame.dts is None or frame.time_base is None:
         return last_s + step_s
     return float(frame.dts * frame.time_base)

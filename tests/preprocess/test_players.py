@@ -143,6 +143,7 @@ def clips(tmp_path_factory, ffmpeg):
         "a.webm": ("-c:v", "libvpx", "-deadline", "realtime", "-c:a", "libopus"),
         "vorbis.webm": ("-c:v", "libvpx", "-deadline", "realtime", "-c:a", "libvorbis"),
         "a.avi": ("-c:v", "mjpeg", "-c:a", "pcm_s16le"),
+        "h264.avi": (*X264, "-c:a", "pcm_s16le"),
         "mp3.ts": (*X264, "-bf", 0, "-c:a", "libmp3lame"),
     }.items():
         outputs += ["-map", 0, "-map", 1, *how, folder / name]
@@ -186,7 +187,9 @@ SHIFT_LATE = ("-itsoffset", 0.37)
 
 
 @pytest.mark.parametrize(
-    "name", ["a.mp4", "a.mov", "mp3.flv", "a.webm", "vorbis.webm", "a.avi", "mp3.ts", "uneven.mp4"]
+    "name",
+    ["a.mp4", "a.mov", "mp3.flv", "a.webm", "vorbis.webm", "a.avi", "h264.avi", "mp3.ts"]
+    + ["uneven.mp4"],
 )
 def test_a_click_is_where_its_flash_is(clips, name):
     lags = lags_s(clips / name)
