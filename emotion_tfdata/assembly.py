@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from emotion_tfdata import reader
+from emotion_tfdata import reader, tf_internals
 from emotion_tfdata.batching import Batches, Buckets
 from emotion_tfdata.features import META, Features
 from emotion_tfdata.manifest import Manifest
@@ -113,7 +113,7 @@ class Assembly:
         # A batch that waits for its turn or for its records holds a call but no thread: two calls
         # more than threads keep these at work.
         calls = self.threads + 2 if self.threads > 1 else 1
-        return plan.map(assemble, num_parallel_calls=calls, deterministic=True).prefetch(2)
+        return tf_internals.parallel_map(plan, assemble, calls).prefetch(2)
 
     def _rows(self, batch: Batches) -> _Rows:
         # XLA rounds a single row in another way than two or more, so a reader of one computes two.

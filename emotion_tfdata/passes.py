@@ -21,8 +21,10 @@ COUNTED_PASSES = 8192
 _UNCOUNTED = 2**40
 
 
-def counted(make: Callable[[tf.Tensor, Any], tf.data.Dataset], constants: Any) -> tf.data.Dataset:
-    """A data set that is another one in every pass.
+def counted(
+    make: Callable[[tf.Tensor, Any], tf.data.Dataset], constants: Any
+) -> Callable[[], tf.data.Dataset]:
+    """What makes a data set that is another one in every pass.
 
     A pass begins when its first element is asked for, not when the iterator is made: Keras makes
     iterators that it never asks.
@@ -33,14 +35,14 @@ def counted(make: Callable[[tf.Tensor, Any], tf.data.Dataset], constants: Any) -
         every iterator, as what a function captures is.
 
     Returns:
-      In the first pass what `make` gives for 0, in the next what it gives for 1, and so on.
+      A function that makes it: in the first pass what `make` gives for 0, in the next what it
+      gives for 1, and so on. Those made by several calls count their passes together.
     """
     drawn, numbers = _series()
     constants = (constants, tf.constant(drawn), tf.constant(numbers))
     # Checkpoints note where a pass's random numbers are before its second one is drawn: with one
     # alone there would be nothing to note, and a restored iterator would begin another pass.
     twice = tf.data.Dataset.zip(tf.data.Dataset.range(2), tf_internals.random_numbers())
-    started = tf.data.Dataset.range(1).flat_map(lambda _: twice)
     # Not exhausted before the pass is: its place in the series is kept as long.
     always = tf.data.Dataset.from_tensors(constants).repeat()
 
@@ -54,7 +56,11 @@ def counted(make: Callable[[tf.Tensor, Any], tf.data.Dataset], constants: Any) -
         pass_number = tf.where(is_counted, tf.gather(numbers, at), number + _UNCOUNTED)
         return make(pass_number, given).take(-place)  # none of it, then all
 
-    return tf.data.Dataset.zip(started, always).flat_map(one_pass)
+    def counted_passes() -> tf.data.Dataset:
+        started = tf_internals.flat_map(tf.data.Dataset.range(1), lambda _: twice)
+        return tf_internals.flat_map(tf.data.Dataset.zip(started, always), one_pass)
+
+    return counted_passes
 
 
 @functools.cache

@@ -162,7 +162,7 @@ def make_dataset(
             return tf.data.Dataset.from_tensor_slices(plan(epoch, columns)).skip(passed_over)
 
         end = _FOREVER if num_epochs is None else first + num_epochs
-        lines = tf.data.Dataset.range(first, end).flat_map(batches_of)
+        lines = tf_internals.flat_map(tf.data.Dataset.range(first, end), batches_of)
         dataset = made.batches(lines, assembly.in_the_graph(table, columns), codes, cached)
         if left_out:
             at_the_end = soundness.words_at_the_end(left_out, dataset.element_spec)
@@ -170,17 +170,22 @@ def make_dataset(
         return dataset
 
     codes = assembly.codes_of(manifest, table) if features.with_meta else {}
-    dataset = passes.counted(one_pass, (assembly.columns_of(table), codes, cached))
-    if num_epochs is None or not start_batch:  # else the first pass is shorter than the others
+    counted_passes = passes.counted(one_pass, (assembly.columns_of(table), codes, cached))
+
+    def all_passes() -> tf.data.Dataset:
+        dataset = counted_passes()
+        if num_epochs is not None and start_batch:  # the first pass is shorter than the others
+            return dataset
         cardinality = tf.data.INFINITE_CARDINALITY if num_epochs is None else num_epochs * batches
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality))
+        return dataset.apply(tf.data.experimental.assert_cardinality(cardinality))
+
     options = tf.data.Options()
     options.autotune.enabled = False
     # A checkpoint of an iterator holds its position, not the batches that wait to be served.
     options.experimental_symbolic_checkpoint = True
     options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1
-    return tf_internals.IteratedWith(dataset, options)
+    return tf_internals.IteratedWith(all_passes, options)
 
 
 @arguments.tells_new_names

@@ -118,7 +118,8 @@ def _parse_together(places: Places, spec: Spec) -> tf.data.Dataset:
     # Parsed on the thread that reads, which is handed nothing over; and not by `parse_example`,
     # which leaves it to TensorFlow's own threads, where a training's products wait.
     parsed = tf_internals.map_inline(
-        grouped.flat_map(open_some), lambda record: tf.io.parse_single_example(record, spec)
+        tf_internals.flat_map(grouped, open_some),
+        lambda record: tf.io.parse_single_example(record, spec),
     )
     # A file that cannot be opened fails as often as it is asked, and errors that are ignored would
     # never end: beside them runs a count, which every attempt takes one of.
@@ -145,13 +146,15 @@ def _parse_one_by_one(places: Places, spec: Spec) -> tf.data.Dataset:
     def parse_one(*place: tf.Tensor) -> tf.data.Dataset:
         # An error ends this record's own data set and no other; a stand-in then tells which it was.
         once = tf.data.Dataset.zip(tf.data.Dataset.range(1), _record_at(*place)).ignore_errors()
-        record = once.map(lambda _, record: record)
-        example = record.map(lambda s: (tf.io.parse_single_example(s, spec), _WHOLE))
-        unparsed = record.map(lambda s: (blank, _NO_EXAMPLE))
+        record = tf_internals.map_inline(once, lambda _, record: record)
+        example = tf_internals.map_inline(
+            record, lambda s: (tf.io.parse_single_example(s, spec), _WHOLE)
+        )
+        unparsed = tf_internals.map_inline(record, lambda s: (blank, _NO_EXAMPLE))
         unread = tf.data.Dataset.from_tensors((blank, _UNREADABLE))
         return example.ignore_errors().concatenate(unparsed).concatenate(unread).take(1)
 
-    found = tf.data.Dataset.from_tensor_slices(places).flat_map(parse_one)
+    found = tf_internals.flat_map(tf.data.Dataset.from_tensor_slices(places), parse_one)
     return found.batch(places[0].shape[0], drop_remainder=True)
 
 
@@ -184,7 +187,7 @@ def read_all(
         return contents, problem, _named(table, clips, problem)
 
     dataset = tf.data.Dataset.from_tensor_slices(places)
-    parts = list(dataset.map(read, num_parallel_calls=num_threads))
+    parts = list(tf_internals.parallel_map(dataset, read, num_threads))
     contents = {
         name: tf.concat([part[0][name] for part in parts], axis=0)[: len(table)] for name in wanted
     }

@@ -6,12 +6,16 @@ door is making a data set of one (`_VariantDataset`), so most of this would go i
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2
-from tensorflow.python.data.ops import dataset_ops, map_op
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.python.data.ops import dataset_ops, structured_function
 from tensorflow.python.eager import context
 from tensorflow.python.eager.polymorphic_function import atomic_function
 
@@ -21,13 +25,96 @@ def dataset_of(variant: tf.Tensor, element_spec: Any) -> tf.data.Dataset:
     return dataset_ops._VariantDataset(variant, element_spec)
 
 
+_of_one_device = contextvars.ContextVar("of_one_device", default=False)
+
+
+class _Applied(dataset_ops.UnaryDataset):
+    """What a raw operation makes of a data set with a function.
+
+    TensorFlow places and optimises the operations of functions anew for every iterator, which took
+    longer than most passes over a small data set. It leaves a function of one device alone, and a
+    call without rewriting. The values are the same to the bit.
+    """
+
+    def __init__(
+        self,
+        dataset: tf.data.Dataset,
+        function: Callable[..., Any],
+        operation: Callable[..., tf.Tensor],
+        **options: Any,
+    ) -> None:
+        with _without_rewriting():
+            self._called = structured_function.StructuredFunctionWrapper(
+                function,
+                "Dataset.map()",
+                dataset=dataset,
+                defun_kwargs={"experimental_ints_on_device": _of_one_device.get()},
+            )
+        made = self._called.output_structure
+        self._spec = made.element_spec if isinstance(made, tf.data.DatasetSpec) else made
+        variant = operation(
+            input_dataset=dataset._variant_tensor,
+            other_arguments=self._called.function.captured_inputs,
+            f=self._called.function,
+            **self._flat_structure,
+            **options,
+        )
+        super().__init__(dataset, variant)
+
+    @property
+    def element_spec(self) -> Any:
+        return self._spec
+
+    def _functions(self) -> list[Any]:
+        return [self._called]
+
+
+@contextlib.contextmanager
+def _without_rewriting() -> Iterator[None]:
+    """Calls of functions that are traced in it are not optimised."""
+    as_it_is = config_pb2.ConfigProto()
+    as_it_is.graph_options.rewrite_options.disable_meta_optimizer = True
+    runtime = context.context()
+    usual = runtime.function_call_options
+    runtime.function_call_options = context.FunctionCallOptions(config_proto=as_it_is)
+    try:
+        yield
+    finally:
+        runtime.function_call_options = usual
+
+
+def flat_map(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
+    """`dataset.flat_map(function)`, begun sooner."""
+    return _Applied(dataset, function, tf.raw_ops.FlatMapDataset)
+
+
 def map_inline(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
     """`dataset.map`, on the thread that asks for the element: nothing is handed over.
 
     Without it: `dataset.map(function)`, which leaves the work to TensorFlow's own threads, where it
     queues behind a training's.
     """
-    return map_op._MapDataset(dataset, function, use_inter_op_parallelism=False)
+    return _Applied(
+        dataset,
+        function,
+        tf.raw_ops.MapDataset,
+        use_inter_op_parallelism=False,
+        preserve_cardinality=True,
+    )
+
+
+def parallel_map(
+    dataset: tf.data.Dataset, function: Callable[..., Any], num_parallel_calls: int
+) -> tf.data.Dataset:
+    """`dataset.map(function, num_parallel_calls, deterministic=True)`, begun sooner."""
+    return _Applied(
+        dataset,
+        function,
+        tf.raw_ops.ParallelMapDatasetV2,
+        num_parallel_calls=tf.constant(num_parallel_calls, tf.int64),
+        deterministic="true",
+        preserve_cardinality=True,
+    )
 
 
 def without_state(function: Callable[..., Any], *args: tf.Tensor) -> Any:
@@ -79,14 +166,38 @@ def random_numbers() -> tf.data.Dataset:
 
 
 class IteratedWith(dataset_ops.UnaryUnchangedStructureDataset):
-    """A data set whose own iterators have options that nothing built on it gets.
+    """A data set whose own iterators have options, and functions of one device.
 
-    Without it: `dataset.with_options(options)`, which holds for all that is built on it.
+    Nothing built on it gets either: the options are its author's to choose, and with the usual ones
+    TensorFlow refuses functions of one device.
+
+    Without it: `make().with_options(options)`, which holds for all that is built on it.
     """
 
-    def __init__(self, dataset: tf.data.Dataset, options: tf.data.Options) -> None:
+    def __init__(self, make: Callable[[], tf.data.Dataset], options: tf.data.Options) -> None:
+        """Make the data set.
+
+        Args:
+          make: makes it; called a second time if anything is built on it.
+          options: of its own iterators.
+        """
+        token = _of_one_device.set(True)
+        try:
+            dataset = make()
+        finally:
+            _of_one_device.reset(token)
+        self._make = make
         self._iterated = dataset.with_options(options)
         super().__init__(dataset, dataset._variant_tensor)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._iterated)
+
+    @functools.cached_property
+    def _built_on(self) -> tf.data.Dataset:
+        with tf.init_scope():
+            return self._make()
+
+    @property
+    def _variant_tensor(self) -> tf.Tensor:
+        return self._built_on._variant_tensor
