@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import tempfile
 
 import keras
@@ -115,6 +118,51 @@ def test_keras_fit_trains_on_another_epoch_each_time(fake_data_dir, epochs):
     model.compile(optimizer="sgd")
     model.fit(_make(fake_data_dir), epochs=3, verbose=0)
     assert model.seen == [*epochs[0], *epochs[1], *epochs[2]]
+
+
+_ANOTHER_BACKEND = """
+import json, sys
+import keras, tensorflow as tf
+from emotion_tfdata import Augment, Features, make_dataset
+
+seen = []
+
+def note(ids):
+    seen.append([each.decode() for each in ids.numpy()])
+
+def fed(features, label):
+    with tf.control_dependencies([tf.py_function(note, [features["example_id"]], [])]):
+        return tf.ensure_shape(tf.identity(features["audio"]), [None, None, 8]), label
+
+features = Features(modalities="audio", with_ids=True)
+train = make_dataset(
+    sys.argv[1], "train", batch_size=16, seed=3, augment=Augment(), features=features
+)
+model = keras.Sequential([keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(6)])
+model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+model.fit(train.map(fed), epochs=2, verbose=0)
+print(json.dumps([keras.backend.backend(), seen]))
+"""
+
+
+def test_keras_with_another_backend_looks_at_a_batch_of_a_pass_and_trains_on_those_after_it(
+    fake_data_dir, epochs, project_dir
+):
+    pytest.importorskip("jax", reason="Keras with another backend is tried with jax")
+    done = subprocess.run(
+        [sys.executable, "-c", _ANOTHER_BACKEND, fake_data_dir],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=project_dir,
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+    )
+    assert done.returncode == 0, done.stderr
+    backend, seen = json.loads(done.stdout)
+    assert backend == "jax"
+    # Keras builds a model by a batch, from an iterator that it then drops.
+    assert seen[0] == epochs[0][0][0]
+    assert seen[-2 * len(epochs[1]) :] == [ids for ids, _, _ in epochs[1] + epochs[2]]
 
 
 def test_a_mirrored_strategy_is_given_another_epoch_each_time(fake_data_dir, epochs):
