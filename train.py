@@ -58,7 +58,9 @@ flags.DEFINE_bool(
     False,
     "audio counts from the mean of the clip's own energies: how loud a clip is does not matter",
 )
-flags.DEFINE_enum("num_classes", "6", ["6", "8"], "emotions; 8 adds RAVDESS's calm and surprised")
+flags.DEFINE_enum(
+    "num_classes", None, ["6", "8"], "6 of a data set built with 8 classes; all it has if not given"
+)
 
 # What is held out.
 flags.DEFINE_string(
@@ -221,7 +223,7 @@ def settings_from_flags(fold: int) -> Settings:
         landmarks=_landmarks(),
         trim_silence_db=FLAGS.trim_silence_db or None,
         relative_level=FLAGS.relative_level,
-        num_classes=int(FLAGS.num_classes),
+        num_classes=FLAGS.num_classes and int(FLAGS.num_classes),
         labels=FLAGS.labels,
     )
     model = run.model_config(

@@ -33,7 +33,7 @@ class Features:
       with_ids: whether `example_id` is served.
       with_meta: whether `corpus`, `actor`, `intensity` and `sentence` are served, in the corpus's
         own codes.
-      num_classes: 6, or 8 where the data set was built with 8.
+      num_classes: 6 where the data set was built with 8; None for all classes that it has.
       labels: what a clip's label is: `"intended"`, what the actor was to show; `"perceived"`, what
         most of CREMA-D's raters took the clip for who were given the same modalities, without the
         clips they are tied on; `"votes"`, their votes as a distribution. Clips of other corpora,
@@ -51,7 +51,7 @@ class Features:
     head: bool = False
     with_ids: bool = False
     with_meta: bool = False
-    num_classes: int = 6
+    num_classes: int | None = None
     labels: str = "intended"
 
     def __post_init__(self) -> None:
@@ -71,7 +71,8 @@ class Features:
         is_number = isinstance(trim, Real) and not isinstance(trim, bool)
         if trim is not None and not (is_number and 0 < trim < 200):
             _refuse(self, "trim_silence_db", "between 0 and 200")
-        class_names(self.num_classes)
+        if self.num_classes is not None:
+            class_names(self.num_classes)
         if self.labels not in LABELS:
             _refuse(self, "labels", f"one of {', '.join(LABELS)}")
 

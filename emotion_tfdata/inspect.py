@@ -76,7 +76,7 @@ def clip_and_copy(
         batch_size=1,
         example_ids=[example_id],
         seed=seed,
-        features=Features(normalize=False, num_classes=manifest.num_classes),
+        features=Features(normalize=False),
     )
     clips = []
     for features, _ in batches:

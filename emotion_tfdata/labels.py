@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-# The six classes both corpora share, in the order of their class indices; the last two are
-# RAVDESS's alone, so that the first six indices mean the same with six classes and with eight.
+from collections.abc import Sequence
+
+# The six classes that both corpora share, in the order of their class indices; the last two
+# are RAVDESS's alone, so that the first six indices mean the same with six classes and with eight.
 EMOTIONS = ("neutral", "happy", "sad", "angry", "fearful", "disgust", "calm", "surprised")
 
 RAVDESS_EMOTIONS = {
@@ -26,32 +28,67 @@ CREMA_D_EMOTIONS = {
 }
 
 
-def class_names(num_classes: int) -> tuple[str, ...]:
+# What other corpora call them, in lower case.
+SYNONYMS = {
+    "neutral": ("neu", "neutrality", "normal"),
+    "happy": ("hap", "happiness", "joy", "joyful"),
+    "sad": ("sadness",),
+    "angry": ("ang", "anger"),
+    "fearful": ("fea", "fear", "afraid", "scared", "anxious"),
+    "disgust": ("dis", "disgusted"),
+    "calm": ("calmness",),
+    "surprised": ("sur", "surprise", "ps", "pleasant surprise"),
+}
+_EMOTION_OF = {word: emotion for emotion, words in SYNONYMS.items() for word in (emotion, *words)}
+
+# The classes of a task: 6 (what both corpora have), 8 (adds RAVDESS's calm and surprised), or names.
+Classes = int | Sequence[str]
+
+
+def class_names(classes: Classes) -> tuple[str, ...]:
     """Names of the classes, in the order of their indices.
 
-    Args:
-      num_classes: 6 (what both corpora have) or 8 (adds RAVDESS's calm and surprised).
-
     Raises:
-      ValueError: for any other number.
+      ValueError: for another number than 6 or 8; for fewer than two names, an empty one or one that
+        is there twice.
     """
-    if num_classes not in (6, 8):
-        raise ValueError(f"num_classes must be 6 or 8, got {num_classes!r}")
-    return EMOTIONS[:num_classes]
+    if not isinstance(classes, int):
+        names = tuple(classes)
+        if isinstance(classes, str) or len(names) < 2 or len(set(names)) < len(names):
+            raise ValueError(f"classes must be two or more different names, got {classes!r}")
+        if any(name != name.strip() or not name for name in names):
+            raise ValueError(f"classes must be words, got {classes!r}")
+        return names
+    if classes not in (6, 8):
+        raise ValueError(f"num_classes must be 6 or 8, got {classes!r}")
+    return EMOTIONS[:classes]
 
 
-def class_index(emotion: str, num_classes: int) -> int | None:
+def class_index(emotion: str, classes: Classes) -> int | None:
     """Index of an emotion's class, or None where the task has no class for it.
 
-    With six classes calm counts as neutral and surprised has no class, as in the usual joint task
-    of the two corpora.
+    Where there is neutral and no calm, calm counts as neutral, as in the usual joint task of the two
+    corpora.
 
     Raises:
-      ValueError: for a name that is not in `EMOTIONS`, or another number of classes.
+      ValueError: as `class_names`.
     """
-    if emotion not in EMOTIONS:
-        raise ValueError(f"unknown emotion {emotion!r}; known: {', '.join(EMOTIONS)}")
-    names = class_names(num_classes)
+    names = class_names(classes)
     if emotion in names:
         return names.index(emotion)
-    return names.index("neutral") if emotion == "calm" else None
+    return names.index("neutral") if emotion == "calm" and "neutral" in names else None
+
+
+def emotion_named(word: str, classes: Classes) -> str | None:
+    """The emotion that a word stands for: a class's name or a synonym; None for any other word.
+
+    Case does not matter. The emotion need not have a class.
+    """
+    word = word.strip().casefold()
+    own = {name.casefold(): name for name in class_names(classes)}
+    emotion = _EMOTION_OF.get(word)
+    if word in own or emotion is None:
+        return own.get(word)
+    # A class may have any of an emotion's names.
+    names = (emotion, *SYNONYMS[emotion])
+    return next((own[name] for name in names if name in own), emotion)

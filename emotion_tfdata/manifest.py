@@ -23,6 +23,7 @@ import numpy as np
 
 from emotion_tfdata import tfds
 from emotion_tfdata.index import Index, Record
+from emotion_tfdata.labels import class_names
 from emotion_tfdata.moments import Actor, GroupSums, Moments, Statistics
 from emotion_tfdata.protocols import Deal, deal
 
@@ -158,6 +159,25 @@ class Manifest:
     def num_classes(self) -> int:
         """How many emotions were kept."""
         return len(self.classes)
+
+    def class_names(self, num_classes: int | None = None) -> tuple[str, ...]:
+        """Names of the classes of a task, in the order of their indices.
+
+        Args:
+          num_classes: 6 where the data set was built with 8; None for all that it has.
+
+        Raises:
+          ValueError: if it was not built with them.
+        """
+        if num_classes is None:
+            return self.classes
+        names = class_names(num_classes)
+        if self.classes[:num_classes] != names:
+            raise ValueError(
+                f"num_classes={num_classes}, but it was built with {self.num_classes} classes "
+                f"({', '.join(self.classes)}), without the clips of others"
+            )
+        return names
 
     @property
     def num_audio_features(self) -> int:

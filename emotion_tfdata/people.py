@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from emotion_tfdata.labels import class_names
+from emotion_tfdata.labels import EMOTIONS, Classes, class_names
 
 # What a clip's label may be: what the actor was to show, what most raters took it for, or how many
 # took it for what.
@@ -39,30 +39,33 @@ def _places() -> tuple[dict[str, int], dict[str, int]]:
     return actors, takes
 
 
-def votes(example_ids: Sequence[str], shown: str, num_classes: int = 6) -> np.ndarray:
+def votes(example_ids: Sequence[str], shown: str, classes: Classes = 6) -> np.ndarray:
     """How many raters chose each class.
 
     Args:
       example_ids: `[N]`, like `crema_d/1001_DFA_ANG_XX`; others have no votes.
       shown: what the raters were given: `voice`, `face` or `both`.
-      num_classes: 6, or 8 of which nobody could choose the last two.
+      classes: 6, 8 or names; nobody could choose any but the first six of `EMOTIONS`.
 
     Returns:
-      uint8 `[N, num_classes]`, all zero where there are no votes.
+      uint8 `[N, C]`, all zero where there are no votes.
 
     Raises:
-      ValueError: for anything else shown, or another number of classes.
+      ValueError: for anything else shown, or other classes than there can be.
     """
     if shown not in SHOWN:
         raise ValueError(f"shown must be one of {', '.join(SHOWN)}, got {shown!r}")
-    counts = np.zeros((len(example_ids), len(class_names(num_classes))), np.uint8)
+    names = class_names(classes)
+    counts = np.zeros((len(example_ids), len(names)), np.uint8)
     of = _official()["votes"][:, :, SHOWN.index(shown)]
+    chosen = [(names.index(n), i) for i, n in enumerate(EMOTIONS[: of.shape[-1]]) if n in names]
+    to, source = map(list, zip(*chosen, strict=True)) if chosen else ([], [])
     actors, takes = _places()
     for row, example_id in enumerate(example_ids):
         corpus, _, clip = example_id.partition("/")
         actor, _, take = clip.partition("_")
         if corpus == RATED and actor in actors and take in takes:
-            counts[row, : of.shape[-1]] = of[actors[actor], takes[take]]
+            counts[row, to] = of[actors[actor], takes[take], source]
     return counts
 
 
@@ -84,7 +87,7 @@ def targets(
     example_ids: Sequence[str],
     intended: np.ndarray,
     modalities: str,
-    num_classes: int = 6,
+    classes: Classes = 6,
 ) -> np.ndarray:
     """What a model is to say of clips; those without votes keep the intended label.
 
@@ -94,18 +97,18 @@ def targets(
       intended: int32 `[N]`.
       modalities: `audio`, `landmarks` or `both`, which the model is given: raters count who were
         given the same.
-      num_classes: 6 or 8.
+      classes: 6, 8 or names.
 
     Returns:
-      int32 `[N]`, -1 where raters are tied; with `votes` float32 `[N, num_classes]`, shares.
+      int32 `[N]`, -1 where raters are tied; with `votes` float32 `[N, C]`, shares.
     """
     if labels == "intended":
         return intended
-    counts = votes(example_ids, SHOWN_FOR[modalities], num_classes)
+    counts = votes(example_ids, SHOWN_FOR[modalities], classes)
     rated = counts.any(axis=1)
     if labels == "perceived":
         return np.where(rated, majority(counts), intended).astype(np.int32)
-    own = np.eye(num_classes, dtype=np.float32)[intended]
+    own = np.eye(counts.shape[1], dtype=np.float32)[intended]
     return np.where(rated[:, None], shares(counts), own)
 
 

@@ -211,8 +211,9 @@ def class_weights(
     deal = manifest.deal(protocol)
     train = deal.part("train", fold, validation_fold, corpora)
     labels = table_lib.select(manifest, data_dir, deal, train, features).labels
+    num_classes = len(manifest.class_names(features.num_classes))
     if labels.ndim == 1:
-        labels = np.eye(features.num_classes)[labels]
+        labels = np.eye(num_classes)[labels]
     counts = labels.sum(axis=0)
-    weights = len(labels) / (features.num_classes * np.where(counts > 0, counts, 1))
+    weights = len(labels) / (num_classes * np.where(counts > 0, counts, 1))
     return np.where(counts > 0, weights, 0.0).astype(np.float32)

@@ -11,7 +11,6 @@ import numpy as np
 from emotion_tfdata import schema, storage, tfrecord
 from emotion_tfdata import table as table_lib
 from emotion_tfdata.features import META, Features
-from emotion_tfdata.labels import class_names
 from emotion_tfdata.protocols import Corpora
 from emotion_tfdata.scaling import Scaling, make_scaling
 from emotion_tfdata.tfrecord import CorruptDataError
@@ -76,7 +75,7 @@ class Records(Sequence[Clip]):
         self._features = features
         self._table = data.fetch(table)
         self.labels = table.labels
-        self.class_names = class_names(features.num_classes)
+        self.class_names = manifest.class_names(features.num_classes)
 
     @property
     def example_ids(self) -> list[str]:

@@ -109,15 +109,14 @@ def labels_of(manifest: Manifest, data_dir: str, features: Features) -> np.ndarr
       Where `features.labels` is `"votes"` float32 `[N, C]`, zero for those.
 
     Raises:
-      ValueError: for more classes than were built, or raters' labels where there are no raters.
+      ValueError: for other classes than were built, or raters' labels where there are no raters.
     """
-    index, num_classes = manifest.index, features.num_classes
-    if num_classes > manifest.num_classes:
-        raise ValueError(
-            f"num_classes={num_classes}, but {data_dir} was built with --num_classes="
-            f"{manifest.num_classes}, which left the other emotions out; build it again with more"
-        )
-    classes = [class_index(name, num_classes) for name in index.emotion_names]
+    index = manifest.index
+    try:
+        names = manifest.class_names(features.num_classes)
+    except ValueError as error:
+        raise ValueError(f"{data_dir}: {error}") from error
+    classes = [class_index(name, names) for name in index.emotion_names]
     by_emotion = np.array([-1 if label is None else label for label in classes], np.int32)
     intended = by_emotion[index.emotions]
     if features.labels == "intended":
@@ -130,7 +129,7 @@ def labels_of(manifest: Manifest, data_dir: str, features: Features) -> np.ndarr
     chosen = features.chosen([*manifest.modalities], data_dir)
     modalities = "both" if len(chosen) > 1 else chosen[0]
     ids = [example_id.decode() for example_id in index.example_ids.tolist()]
-    targets = people.targets(features.labels, ids, np.maximum(intended, 0), modalities, num_classes)
+    targets = people.targets(features.labels, ids, np.maximum(intended, 0), modalities, names)
     targets[intended < 0] = -1 if targets.ndim == 1 else 0
     return targets
 

@@ -6,11 +6,11 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from preprocess.corpora import Clip, LeftOut, place
+from preprocess.corpora import Clip, LeftOut
 from preprocess.ledger import Begun, Clerk, Ledger
 from preprocess.plan import BuildError, BuildSettings
 from preprocess.pool import Lost, Pool, Runner, WorkerError
@@ -38,6 +38,7 @@ def build(
     clip_timeout_s: float = 300.0,
     worker_memory_mb: int = 2048,
     overwrite: bool = False,
+    tables: Sequence[Path] = (),
 ) -> BuildReport:
     """Builds a data set, or goes on with one that was interrupted, or finds it finished.
 
@@ -45,7 +46,7 @@ def build(
     number of clips.
 
     Args:
-      roots: corpus -> folder, at least one.
+      roots: corpus -> folder.
       out_dir: where to.
       settings: of the build.
       num_workers: processes, on each node where there are several; None where `make_pool` knows.
@@ -54,6 +55,7 @@ def build(
       clip_timeout_s: longest that one clip may take.
       worker_memory_mb: memory that a worker may take, in 10^6 bytes; 0 for no limit.
       overwrite: replaces what another build left in `out_dir`, or this one if it is damaged.
+      tables: lists of further clips, as `corpora.clips_csv` reads them; without `roots` at least one.
 
     Raises:
       BuildError: if it cannot be built.
@@ -66,7 +68,7 @@ def build(
         with (
             workspace.held(),
             make_clerk_pool(
-                Ledger(roots, settings, workspace),
+                Ledger(roots, settings, workspace, [path.absolute() for path in tables]),
                 1,
                 log_dir=None,
                 timeout_s=math.inf,
@@ -84,7 +86,7 @@ def build(
                     timeout_s=clip_timeout_s,
                     memory_bytes=worker_memory_mb * 10**6,
                 ) as pool:
-                    _process(clerk, begun, roots, pool)
+                    _process(clerk, begun, pool)
                     _seal(clerk, pool, clip_timeout_s)
                 clerk.ask(Ledger.finish)
             return clerk.ask(Ledger.report, str(out_dir), time.monotonic() - began_s)
@@ -94,9 +96,7 @@ def build(
         raise BuildError(f"{error}. Mend it; then {GOES_ON}") from error
 
 
-def _process(
-    clerk: Clerk, begun: Begun, roots: Mapping[str, Path], pool: Runner[Clip, Any]
-) -> None:
+def _process(clerk: Clerk, begun: Begun, pool: Runner[Clip, Any]) -> None:
     """Processes the clips that are not yet.
 
     Raises:
@@ -111,8 +111,7 @@ def _process(
     failing: list[str] | None = []
     for clip, result in pool.run(_fetch(clerk, Ledger.clips, begun.clips_missing, _BATCH)):
         if isinstance(result, Lost):
-            where = place(clip.corpus, roots[clip.corpus], clip.files[0])
-            result = LeftOut(where, "failed", result.reason)
+            result = LeftOut(clip.place(), "failed", result.reason)
         if isinstance(result, Stop):
             raise BuildError(result.reason)
         if failing is not None:

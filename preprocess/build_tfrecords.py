@@ -1,8 +1,8 @@
-"""Builds a data set from RAVDESS and CREMA-D.
+"""Builds a data set from RAVDESS, CREMA-D, and clips that a csv lists.
 
-  python -m preprocess.build_tfrecords --ravdess_dir=D --crema_d_dir=D --out_dir=D
+  python -m preprocess.build_tfrecords --ravdess_dir=D --crema_d_dir=D --clips=CSV --out_dir=D
 
-At least one corpus. The same command goes on where an interrupted build stopped.
+At least one of them. The same command goes on where an interrupted build stopped.
 """
 
 from __future__ import annotations
@@ -41,6 +41,13 @@ _RAVDESS_TRACKING_DIR = flags.DEFINE_string(
 _CREMA_D_DIR = flags.DEFINE_string(
     "crema_d_dir", None, "CREMA-D as cloned, with its media (git lfs pull)."
 )
+_CLIPS = flags.DEFINE_multi_string(
+    "clips",
+    [],
+    "A csv of clips of any corpus, with columns video and/or audio (paths from the csv's folder, or "
+    "URLs), actor, emotion; optional corpus, name, intensity, sentence, and start_s, end_s of a part "
+    "of a longer recording. May be given several times.",
+)
 _OUT_DIR = flags.DEFINE_string("out_dir", None, "Where the data set goes.")
 _MODALITIES = flags.DEFINE_enum(
     "modalities", "both", list(MODALITIES), "What is built. With audio the wavs alone will do."
@@ -50,6 +57,9 @@ _NUM_CLASSES = flags.DEFINE_enum(
     "6",
     ["6", "8"],
     "6: what both corpora have; 8: calm and surprised too.",
+)
+_CLASSES = flags.DEFINE_list(
+    "classes", [], "Names of other classes than these, e.g. negative,neutral,positive."
 )
 _NUM_FOLDS = flags.DEFINE_integer("num_folds", 5, "Folds of actors, and of clips.", lower_bound=2)
 _MAX_SHARD_SIZE_MB = flags.DEFINE_float("max_shard_size_mb", 64.0, "Largest shard.")
@@ -134,8 +144,9 @@ def main(argv: Sequence[str]) -> None:
         )
         if flag.value
     }
-    if not roots:
-        cli.fail("nothing to build from: give --ravdess_dir, --crema_d_dir or both")
+    tables = [Path(path) for path in _CLIPS.value]
+    if not roots and not tables:
+        cli.fail("nothing to build from: give --ravdess_dir, --crema_d_dir or --clips")
     if not _OUT_DIR.value and not _DRY_RUN.value:
         cli.fail("nowhere to build: give --out_dir")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -144,6 +155,7 @@ def main(argv: Sequence[str]) -> None:
         settings = BuildSettings(
             modalities=cast(Modalities, _MODALITIES.value),
             num_classes=int(_NUM_CLASSES.value),
+            classes=tuple(_CLASSES.value),
             num_folds=_NUM_FOLDS.value,
             max_shard_size_mb=_MAX_SHARD_SIZE_MB.value,
             limit=_LIMIT.value,
@@ -168,6 +180,7 @@ def main(argv: Sequence[str]) -> None:
                     settings,
                     num_workers=_NUM_WORKERS.value or cores,
                     clip_timeout_s=_CLIP_TIMEOUT_S.value,
+                    tables=tables,
                 )
             )
             return
@@ -180,6 +193,7 @@ def main(argv: Sequence[str]) -> None:
             clip_timeout_s=_CLIP_TIMEOUT_S.value,
             worker_memory_mb=_WORKER_MEMORY_MB.value,
             overwrite=_OVERWRITE.value,
+            tables=tables,
         )
     except BuildError as error:
         cli.fail(str(error))

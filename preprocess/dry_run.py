@@ -7,7 +7,7 @@ import functools
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from emotion_tfdata import schema
@@ -70,14 +70,19 @@ class Estimate:
 
 
 def estimate(
-    roots: Mapping[str, Path], settings: BuildSettings, *, num_workers: int, clip_timeout_s: float
+    roots: Mapping[str, Path],
+    settings: BuildSettings,
+    *,
+    num_workers: int,
+    clip_timeout_s: float,
+    tables: Sequence[Path] = (),
 ) -> Estimate:
     """Plans a build and processes a few clips of each corpus, one at a time, keeping nothing.
 
     Raises:
       BuildError: if it could not be built.
     """
-    plan = plan_build(roots, settings)
+    plan = plan_build(roots, settings, tables)
     counts = Counter(clip.corpus for clip in plan.clips)
     tried = []
     for corpus in counts:

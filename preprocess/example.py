@@ -12,7 +12,8 @@ from emotion_tfdata.schema import Example
 from preprocess import align, audio, landmarks, media, tracking
 from preprocess.audio import AudioSettings
 from preprocess.corpora import Clip
-from preprocess.media import DEFAULT_LIMITS, Limits, MediaError
+from preprocess.corpora.files import local
+from preprocess.media import DEFAULT_LIMITS, Limits, MediaError, Part
 
 # Sound that never gets louder (3 steps of 16 bits) was not recorded.
 _SILENCE = 1e-4
@@ -25,9 +26,10 @@ class _Pictures:
 
     path: Path
     limits: Limits
+    part: Part
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
-        for picture in media.in_batches(media.read_pictures(self.path, self.limits)):
+        for picture in media.in_batches(media.read_pictures(self.path, self.limits, self.part)):
             yield picture.time_s, picture.rgb
 
 
@@ -53,18 +55,40 @@ def make_example(
       MemoryError: if it needs more than there is.
       ImportError: if a library that reads clips is not installed.
     """
+    with local(clip.files) as paths:
+        here = dict(zip(clip.files, paths, strict=True))
+        return _make_example(
+            clip,
+            clip.sound and here[clip.sound],
+            clip.picture and here[clip.picture],
+            settings,
+            limits,
+            num_landmarks,
+            notes,
+        )
+
+
+def _make_example(
+    clip: Clip,
+    sound_path: Path | None,
+    picture_path: Path | None,
+    settings: AudioSettings,
+    limits: Limits,
+    num_landmarks: int,
+    notes: list[str] | None,
+) -> Example:
     sound_span = picture_span = None
-    if clip.sound:
-        sound = media.read_sound(clip.sound, limits)
+    if sound_path:
+        sound = media.read_sound(sound_path, limits, clip.part)
         if np.abs(sound.samples).max() < _SILENCE:
             raise MediaError("silence", "its sound is silence from end to end")
         samples = audio.resample(sound.samples, sound.rate_hz)
         sound_span = (sound.start_s, sound.start_s + len(sound.samples) / sound.rate_hz)
-    if clip.picture:
-        if clip.picture.suffix.lower() == ".csv":
-            track = tracking.read_track(clip.picture, limits)
+    if picture_path:
+        if picture_path.suffix.lower() == ".csv":
+            track = tracking.read_track(picture_path, limits)
         else:
-            track = landmarks.track_face(_Pictures(clip.picture, limits))
+            track = landmarks.track_face(_Pictures(picture_path, limits, clip.part))
             if track.faces > 1 and notes is not None:
                 notes.append(SEVERAL_FACES)
         if not track.found.any():

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from emotion_tfdata.labels import class_names
 from emotion_tfdata.manifest import Manifest
 from preprocess import writer
 from preprocess.corpora import Clip, LeftOut
@@ -68,15 +67,21 @@ class Ledger:
     """A build's plan and what became of each clip. Called with the name of a method and arguments.
 
     Args:
-      roots: corpus -> folder, at least one.
+      roots: corpus -> folder.
       settings: of the build.
       workspace: of the build, held by who asks.
+      tables: lists of further clips.
     """
 
     def __init__(
-        self, roots: Mapping[str, Path], settings: BuildSettings, workspace: Workspace
+        self,
+        roots: Mapping[str, Path],
+        settings: BuildSettings,
+        workspace: Workspace,
+        tables: Sequence[Path] = (),
     ) -> None:
         self._roots = roots
+        self._tables = tables
         self._settings = settings
         self._workspace = workspace
         self._plan: Plan | None = None
@@ -103,7 +108,7 @@ class Ledger:
 
     def begin(self, overwrite: bool) -> Begun:
         """Plans the build and makes the folder its own."""
-        plan = self._plan = plan_build(self._roots, self._settings)
+        plan = self._plan = plan_build(self._roots, self._settings, self._tables)
         workspace = self._workspace
         description = {"settings": self._settings.as_dict(), "inputs": plan.inputs()}
         self._manifest = workspace.take_over(description, overwrite)
@@ -177,7 +182,7 @@ class Ledger:
         manifest = writer.make_manifest(
             written,
             provenance=self._plan.provenance,
-            classes=class_names(settings.num_classes),
+            classes=settings.class_names,
             num_folds=settings.num_folds,
             modalities=settings.stored_modalities,
             settings={

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -57,6 +58,10 @@ _PASSING_ERRNOS = frozenset(
 # Pictures decoded before the first of them is looked at: at most so many, and so much memory.
 _BATCH_PICTURES = 16
 _BATCH_BYTES = 50_000_000
+# Containers that find the place of a time exactly; others are decoded from their beginning. Decoding
+# begins so much earlier than what is wanted, since a block depends on those before it.
+_EXACT_SEEKING = frozenset(("mov", "matroska", "wav"))
+_PREROLL_S = 1.0
 # Durations are sums of binary fractions.
 _TOLERANCE_S = 1e-6
 _PROTOCOL = "file:"
@@ -144,7 +149,33 @@ def not_media(path: str | os.PathLike[str]) -> MediaError | None:
     return None
 
 
-def read_sound(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Sound:
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of a recording, in seconds from its beginning.
+
+    Attributes:
+      start_s: where it begins.
+      end_s: where it ends; None for the recording's end.
+    """
+
+    start_s: float = 0.0
+    end_s: float | None = None
+
+    def in_container(self, container: av.container.InputContainer) -> tuple[float, float]:
+        """Its beginning and end in the container's seconds, infinite where it has none."""
+        if not self.start_s and self.end_s is None:
+            return -math.inf, math.inf
+        begin_s = (container.start_time or 0) / av.time_base
+        end_s = math.inf if self.end_s is None else begin_s + self.end_s
+        return begin_s + self.start_s - _TOLERANCE_S, end_s - _TOLERANCE_S
+
+
+WHOLE = Part()
+
+
+def read_sound(
+    path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS, part: Part = WHOLE
+) -> Sound:
     """Decodes a file's first sound stream, mixed to mono, at its own rate.
 
     Each block is where its own timestamp says, as `sound_clock` tells; gaps are silence.
@@ -158,6 +189,8 @@ def read_sound(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) ->
         if not container.streams.audio:
             raise MediaError("no sound", "video without sound")
         stream = container.streams.audio[0]
+        start_s, end_s = part.in_container(container)
+        _seek(container, stream, start_s)
         blocks: list[np.ndarray] = []
         times_s: list[float] = []
         rate_hz = count = 0
@@ -175,22 +208,32 @@ def read_sound(path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) ->
                     f"its sound changes from {rate_hz} to {frame.sample_rate} samples/s on the way",
                 )
             follows_s = times_s[-1] + len(blocks[-1]) / rate_hz if blocks else 0.0
-            times_s.append(follows_s if frame.time is None else float(frame.time))
+            time_s = follows_s if frame.time is None else float(frame.time)
+            if time_s >= end_s:
+                break
+            if time_s + frame.samples / rate_hz < start_s - _PREROLL_S:
+                continue
+            times_s.append(time_s)
             blocks.append(_mono(frame))
             count += len(blocks[-1])
-            _check_duration(count / rate_hz, limits)
+            _check_duration(count / rate_hz - (0 if part == WHOLE else _PREROLL_S), limits)
+        if not count and part != WHOLE:
+            raise _beyond(part)
         if not count:
             raise MediaError("no sound", "its sound stream is empty")
         try:
             clock = sound_clock.fit(times_s, [len(block) for block in blocks], rate_hz)
         except ValueError as error:
             raise MediaError("unreadable", str(error)) from error
-        _check_duration(clock.count / clock.rate_hz, limits)
-        return Sound(clock.place(blocks), clock.rate_hz, clock.start_s)
+        sound = Sound(clock.place(blocks), clock.rate_hz, clock.start_s)
+        if part != WHOLE:
+            sound = _cut(sound, start_s, end_s, part)
+        _check_duration(len(sound.samples) / clock.rate_hz, limits)
+        return sound
 
 
 def read_pictures(
-    path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS
+    path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS, part: Part = WHOLE
 ) -> Iterator[Picture]:
     """Decodes a file's first picture stream, picture by picture, in order of their times.
 
@@ -204,6 +247,8 @@ def read_pictures(
             raise MediaError("no picture", "sound without picture")
         stream = container.streams.video[0]
         presentation = _Presentation(container, stream, limits)
+        start_s, end_s = part.in_container(container)
+        _seek(container, stream, start_s)
         frames = 0
         first_s = last_s = -float("inf")
         step_s = 0.0
@@ -217,19 +262,25 @@ def read_pictures(
                     "unreadable",
                     f"picture {frames} is shown at {time_s:.3f} s, after one at {last_s:.3f} s",
                 )
+            if time_s >= end_s:
+                break
+            step_s = time_s - last_s if last_s > -math.inf else 0.0
+            last_s = time_s
+            if time_s < start_s:
+                continue
             if not frames:
                 first_s = time_s
-            else:
-                step_s = time_s - last_s
             frames += 1
-            last_s = time_s
             if frames > limits.frames:
                 raise MediaError("too long", f"more than {limits.frames} pictures")
             _check_duration(last_s - first_s, limits)
             _check_pixels(frame.width, frame.height, limits)
             yield Picture(presentation.show(frame), time_s)
+        if not frames and part != WHOLE:
+            raise _beyond(part)
         if not frames:
             raise MediaError("no picture", "its picture stream is empty")
+        _check_end(last_s + step_s, end_s, part)
 
 
 def in_batches(pictures: Iterable[Picture]) -> Iterator[Picture]:
@@ -245,6 +296,41 @@ def in_batches(pictures: Iterable[Picture]) -> Iterator[Picture]:
             yield from batch
             batch.clear()
     yield from batch
+
+
+def _seek(container: av.container.InputContainer, stream: Any, time_s: float) -> None:
+    """Goes to where decoding must begin for a time, where the container finds it exactly."""
+    if container.format.name.split(",")[0] in _EXACT_SEEKING and time_s > 2 * _PREROLL_S:
+        at = int((time_s - _PREROLL_S) / stream.time_base)
+        try:
+            container.seek(at, stream=stream, backward=True)
+        except _DECODING_ERRORS as error:
+            _pass_on(error)
+            raise MediaError("unreadable", f"has no {time_s:.2f} s ({_words(error)})") from error
+
+
+def _cut(sound: Sound, start_s: float, end_s: float, part: Part) -> Sound:
+    """What of a sound is within a part."""
+    first = max(0, math.ceil((start_s - sound.start_s) * sound.rate_hz))
+    count = len(sound.samples)
+    if end_s < math.inf:
+        _check_end(sound.start_s + count / sound.rate_hz, end_s, part)
+        count = min(count, math.ceil((end_s - sound.start_s) * sound.rate_hz))
+    if first >= count:
+        raise _beyond(part)
+    began_s = sound.start_s + first / sound.rate_hz
+    return Sound(sound.samples[first:count], sound.rate_hz, began_s)
+
+
+def _check_end(found_s: float, end_s: float, part: Part) -> None:
+    if end_s < math.inf and found_s < end_s - _MISSING_S:
+        raise MediaError(
+            "no such part", f"it ends {end_s - found_s:.2f} s before end_s={part.end_s:g}"
+        )
+
+
+def _beyond(part: Part) -> MediaError:
+    return MediaError("no such part", f"it has nothing from start_s={part.start_s:g} on")
 
 
 @contextlib.contextmanager

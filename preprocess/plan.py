@@ -7,14 +7,14 @@ import hashlib
 import importlib.metadata
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from emotion_tfdata import protocols, schema
-from emotion_tfdata.labels import class_index, class_names
+from emotion_tfdata.labels import Classes, class_index, class_names
 from emotion_tfdata.manifest import Modality
 from emotion_tfdata.splits import actor_folds, random_folds
 from preprocess import media
@@ -27,11 +27,12 @@ from preprocess.corpora import (
     CorpusError,
     LeftOut,
     Modalities,
+    clips_csv,
     crema_d,
-    place,
     ravdess,
     sample,
 )
+from preprocess.corpora.files import Remote, identity
 from preprocess.fitness import INSTALL
 from preprocess.landmarks import NUM_LANDMARKS
 from preprocess.summary import left_out_lines
@@ -55,6 +56,7 @@ class BuildSettings:
     Attributes:
       modalities: `both`, or one of `audio` and `landmarks`.
       num_classes: 6 or 8: which emotions are kept.
+      classes: names of other classes, in the order of their indices; then `num_classes` is unused.
       num_folds: of either protocol.
       split_protocol: what shards are cut by. A shard is of one `actor` fold, and of one fold of
         this protocol too, so that those who hold out by it need not fetch what they do not read.
@@ -72,6 +74,7 @@ class BuildSettings:
 
     modalities: Modalities = "both"
     num_classes: int = 6
+    classes: tuple[str, ...] = ()
     num_folds: int = 5
     split_protocol: str = "actor"
     max_shard_size_mb: float = 64.0
@@ -81,7 +84,7 @@ class BuildSettings:
     audio: AudioSettings = dataclasses.field(default_factory=AudioSettings)
 
     def __post_init__(self) -> None:
-        class_names(self.num_classes)
+        class_names(self.classes or self.num_classes)
         if self.modalities not in MODALITIES:
             raise ValueError(
                 f"modalities must be one of {', '.join(MODALITIES)}, got {self.modalities!r}"
@@ -101,6 +104,11 @@ class BuildSettings:
             raise ValueError(f"limit must be at least 1, got {self.limit}")
         if "audio" in self.built:
             self.audio.check_filters()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the emotions that are kept, in the order of their indices."""
+        return class_names(self.classes or self.num_classes)
 
     @property
     def built(self) -> tuple[str, ...]:
@@ -144,7 +152,6 @@ class Plan:
     """What is to be built, before a clip is decoded.
 
     Attributes:
-      roots: corpus -> its folder.
       clips: in order of their ids.
       checked: corpora whose files are compared with the published ones.
       actor_folds: example id -> fold.
@@ -155,7 +162,6 @@ class Plan:
       provenance: `drawn clips` for the sample corpus, else empty.
     """
 
-    roots: Mapping[str, Path]
     clips: tuple[Clip, ...]
     checked: frozenset[str]
     actor_folds: Mapping[str, int]
@@ -166,24 +172,29 @@ class Plan:
     provenance: str
 
     def inputs(self) -> dict[str, list[list[Any]]]:
-        """Example id -> path, size and time of change of each of its files."""
+        """Example id -> path, size and time of change of each of its files; and which part.
+
+        Of clips that a csv lists, what it says of them too: their files' names do not.
+        """
         inputs = {}
         for clip in self.clips:
-            root = self.roots[clip.corpus]
-            stats = [(path, path.stat()) for path in clip.files]
-            inputs[clip.example_id] = [
-                [place(clip.corpus, root, path), stat.st_size, stat.st_mtime_ns]
-                for path, stat in stats
-            ]
+            files = [[clip.place(file), *identity(file)] for file in clip.files]
+            if clip.is_listed:
+                said = [clip.actor, clip.emotion, clip.intensity, clip.sentence]
+                files.append([*said, clip.part.start_s, clip.part.end_s])
+            inputs[clip.example_id] = files
         return inputs
 
 
-def plan_build(roots: Mapping[str, Path], settings: BuildSettings) -> Plan:
+def plan_build(
+    roots: Mapping[str, Path], settings: BuildSettings, tables: Sequence[Path] = ()
+) -> Plan:
     """Finds the clips and decides what becomes of each file.
 
     Args:
-      roots: corpus -> folder, at least one.
+      roots: corpus -> folder.
       settings: of the build.
+      tables: lists of further clips, as `clips_csv` reads them.
 
     Raises:
       BuildError: for a folder that does not hold its corpus, or where no clip is left to build.
@@ -192,11 +203,12 @@ def plan_build(roots: Mapping[str, Path], settings: BuildSettings) -> Plan:
     tracking_dir = roots.get(RAVDESS_TRACKING)
     if (settings.landmarks == "openface") != (tracking_dir is not None):
         raise BuildError("landmarks='openface' and a folder of tracking records go together")
-    if tracking_dir and (corpora != ["ravdess"] or settings.modalities == "audio"):
+    if tracking_dir and (corpora != ["ravdess"] or settings.modalities == "audio" or tables):
         raise BuildError(
             "--ravdess_tracking_dir has 68 landmarks of RAVDESS's faces: it goes with "
             "--ravdess_dir alone, and with landmarks"
         )
+    found: list[Clip] = []
     clips: list[Clip] = []
     left_out: list[LeftOut] = []
     notes: list[str] = []
@@ -220,15 +232,32 @@ def plan_build(roots: Mapping[str, Path], settings: BuildSettings) -> Plan:
             notes += scan.notes
             if settings.checksums != "off":
                 checked.add(corpus)
-        kept = []
-        for clip in scan.clips:
-            refused = _refused(clip, root, settings)
-            if refused:
-                left_out.append(refused)
-            else:
-                kept.append(clip)
+        found += scan.clips
+    for path in tables:
+        try:
+            scan = clips_csv.scan(path, settings.modalities, settings.class_names)
+            drawn = sample.find_marker(path.parent) is not None
+        except (CorpusError, ValueError) as error:
+            raise BuildError(f"--clips: {error}") from error
+        left_out += scan.left_out
+        notes += scan.counted
+        provenance = sample.DESCRIPTION if drawn else provenance
+        found += scan.clips
+    ids: set[str] = set()
+    by_corpus: dict[str, list[Clip]] = {}
+    for clip in found:
+        refused = _refused(clip, settings)
+        if not refused and clip.example_id in ids:
+            reason = f"another clip is called {clip.example_id}"
+            refused = LeftOut(clip.place(), "duplicate name", reason)
+        if refused:
+            left_out.append(refused)
+        else:
+            ids.add(clip.example_id)
+            by_corpus.setdefault(clip.corpus, []).append(clip)
+    for kept in by_corpus.values():
         if settings.limit is not None:
-            kept = spread_over_actors(kept, settings.limit, settings.num_classes)
+            kept = spread_over_actors(kept, settings.limit, settings.class_names)
         clips += kept
     if not clips:
         lines = "\n".join(left_out_lines(left_out, listed=1))
@@ -239,7 +268,7 @@ def plan_build(roots: Mapping[str, Path], settings: BuildSettings) -> Plan:
         deal = protocols.deal(settings.split_protocol, by_actor, settings.num_folds)
     except protocols.ProtocolError as error:
         raise BuildError(f"--split_protocol: {error}") from error
-    classes = [str(class_index(clip.emotion, settings.num_classes)) for clip in clips]
+    classes = [str(class_index(clip.emotion, settings.class_names)) for clip in clips]
     dealt = random_folds([c.example_id for c in clips], classes, settings.num_folds)
     apart = dealt if deal.by_clip else {}
     if settings.split_protocol not in ("actor", "random"):
@@ -248,7 +277,6 @@ def plan_build(roots: Mapping[str, Path], settings: BuildSettings) -> Plan:
         fold_of = dict(zip(deal.cells, folds, strict=True))
         apart = {clip.example_id: fold_of[clip.corpus, clip.actor] for clip in clips}
     return Plan(
-        roots=dict(roots),
         clips=tuple(clips),
         checked=frozenset(checked),
         actor_folds={clip.example_id: by_actor[clip.corpus, clip.actor] for clip in clips},
@@ -260,7 +288,7 @@ def plan_build(roots: Mapping[str, Path], settings: BuildSettings) -> Plan:
     )
 
 
-def spread_over_actors(clips: Iterable[Clip], limit: int, num_classes: int) -> list[Clip]:
+def spread_over_actors(clips: Iterable[Clip], limit: int, classes: Classes) -> list[Clip]:
     """Chooses clips of one corpus so that each actor has as many as any other, and of each class.
 
     Actors take turns with a clip each, and each goes round the classes before a class comes again.
@@ -270,17 +298,18 @@ def spread_over_actors(clips: Iterable[Clip], limit: int, num_classes: int) -> l
     Args:
       clips: in any order; each of an emotion that has a class.
       limit: how many at most. A larger one adds clips to those of a smaller one.
-      num_classes: 6 or 8.
+      classes: 6, 8 or names.
     """
     by_actor: dict[str, list[Clip]] = defaultdict(list)
     for clip in sorted(clips, key=lambda clip: hashlib.sha256(clip.example_id.encode()).digest()):
         by_actor[clip.actor].append(clip)
+    num_classes = len(class_names(classes))
     turns = []
     for first_class, (actor, own) in enumerate(sorted(by_actor.items())):
         seen: Counter[int] = Counter()
         rounds = []
         for clip in own:
-            label = class_index(clip.emotion, num_classes)
+            label = class_index(clip.emotion, classes)
             assert label is not None
             rounds.append((seen[label], (label - first_class) % num_classes, clip))
             seen[label] += 1
@@ -290,13 +319,14 @@ def spread_over_actors(clips: Iterable[Clip], limit: int, num_classes: int) -> l
     return [clip for _, _, clip in turns[:limit]]
 
 
-def _refused(clip: Clip, root: Path, settings: BuildSettings) -> LeftOut | None:
+def _refused(clip: Clip, settings: BuildSettings) -> LeftOut | None:
     """Why a clip is not even tried, or None."""
-    where = place(clip.corpus, root, clip.files[0])
-    if class_index(clip.emotion, settings.num_classes) is None:
-        reason = f"{clip.emotion} is not among the {settings.num_classes} classes"
-        return LeftOut(where, "emotion", reason)
+    if class_index(clip.emotion, settings.class_names) is None:
+        reason = f"{clip.emotion} is not among the {len(settings.class_names)} classes"
+        return LeftOut(clip.place(), "emotion", reason)
     for path in clip.files:
+        if isinstance(path, Remote):
+            continue
         try:
             error = media.not_media(path)
         except OSError as failure:
@@ -307,5 +337,5 @@ def _refused(clip: Clip, root: Path, settings: BuildSettings) -> LeftOut | None:
                 ) from failure
             error = media.MediaError("unreadable", f"cannot be read ({failure.strerror})")
         if error:
-            return LeftOut(place(clip.corpus, root, path), error.kind, str(error))
+            return LeftOut(clip.place(path), error.kind, str(error))
     return None

@@ -11,7 +11,7 @@ from typing import Any
 
 from emotion_tfdata import schema
 from preprocess import checksums, fitness, media, processor, writer
-from preprocess.corpora import FILE_ERRNOS, NO_PICTURE, NO_SOUND, Clip, LeftOut, place
+from preprocess.corpora import FILE_ERRNOS, NO_PICTURE, NO_SOUND, Clip, LeftOut
 from preprocess.example import SEVERAL_FACES, make_example
 from preprocess.facts import measure
 from preprocess.plan import BuildError, BuildSettings
@@ -114,12 +114,13 @@ class Work:
 
     def _process(self, clip: Clip) -> int | LeftOut | Stop:
         """Makes one clip's example."""
-        where = place(clip.corpus, self.roots[clip.corpus], clip.files[0])
+        where = clip.place()
         left_out = None
         notes: list[str] = []
         try:
             checked = clip.corpus in self.checked
-            altered = checksums.altered(clip.corpus, clip.files) if checked else ()
+            paths = [file for file in clip.files if isinstance(file, Path)]
+            altered = checksums.altered(clip.corpus, paths) if checked else ()
             if altered and self.settings.checksums == "require":
                 raise media.MediaError("checksum", f"{', '.join(altered)}: {ALTERED}")
             example = make_example(

@@ -521,9 +521,12 @@ def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
 
 def _changed_file(found: list[list[Any]], wanted: list[list[Any]]) -> str:
     """The first of a clip's files, as `Plan.inputs` has them, that is not what it was."""
-    for (path, size, changed_ns), (path_now, size_now, changed_now_ns) in zip(
-        found, wanted, strict=False
-    ):
+    for was, now in zip(found, wanted, strict=False):
+        if was == now:
+            continue
+        if not len(was) == len(now) == 3 or isinstance(was[2], str) or isinstance(now[2], str):
+            return f"{was} then, {now} now"
+        (path, size, changed_ns), (path_now, size_now, changed_now_ns) = was, now
         if path != path_now:
             return f"{path} then, {path_now} now"
         if size != size_now:

@@ -10,7 +10,6 @@ import numpy as np
 
 from emotion_tfdata.features import MODALITIES, Features, Reading
 from emotion_tfdata.index import Index, Record
-from emotion_tfdata.labels import class_names
 from emotion_tfdata.manifest import Manifest
 from emotion_tfdata.storage import load_manifest
 from emotion_tfdata.table import filled_folds, labels_of
@@ -217,8 +216,13 @@ class Data:
         """What probabilities are calibrated on: the fold selected on, if it is a further one."""
         return self.selection if self.settings.select_on == "inner" else None
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the classes, in the order of their indices."""
+        return self.manifest.class_names(self.settings.features.num_classes)
+
     def class_weights(self) -> np.ndarray:
-        """Weight of each class in the loss. float32 `[num_classes]`.
+        """Weight of each class in the loss. float32 `[C]`.
 
         `balanced`: clips / (classes * clips of the class), over the training part, so that the mean
         weight of a clip is 1.
@@ -227,7 +231,7 @@ class Data:
 
         settings = self.settings
         if settings.class_weights == "none":
-            return np.ones(settings.features.num_classes, np.float32)
+            return np.ones(len(self.class_names), np.float32)
         return class_weights(
             self.data_dir,
             fold=settings.fold,
@@ -269,11 +273,9 @@ class Data:
         return "--protocol=random, which trains on the actors it tests on (leaky)"
 
     def _check_classes(self) -> None:
-        num_classes = self.settings.features.num_classes
-        counts = np.bincount(self._labels[self.train.places], minlength=num_classes)
-        missing = [
-            name for name, count in zip(class_names(len(counts)), counts, strict=True) if not count
-        ]
+        names = self.class_names
+        counts = np.bincount(self._labels[self.train.places], minlength=len(names))
+        missing = [name for name, count in zip(names, counts, strict=True) if not count]
         if missing:
             raise DataError(
                 f"{self.data_dir}: no clip of {', '.join(missing)} is left to train on, in folds "
@@ -294,11 +296,10 @@ def check_settings(manifest: Manifest, data_dir: str, settings: Settings) -> Non
             f"{data_dir} was built without {' and '.join(missing)}; it has "
             f"{' and '.join(built)}: use --modalities={built[0]}"
         )
-    if features.num_classes > manifest.num_classes:
-        raise DataError(
-            f"{data_dir} was built with {manifest.num_classes} classes, --num_classes="
-            f"{features.num_classes} needs a build that keeps more"
-        )
+    try:
+        manifest.class_names(features.num_classes)
+    except ValueError as error:
+        raise DataError(f"{data_dir}: {error}") from error
 
 
 def with_ids_apart(dataset: Any) -> Iterator[tuple[dict[str, Any], Any, list[str]]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ import tensorflow as tf
 
 import emotion_tfdata
 from emotion_tfdata.features import Features
-from emotion_tfdata.labels import class_names
 from emotion_tfdata.level import clip_level
 from emotion_tfdata.models import EmotionModel
 from emotion_tfdata.schema import ARRAY_FEATURES
@@ -44,6 +43,7 @@ def serving_function(
     model: EmotionModel,
     views: Mapping[str, View],
     features: Features,
+    class_names: Sequence[str],
     temperature: float | None = None,
 ) -> tuple[Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]], dict[str, tf.TensorSpec]]:
     """The pipeline's last steps and the model as one function, and what it takes.
@@ -52,6 +52,7 @@ def serving_function(
       model: the model.
       views: modality -> how the pipeline serves it, for each that the model needs.
       features: as `make_dataset` takes them.
+      class_names: of the classes, in the order of their indices.
       temperature: that the logits are divided by for the probabilities; None for 1.
 
     Returns:
@@ -61,7 +62,6 @@ def serving_function(
       modalities), to `logits` and `probabilities`, float32 `[B, C]`, and `class_names`, string
       `[C]`. And its inputs' names, shapes and dtypes.
     """
-    names = class_names(model.config.num_classes)
     scales = {modality: _scale(view) for modality, view in views.items()}
 
     def serve(clips: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -78,7 +78,7 @@ def serving_function(
         return {
             "logits": logits,
             "probabilities": probabilities,
-            "class_names": tf.constant(names),
+            "class_names": tf.constant(list(class_names)),
         }
 
     signature = {}
@@ -124,7 +124,9 @@ def save_served(
     settings = data.settings
     modalities = settings.features.chosen([*data.manifest.modalities], data.data_dir)
     views = {modality: view_of(data, modality) for modality in modalities}
-    serve, signature = serving_function(model, views, settings.features, temperature)
+    serve, signature = serving_function(
+        model, views, settings.features, data.class_names, temperature
+    )
     module = tf.Module(name="emotion_model")
     # Keras variables hold TensorFlow's, which is what a SavedModel keeps.
     module.weights = [weight.value for weight in model.weights]
@@ -166,7 +168,7 @@ def features_of(
         "emotion_tfdata": emotion_tfdata.__version__,
         "name": settings.name,
         "provenance": manifest.provenance,
-        "class_names": list(class_names(settings.features.num_classes)),
+        "class_names": list(data.class_names),
         "inputs": {
             name: {
                 "frame_shape": list(view.stored[name]),

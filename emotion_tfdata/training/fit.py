@@ -7,14 +7,13 @@ import dataclasses
 import io
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from emotion_tfdata.labels import class_names
 from emotion_tfdata.training import calibration, checkpoint, metrics, run_dir
 from emotion_tfdata.training.data import Data, Part, with_ids_apart
 from emotion_tfdata.training.learner import Learner, Predictions
@@ -233,7 +232,7 @@ class Fit:
         else:
             seen = self.learner.predict(to_select_on, self._pause)
             _checked(seen, f"epoch {at.epoch + 1}/{self.settings.epochs}, the clips to select on")
-            entry["selection"] = _figures(seen)
+            entry["selection"] = _figures(seen, self.data.class_names)
             better = schedule.observe(at.epoch, self._score(seen))
         if better:
             self._best = checkpoint.arrays_of(self.learner.model.variables, "best")
@@ -357,7 +356,7 @@ def _checked(seen: Predictions, where: str) -> Predictions:
     return seen
 
 
-def _figures(seen: Predictions) -> dict[str, Any]:
+def _figures(seen: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
     confusion = seen.confusion
     recalls = metrics.recall_by_class(confusion)
     return {
@@ -366,6 +365,6 @@ def _figures(seen: Predictions) -> dict[str, Any]:
         "uar": metrics.unweighted_average_recall(confusion),
         "recall": {
             name: None if math.isnan(recall) else float(recall)
-            for name, recall in zip(class_names(len(recalls)), recalls, strict=True)
+            for name, recall in zip(class_names, recalls, strict=True)
         },
     }

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from emotion_tfdata import people
-from emotion_tfdata.labels import class_names
 from emotion_tfdata.training import metrics
 
 
@@ -18,7 +17,7 @@ def beside_raters(
     intended: np.ndarray,
     predicted: np.ndarray,
     modalities: str,
-    num_classes: int,
+    class_names: Sequence[str],
 ) -> dict[str, Any] | None:
     """What raters and a model made of the clips that raters saw too.
 
@@ -27,19 +26,20 @@ def beside_raters(
       intended: int `[N]`, the class that the actor was to show.
       predicted: int `[N]`, by the model.
       modalities: that the model was given: raters count who were given the same.
-      num_classes: 6 or 8.
+      class_names: in the order of their indices.
 
     Returns:
       Counts of clips and votes, which add up over folds, and their figures (`with_figures`); None
       where no clip has votes.
     """
     shown = people.SHOWN_FOR[modalities]
-    votes = people.votes(example_ids, shown, num_classes).astype(np.int64)
+    votes = people.votes(example_ids, shown, class_names).astype(np.int64)
     rated = votes.sum(axis=1) > 0
     if not rated.any():
         return None
     votes, intended, predicted = votes[rated], intended[rated], predicted[rated]
     majority = people.majority(votes)
+    num_classes = len(class_names)
     as_votes = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(as_votes, intended, votes)
     # Ties have a column of their own, the last.
@@ -51,7 +51,7 @@ def beside_raters(
             "clips": int(rated.sum()),
             "ties": int((majority < 0).sum()),
             "model_agrees_with_majority": int((predicted == majority).sum()),
-            "classes": list(class_names(num_classes)),
+            "classes": list(class_names),
             "model": metrics.confusion_matrix(intended, predicted, num_classes).tolist(),
             "majority": as_majority.tolist(),
             "votes": as_votes.tolist(),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from emotion_tfdata import protocols
-from emotion_tfdata.labels import class_index, class_names
+from emotion_tfdata.labels import class_index
 from emotion_tfdata.training import calibration, metrics, people_report, run_dir
 from emotion_tfdata.training.data import Data
 from emotion_tfdata.training.learner import Predictions
@@ -33,9 +33,8 @@ SELECTION_MEANING = {
 }
 
 
-def figures(confusion: np.ndarray) -> dict[str, Any]:
-    """Every figure of one confusion matrix, by name."""
-    names = class_names(len(confusion))
+def figures(confusion: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """Every figure of one confusion matrix of the classes `names`, by name."""
     recall, precision = metrics.recall_by_class(confusion), metrics.precision_by_class(confusion)
     return {
         "clips": int(confusion.sum()),
@@ -80,19 +79,15 @@ def fold_report(
     calibrated = at_temperature(predictions, temperature)
     corpora = np.array([example_id.split("/")[0] for example_id in predictions.example_ids])
     predicted = predictions.probabilities.argmax(axis=1)
+    names = data.class_names
     by_corpus = {}
     for corpus in sorted(set(corpora)):
         of = corpora == corpus
-        confusion = metrics.confusion_matrix(
-            predictions.labels[of], predicted[of], settings.features.num_classes
-        )
-        by_corpus[str(corpus)] = figures(confusion)
+        confusion = metrics.confusion_matrix(predictions.labels[of], predicted[of], len(names))
+        by_corpus[str(corpus)] = figures(confusion, names)
     records = {record.example_id: record for record in data.held_out.records}
     actors = [f"{records[i].corpus}/{records[i].actor}" for i in predictions.example_ids]
-    intended = [
-        class_index(records[i].emotion, settings.features.num_classes)
-        for i in predictions.example_ids
-    ]
+    intended = [class_index(records[i].emotion, names) for i in predictions.example_ids]
     figures_by_actor = by_actor(predictions, actors)
     protocol = protocols.describe(settings.protocol)
     return {
@@ -110,7 +105,7 @@ def fold_report(
         "selection_meaning": SELECTION_MEANING[settings.select_on],
         "fold": settings.fold,
         "num_folds": data.deal.num_folds,
-        "held_out": figures(predictions.confusion)
+        "held_out": figures(predictions.confusion, names)
         | {
             "loss": predictions.loss,
             "by_corpus": by_corpus,
@@ -121,7 +116,7 @@ def fold_report(
                 np.array(intended, np.int64),
                 predicted,
                 settings.features.modalities or "both",
-                settings.features.num_classes,
+                names,
             ),
             "calibration": {
                 "temperature": temperature,
@@ -129,7 +124,7 @@ def fold_report(
                 "after": temperature
                 and calibration.figures(calibrated.probabilities, predictions.labels),
             },
-            "errors": surest_errors(calibrated),
+            "errors": surest_errors(calibrated, names),
         },
         "clips": {
             "train": data.train.about(),
@@ -170,9 +165,10 @@ def by_actor(predictions: Predictions, actors: Sequence[str]) -> dict[str, Any]:
     return parts
 
 
-def surest_errors(predictions: Predictions, most: int = _ERRORS_LISTED) -> list[dict[str, Any]]:
+def surest_errors(
+    predictions: Predictions, names: Sequence[str], most: int = _ERRORS_LISTED
+) -> list[dict[str, Any]]:
     """The clips given a wrong class with the highest probability, the surest first."""
-    names = class_names(predictions.probabilities.shape[1])
     predicted = predictions.probabilities.argmax(axis=1)
     surest = np.argsort(-predictions.probabilities.max(axis=1), kind="stable")
     wrong = [int(i) for i in surest if predicted[i] != predictions.labels[i]]
@@ -212,7 +208,7 @@ def folds_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     def pooled(parts: list[Mapping[str, Any]]) -> dict[str, Any]:
         confusion = np.sum([part["confusion_matrix"]["clips"] for part in parts], axis=0)
-        return figures(confusion) | {
+        return figures(confusion, parts[0]["confusion_matrix"]["classes"]) | {
             "accuracy_over_folds": interval([part["accuracy"] for part in parts]),
             "uar_over_folds": interval([part["uar"] for part in parts]),
         }
@@ -303,9 +299,8 @@ def write_events(model_dir: Path, report: Mapping[str, Any]) -> None:
     writer.close()
 
 
-def write_predictions(model_dir: Path, predictions: Predictions) -> None:
-    """Writes what the model said of each held-out clip, as CSV."""
-    names = class_names(predictions.probabilities.shape[1])
+def write_predictions(model_dir: Path, predictions: Predictions, names: Sequence[str]) -> None:
+    """Writes what the model said of each held-out clip, as CSV with a column a class."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["example_id", "true", "predicted", *names])

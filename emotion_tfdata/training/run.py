@@ -93,7 +93,8 @@ def model_config(
     if features.modalities != "audio" and "landmarks" in manifest.modalities:
         given["num_landmarks"] = len(landmark_indices(features.landmarks, manifest.num_landmarks))
     modalities = features.modalities or "both"
-    return ModelConfig(modalities=modalities, num_classes=features.num_classes, **given)
+    num_classes = len(manifest.class_names(features.num_classes))
+    return ModelConfig(modalities=modalities, num_classes=num_classes, **given)
 
 
 def filled_folds(data_dir: str, protocol: str, test_corpora: Sequence[str] = ()) -> list[int]:
@@ -155,7 +156,8 @@ def _train(data: Data, options: Options, progress: Progress) -> dict[str, Any]:
         def write() -> Any:
             export.save_keras(fit.learner.model, folder)
             export.save_served(fit.learner.model, data, folder, temperature)
-            reports.write_predictions(folder, reports.at_temperature(predictions, temperature))
+            calibrated = reports.at_temperature(predictions, temperature)
+            reports.write_predictions(folder, calibrated, data.class_names)
             report = reports.fold_report(
                 settings, data, predictions, fit.history, fit.best_epoch, temperature
             )

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from preprocess.media import PICTURE_ENDINGS, SOUND_ENDINGS
+from preprocess.corpora.files import File, Remote
+from preprocess.media import PICTURE_ENDINGS, SOUND_ENDINGS, WHOLE, Part
 
 Modalities = Literal["both", "audio", "landmarks"]
 MODALITIES: tuple[Modalities, ...] = ("both", "audio", "landmarks")
@@ -39,12 +40,15 @@ class Clip:
     """One take, and the files its picture and its sound are read from.
 
     Attributes:
-      corpus: `ravdess` or `crema_d`.
-      name: name of its main file, without ending; unique in the corpus.
+      corpus: `ravdess`, `crema_d` or any other name.
+      name: unique in the corpus; of the two corpora, its main file's without ending.
       actor, emotion, intensity, sentence: as in `emotion_tfdata.schema.Example`.
       picture: file with its picture, or a record of the face tracked in it (csv), or None where
         none is built.
       sound: file with its sound, or None where none is built.
+      part: of these files.
+      root: folder from which its files are named in lists.
+      is_listed: whether a list of clips says of it what the names of its files do not.
     """
 
     corpus: str
@@ -53,8 +57,11 @@ class Clip:
     emotion: str
     intensity: str
     sentence: str
-    picture: Path | None
-    sound: Path | None
+    picture: File | None
+    sound: File | None
+    part: Part = WHOLE
+    root: Path | None = None
+    is_listed: bool = False
 
     @property
     def example_id(self) -> str:
@@ -62,9 +69,16 @@ class Clip:
         return f"{self.corpus}/{self.name}"
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[File, ...]:
         """The files it is made from, each once."""
         return tuple(dict.fromkeys(path for path in (self.picture, self.sound) if path))
+
+    def place(self, file: File | None = None) -> str:
+        """The name in lists of one of its files, by default the first."""
+        file = file or self.files[0]
+        if isinstance(file, Remote):
+            return file.url
+        return place(self.corpus, self.root or file.parent, file)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +122,9 @@ def place(corpus: str, root: Path, path: Path) -> str:
 
     Bytes of it that are no UTF-8 are spelled out, so that it can be written and printed anywhere.
     """
-    if not path.is_relative_to(root):
+    if path.suffix.lower() == ".csv" and not path.is_relative_to(root):
         return f"{corpus}/tracking/{path.name}"
-    name = f"{corpus}/{path.relative_to(root).as_posix()}"
+    name = f"{corpus}/{Path(os.path.relpath(path, root)).as_posix()}"
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 

@@ -121,6 +121,7 @@ def scan(root: Path, modalities: Modalities) -> Scan:
                 sentence=match["sentence"],
                 picture=picture,
                 sound=sound,
+                root=root,
             )
         )
     built = {clip.name for clip in clips}

@@ -120,6 +120,7 @@ def scan(root: Path, modalities: Modalities, tracking_dir: Path | None = None) -
                 sentence=match["sentence"],
                 picture=picture,
                 sound=sound,
+                root=root,
             )
         )
     built = {clip.name[len("01-") :] for clip in clips}

@@ -26,5 +26,18 @@ def test_every_name_of_both_corpora_is_an_emotion():
 def test_unknown_names_and_numbers_are_refused():
     with pytest.raises(ValueError, match="num_classes must be 6 or 8, got 7"):
         labels.class_names(7)
-    with pytest.raises(ValueError, match="unknown emotion 'bored'; known: neutral"):
-        labels.class_index("bored", 6)
+    with pytest.raises(ValueError, match="two or more different names"):
+        labels.class_names(("happy", "happy"))
+    with pytest.raises(ValueError, match="two or more different names"):
+        labels.class_names("happy")
+    assert labels.class_index("bored", 6) is None
+
+
+def test_words_of_other_corpora_stand_for_their_emotions():
+    assert labels.emotion_named(" Anger ", 6) == "angry"
+    assert labels.emotion_named("Surprise", 6) == "surprised"  # known, without a class
+    assert labels.emotion_named("bored", 6) is None
+    own = ("Joy", "bored")
+    assert labels.emotion_named("happiness", own) == "Joy"
+    assert labels.emotion_named("BORED", own) == "bored"
+    assert labels.class_index("calm", own) is None

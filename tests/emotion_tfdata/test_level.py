@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emotion_tfdata import Features, make_dataset
+from emotion_tfdata.labels import EMOTIONS
 from emotion_tfdata.level import clip_level
 from emotion_tfdata.models import ModelConfig
 from emotion_tfdata.training import export
@@ -56,7 +57,7 @@ def test_an_exported_model_counts_from_the_same_level(fake_data_dir):
             return tf.zeros([1, 6])
 
     views = {"audio": export.view_of(data, "audio")}
-    serve, _ = export.serving_function(Listener(), views, relative)
+    serve, _ = export.serving_function(Listener(), views, relative, EMOTIONS[:6])
     raw = make_dataset(fake_data_dir, "test", fold=1, features=Features("audio", normalize=False))
     held_out = data.batches_of(data.held_out)
     for (features, _), (expected, _) in zip(raw, held_out, strict=True):

@@ -252,7 +252,7 @@ def test_calm_counts_as_neutral_and_surprised_is_not_served_with_six_classes(tmp
     testing.write_data_set(str(tmp_path), examples, num_folds=2, num_classes=8)
     six, eight = (
         {c[0]: c[1] for c in served.clips(served.batches(str(tmp_path), "all", **options))}
-        for options in ({"num_buckets": 1}, {"num_buckets": 1, "num_classes": 8})
+        for options in ({"num_buckets": 1, "num_classes": 6}, {"num_buckets": 1})
     )
     assert len(eight) == 16
     assert len(six) == 14
@@ -284,7 +284,7 @@ def test_statistics_that_no_data_can_have_are_refused(tmp_path):
         ({"protocol": "hicmae"}, "holds out actors of crema_d, this data set has ravdess"),
         ({"labels": "votes"}, "labels='votes' needs clips of crema_d, which"),
         ({"labels": "guess"}, "labels must be one of intended, perceived, votes, got 'guess'"),
-        ({"num_classes": 8}, "was built with --num_classes=6.*build it again"),
+        ({"num_classes": 8}, "was built with 6 classes"),
         ({"num_classes": 5}, "num_classes must be 6 or 8, got 5"),
         ({"modalities": "video"}, "modalities must be one of both, audio, landmarks, got 'video'"),
         ({"landmarks": "mouth"}, "landmarks must be 'all', 'expressive' or a list"),

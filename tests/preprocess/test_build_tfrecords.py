@@ -125,7 +125,7 @@ def test_shards_cut_by_random_folds_hold_the_same_clips_for_either_protocol(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "nothing to build from: give --ravdess_dir, --crema_d_dir or both"),
+        ([], "nothing to build from: give --ravdess_dir, --crema_d_dir or --clips"),
         (["--ravdess_dir={wavs}"], "nowhere to build: give --out_dir"),
         (
             ["--ravdess_dir={tmp}/no", "--out_dir={tmp}/o"],

@@ -135,7 +135,7 @@ def test_trimming_and_levelling_do_matter(fake_data_dir):
     for options in ({}, {"trim_silence_db": 6.0}, {"relative_level": True}):
         model, data = trained(fake_data_dir, modalities="audio", **options)
         views = {"audio": export.view_of(data, "audio")}
-        serve, _ = export.serving_function(model, views, data.settings.features)
+        serve, _ = export.serving_function(model, views, data.settings.features, class_names(6))
         logits.append(serve(next(iter(raw_batches(data)))[0])["logits"].numpy())
     plain, trimmed, levelled = logits
     assert np.abs(trimmed - plain).max() > 1e-3

@@ -181,7 +181,7 @@ def test_the_streams_hold_the_clips_that_the_parts_name(fake_data_dir, settings,
 def test_a_data_set_without_what_is_asked_for_is_refused(fake_data_dir, settings):
     with pytest.raises(DataError, match=r"--fold=5: protocol actor has folds 0 to 4"):
         Data(fake_data_dir, settings(fold=5))
-    with pytest.raises(DataError, match="was built with 6 classes, --num_classes=8"):
+    with pytest.raises(DataError, match="num_classes=8, but it was built with 6 classes"):
         Data(fake_data_dir, settings(features=Features("landmarks", num_classes=8)))
 
 

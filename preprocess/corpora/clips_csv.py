@@ -1,0 +1,233 @@
+"""Clips that a csv lists, one a line: any corpus, without a reader of its own."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from emotion_tfdata.labels import Classes, class_index, class_names, emotion_named
+from preprocess.corpora import (
+    NO_PICTURE,
+    NO_SOUND,
+    Clip,
+    CorpusError,
+    LeftOut,
+    Modalities,
+    Scan,
+)
+from preprocess.corpora.files import File, Remote, is_url, look_up
+from preprocess.media import PICTURE_ENDINGS, SOUND_ENDINGS, Part
+
+COLUMNS = (
+    *("video", "audio", "actor", "emotion"),
+    *("corpus", "name", "intensity", "sentence", "start_s", "end_s"),
+)
+_ENDINGS = {"video": PICTURE_ENDINGS, "audio": (*SOUND_ENDINGS, *PICTURE_ENDINGS)}
+_UNSTATED = "unspecified"
+_MAX_NAME_BYTES = 200
+# Names become names of files, and parts of ids that have a slash between them.
+_NOT_IN_NAMES = re.compile(r"[/\\\x00-\x1f\x7f]")
+
+
+class _BadLine(ValueError):
+    """Why a line is no clip.
+
+    Attributes:
+      kind: one or two words.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+def scan(path: Path, modalities: Modalities, classes: Classes = 6) -> Scan:
+    """Reads a list of clips.
+
+    Columns: `video` and/or `audio` (paths from the csv's folder, or URLs), `actor`, `emotion` (a
+    class or a synonym); optional `corpus` (the csv's name if not given), `name` (the path without
+    its ending), `intensity`, `sentence`, and `start_s`, `end_s` of a part of a longer recording, in
+    seconds from its beginning. With both a video and an audio, the sound is the audio's, which
+    must begin when the video does.
+
+    A line that is no clip is left out and named; the others are built.
+
+    Args:
+      path: the csv, in UTF-8, with a head; separated by commas, semicolons or tabs.
+      modalities: what is to be built.
+      classes: that emotions must have.
+
+    Raises:
+      CorpusError: if it cannot be read, or lacks a column.
+    """
+    try:
+        rows, unused = _read(path)
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path} is not in UTF-8 ({error.reason} at byte {error.start})") from (
+            error
+        )
+    except csv.Error as error:
+        raise CorpusError(f"{path} is not a csv ({error})") from error
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror})") from error
+    urls = [row.get(c, "") for _, row in rows for c in ("video", "audio") if is_url(row.get(c, ""))]
+    remote = look_up(urls)
+    clips: list[Clip] = []
+    left_out: list[LeftOut] = []
+    line_of: dict[str, int] = {}
+    for line, row in rows:
+        try:
+            clip = _clip(path, row, modalities, classes, remote)
+            first = line_of.setdefault(clip.example_id, line)
+            if first != line:
+                raise _BadLine("duplicate name", f"{clip.example_id} is line {first} already")
+        except _BadLine as error:
+            left_out.append(LeftOut(f"{path.name}:{line}", error.kind, str(error)))
+        else:
+            clips.append(clip)
+    clips.sort(key=lambda clip: clip.example_id)
+    counted = (f"{path.name}: columns that are not used: {', '.join(unused)}",) if unused else ()
+    return Scan(path.stem, path.parent, tuple(clips), tuple(left_out), counted=counted)
+
+
+def _read(path: Path) -> tuple[list[tuple[int, Mapping[str, str]]], list[str]]:
+    """Its lines by number, and the names of columns without a meaning."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        head_line = file.readline()
+        file.seek(0)
+        separator = max(",;\t", key=head_line.count)
+        lines = csv.reader(file, delimiter=separator, strict=True)
+        head = [name.strip().lower() for name in next(lines, [])]
+        missing = [name for name in ("actor", "emotion") if name not in head]
+        if not {"video", "audio"} & set(head):
+            missing.insert(0, "video or audio")
+        if missing:
+            there = ", ".join(name for name in head if name) or "nothing"
+            raise CorpusError(f"{path}: no column {', '.join(missing)}; its head has {there}")
+        twice = [name for name in COLUMNS if head.count(name) > 1]
+        if twice:
+            raise CorpusError(f"{path}: two columns {twice[0]}")
+        rows = list(_rows(lines, head))
+    if not rows:
+        raise CorpusError(f"{path} lists no clips")
+    return rows, [name for name in head if name and name not in COLUMNS]
+
+
+def _rows(lines: Iterator[list[str]], head: list[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
+    line = 1
+    for values in lines:
+        # A quoted value may hold line ends: a row is named by its first line.
+        first, line = line + 1, lines.line_num  # type: ignore[attr-defined]
+        if any(value.strip() for value in values):
+            row = dict(zip(head, (value.strip() for value in values), strict=False))
+            if len(values) != len(head):
+                row[""] = f"{len(values)} values, its head has {len(head)}"
+            yield first, row
+
+
+def _clip(
+    path: Path,
+    row: Mapping[str, str],
+    modalities: Modalities,
+    classes: Classes,
+    remote: Mapping[str, Remote | OSError],
+) -> Clip:
+    """The clip of a line.
+
+    Raises:
+      _BadLine: if it is none.
+    """
+    if "" in row and row[""]:
+        raise _BadLine("malformed line", row[""])
+    video, audio = row.get("video", ""), row.get("audio", "")
+    if not video and not audio:
+        raise _BadLine("no file", "neither video nor audio")
+    if modalities != "audio" and not video:
+        raise _BadLine(*NO_PICTURE)
+    picture = _file(path.parent, "video", video, remote) if modalities != "audio" else None
+    sound = None
+    if modalities != "landmarks":
+        column = "audio" if audio else "video"
+        sound = _file(path.parent, column, audio or video, remote)
+        if sound is None:
+            raise _BadLine(*NO_SOUND)
+    actor = row.get("actor", "")
+    if not actor:
+        raise _BadLine("no actor", "actor is empty")
+    word = row.get("emotion", "")
+    emotion = emotion_named(word, classes)
+    if emotion is None or class_index(emotion, classes) is None:
+        names = ", ".join(class_names(classes))
+        raise _BadLine("emotion", f"{word!r} is none of the classes {names}; see --classes")
+    part = _part(row)
+    corpus = row.get("corpus") or path.stem
+    name = row.get("name") or _default_name(video or audio, part)
+    for what, text in (("corpus", corpus), ("name", name)):
+        if _NOT_IN_NAMES.search(text) or text.startswith("."):
+            raise _BadLine("bad name", f"{what} {text!r} has a slash or begins with a dot")
+        if len(text.encode()) > _MAX_NAME_BYTES:
+            raise _BadLine("bad name", f"{what} {text!r} is longer than {_MAX_NAME_BYTES} bytes")
+    return Clip(
+        corpus=corpus,
+        name=name,
+        actor=actor,
+        emotion=emotion,
+        intensity=row.get("intensity") or _UNSTATED,
+        sentence=row.get("sentence") or _UNSTATED,
+        picture=picture,
+        sound=sound,
+        part=part,
+        root=path.parent,
+        is_listed=True,
+    )
+
+
+def _file(
+    folder: Path, column: str, text: str, remote: Mapping[str, Remote | OSError]
+) -> File:
+    file: File
+    if is_url(text):
+        found = remote[text]
+        if isinstance(found, OSError):
+            raise _BadLine("missing file", f"{column} {text}: {found.strerror or found}")
+        file = found
+    else:
+        file = folder / text
+    if file.suffix.lower() not in _ENDINGS[column]:
+        known = ", ".join(_ENDINGS[column])
+        raise _BadLine("unreadable", f"{column} {text}: not named as {column} is ({known})")
+    if isinstance(file, Path) and not os.path.isfile(file):
+        raise _BadLine("missing file", f"{column} {text} is not there")
+    return file
+
+
+def _part(row: Mapping[str, str]) -> Part:
+    times: dict[str, float] = {}
+    for name in ("start_s", "end_s"):
+        text = row.get(name)
+        if not text:
+            continue
+        try:
+            times[name] = float(text)
+        except ValueError as error:
+            raise _BadLine("bad time", f"{name} {text!r} is no number of seconds") from error
+        if not 0 <= times[name] < math.inf:
+            raise _BadLine("bad time", f"{name} {text} is not a time in a recording")
+    part = Part(**times)
+    if part.end_s is not None and part.end_s <= part.start_s:
+        raise _BadLine("bad time", f"end_s {part.end_s:g} is not after start_s {part.start_s:g}")
+    return part
+
+
+def _default_name(text: str, part: Part) -> str:
+    """A file's path as one word, and the part of it."""
+    stem = Remote(text).stem if is_url(text) else os.path.splitext(text)[0].replace("\\", "/")
+    steps = [step for step in stem.split("/") if step not in ("", ".", "..")]
+    name = "_".join(steps)
+    if part.start_s or part.end_s is not None:
+        name += f"@{part.start_s:g}-" + ("" if part.end_s is None else f"{part.end_s:g}")
+    return name

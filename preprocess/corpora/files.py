@@ -1,0 +1,139 @@
+"""Files of clips: on this machine, or behind a URL that fsspec opens."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import errno
+import posixpath
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+_CONNECTIONS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Remote:
+    """A file behind a URL.
+
+    Attributes:
+      url: that fsspec opens.
+      size: its bytes, as its server says; -1 where it does not.
+      version: what tells its content from another under the same URL (fsspec's `ukey`).
+    """
+
+    url: str
+    size: int = -1
+    version: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its last part, without query."""
+        return posixpath.basename(urlsplit(self.url).path)
+
+    @property
+    def stem(self) -> str:
+        """The name without its ending."""
+        return posixpath.splitext(self.name)[0]
+
+    @property
+    def suffix(self) -> str:
+        """The name's ending, with its dot."""
+        return posixpath.splitext(self.name)[1]
+
+
+File = Path | Remote
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is a URL rather than a path."""
+    return "://" in text
+
+
+def identity(file: File) -> list[Any]:
+    """What tells a file from another of its name: size, and time of change or version.
+
+    Raises:
+      OSError: if it is not there.
+    """
+    if isinstance(file, Remote):
+        return [file.size, file.version]
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def look_up(urls: Iterable[str]) -> Mapping[str, Remote | OSError]:
+    """Asks the servers of some URLs for their files, several at a time; errors are returned."""
+    with concurrent.futures.ThreadPoolExecutor(_CONNECTIONS) as pool:
+        urls = list(dict.fromkeys(urls))
+        return dict(zip(urls, pool.map(_look_up, urls), strict=True))
+
+
+def _look_up(url: str) -> Remote | OSError:
+    try:
+        files, path = _open(url)
+        info = files.info(path)
+        if info.get("type") == "directory":
+            return OSError(errno.EISDIR, "a folder, not a file", url)
+        size = info.get("size")
+        return Remote(url, -1 if size is None else int(size), str(files.ukey(path)))
+    except FileNotFoundError:
+        return FileNotFoundError(errno.ENOENT, "is not there", url)
+    except OSError as error:
+        return error
+    except Exception as error:  # of the many libraries behind fsspec, each has errors of its own
+        return OSError(errno.ECONNABORTED, f"{type(error).__name__}: {error}", url)
+
+
+@contextlib.contextmanager
+def local(files: Iterable[File]) -> Iterator[list[Path]]:
+    """Brings files to this machine for as long as they are read.
+
+    Yields:
+      Their paths; what is behind a URL is in a folder that is removed afterwards.
+
+    Raises:
+      OSError: for one that cannot be fetched.
+    """
+    files = list(files)
+    with contextlib.ExitStack() as stack:
+        paths: dict[File, Path] = {}
+        for number, file in enumerate(dict.fromkeys(files)):
+            if isinstance(file, Path):
+                paths[file] = file
+                continue
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clip_")))
+            paths[file] = folder / f"{number}{file.suffix}"
+            _fetch(file, paths[file])
+        yield [paths[file] for file in files]
+
+
+def _fetch(file: Remote, path: Path) -> None:
+    try:
+        files, remote_path = _open(file.url)
+        with files.open(remote_path, "rb") as source, open(path, "wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+    except OSError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise OSError(errno.ECONNABORTED, reason, file.url) from error
+    if file.size not in (-1, path.stat().st_size):
+        reason = f"{path.stat().st_size} of {file.size} bytes came"
+        raise OSError(errno.ECONNABORTED, reason, file.url)
+
+
+def _open(url: str) -> tuple[Any, str]:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise OSError(
+            errno.ENOPKG, "URLs are read by fsspec: pip install 'emotion_tfdata[remote]'", url
+        ) from error
+    files, path = fsspec.core.url_to_fs(url)
+    return files, path
