@@ -41,7 +41,8 @@ SYNONYMS = {
 }
 _EMOTION_OF = {word: emotion for emotion, words in SYNONYMS.items() for word in (emotion, *words)}
 
-# The classes of a task: 6 (what both corpora have), 8 (adds RAVDESS's calm and surprised), or names.
+# The classes of a task: 6 (what both corpora have), 8 (adds RAVDESS's calm and surprised), or
+# their names.
 Classes = int | Sequence[str]
 
 
@@ -67,8 +68,8 @@ def class_names(classes: Classes) -> tuple[str, ...]:
 def class_index(emotion: str, classes: Classes) -> int | None:
     """Index of an emotion's class, or None where the task has no class for it.
 
-    Where there is neutral and no calm, calm counts as neutral, as in the usual joint task of the two
-    corpora.
+    Where there is neutral and no calm, calm counts as neutral, as in the usual joint task of the
+    two corpora.
 
     Raises:
       ValueError: as `class_names`.

@@ -55,7 +55,8 @@ def build(
       clip_timeout_s: longest that one clip may take.
       worker_memory_mb: memory that a worker may take, in 10^6 bytes; 0 for no limit.
       overwrite: replaces what another build left in `out_dir`, or this one if it is damaged.
-      tables: lists of further clips, as `corpora.clips_csv` reads them; without `roots` at least one.
+      tables: lists of further clips, as `corpora.clips_csv` reads them; at least one without
+        `roots`.
 
     Raises:
       BuildError: if it cannot be built.

@@ -44,9 +44,9 @@ _CREMA_D_DIR = flags.DEFINE_string(
 _CLIPS = flags.DEFINE_multi_string(
     "clips",
     [],
-    "A csv of clips of any corpus, with columns video and/or audio (paths from the csv's folder, or "
-    "URLs), actor, emotion; optional corpus, name, intensity, sentence, and start_s, end_s of a part "
-    "of a longer recording. May be given several times.",
+    "A csv of clips of any corpus, with columns video and/or audio (paths from the csv's folder, "
+    "or URLs), actor, emotion; optional corpus, name, intensity, sentence, and start_s, end_s of a "
+    "part of a longer recording. May be given several times.",
 )
 _OUT_DIR = flags.DEFINE_string("out_dir", None, "Where the data set goes.")
 _MODALITIES = flags.DEFINE_enum(

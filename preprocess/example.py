@@ -59,8 +59,8 @@ def make_example(
         here = dict(zip(clip.files, paths, strict=True))
         return _make_example(
             clip,
-            clip.sound and here[clip.sound],
-            clip.picture and here[clip.picture],
+            here[clip.sound] if clip.sound else None,
+            here[clip.picture] if clip.picture else None,
             settings,
             limits,
             num_landmarks,

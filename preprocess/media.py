@@ -58,8 +58,8 @@ _PASSING_ERRNOS = frozenset(
 # Pictures decoded before the first of them is looked at: at most so many, and so much memory.
 _BATCH_PICTURES = 16
 _BATCH_BYTES = 50_000_000
-# Containers that find the place of a time exactly; others are decoded from their beginning. Decoding
-# begins so much earlier than what is wanted, since a block depends on those before it.
+# Containers that find the place of a time exactly; others are decoded from their beginning.
+# Decoding begins so much earlier than what is wanted, since a block depends on those before it.
 _EXACT_SEEKING = frozenset(("mov", "matroska", "wav"))
 _PREROLL_S = 1.0
 # Durations are sums of binary fractions.
@@ -300,7 +300,7 @@ def in_batches(pictures: Iterable[Picture]) -> Iterator[Picture]:
 
 def _seek(container: av.container.InputContainer, stream: Any, time_s: float) -> None:
     """Goes to where decoding must begin for a time, where the container finds it exactly."""
-    if container.format.name.split(",")[0] in _EXACT_SEEKING and time_s > 2 * _PREROLL_S:
+    if time_s > 2 * _PREROLL_S and container.format.name.split(",")[0] in _EXACT_SEEKING:
         at = int((time_s - _PREROLL_S) / stream.time_base)
         try:
             container.seek(at, stream=stream, backward=True)

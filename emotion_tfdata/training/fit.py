@@ -232,7 +232,7 @@ class Fit:
         else:
             seen = self.learner.predict(to_select_on, self._pause)
             _checked(seen, f"epoch {at.epoch + 1}/{self.settings.epochs}, the clips to select on")
-            entry["selection"] = _figures(seen, self.data.class_names)
+            entry["selection"] = _figures(seen, self._data.class_names)
             better = schedule.observe(at.epoch, self._score(seen))
         if better:
             self._best = checkpoint.arrays_of(self.learner.model.variables, "best")

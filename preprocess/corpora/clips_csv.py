@@ -33,7 +33,7 @@ _MAX_NAME_BYTES = 200
 _NOT_IN_NAMES = re.compile(r"[/\\\x00-\x1f\x7f]")
 
 
-class _BadLine(ValueError):
+class _BadLineError(ValueError):
     """Why a line is no clip.
 
     Attributes:
@@ -84,8 +84,8 @@ def scan(path: Path, modalities: Modalities, classes: Classes = 6) -> Scan:
             clip = _clip(path, row, modalities, classes, remote)
             first = line_of.setdefault(clip.example_id, line)
             if first != line:
-                raise _BadLine("duplicate name", f"{clip.example_id} is line {first} already")
-        except _BadLine as error:
+                raise _BadLineError("duplicate name", f"{clip.example_id} is line {first} already")
+        except _BadLineError as error:
             left_out.append(LeftOut(f"{path.name}:{line}", error.kind, str(error)))
         else:
             clips.append(clip)
@@ -139,38 +139,40 @@ def _clip(
     """The clip of a line.
 
     Raises:
-      _BadLine: if it is none.
+      _BadLineError: if it is none.
     """
-    if "" in row and row[""]:
-        raise _BadLine("malformed line", row[""])
+    if row.get(""):
+        raise _BadLineError("malformed line", row[""])
     video, audio = row.get("video", ""), row.get("audio", "")
     if not video and not audio:
-        raise _BadLine("no file", "neither video nor audio")
+        raise _BadLineError("no file", "neither video nor audio")
     if modalities != "audio" and not video:
-        raise _BadLine(*NO_PICTURE)
+        raise _BadLineError(*NO_PICTURE)
     picture = _file(path.parent, "video", video, remote) if modalities != "audio" else None
     sound = None
     if modalities != "landmarks":
         column = "audio" if audio else "video"
         sound = _file(path.parent, column, audio or video, remote)
         if sound is None:
-            raise _BadLine(*NO_SOUND)
+            raise _BadLineError(*NO_SOUND)
     actor = row.get("actor", "")
     if not actor:
-        raise _BadLine("no actor", "actor is empty")
+        raise _BadLineError("no actor", "actor is empty")
     word = row.get("emotion", "")
     emotion = emotion_named(word, classes)
     if emotion is None or class_index(emotion, classes) is None:
         names = ", ".join(class_names(classes))
-        raise _BadLine("emotion", f"{word!r} is none of the classes {names}; see --classes")
+        raise _BadLineError("emotion", f"{word!r} is none of the classes {names}; see --classes")
     part = _part(row)
     corpus = row.get("corpus") or path.stem
     name = row.get("name") or _default_name(video or audio, part)
     for what, text in (("corpus", corpus), ("name", name)):
         if _NOT_IN_NAMES.search(text) or text.startswith("."):
-            raise _BadLine("bad name", f"{what} {text!r} has a slash or begins with a dot")
+            raise _BadLineError("bad name", f"{what} {text!r} has a slash or begins with a dot")
         if len(text.encode()) > _MAX_NAME_BYTES:
-            raise _BadLine("bad name", f"{what} {text!r} is longer than {_MAX_NAME_BYTES} bytes")
+            raise _BadLineError(
+                "bad name", f"{what} {text!r} is longer than {_MAX_NAME_BYTES} bytes"
+            )
     return Clip(
         corpus=corpus,
         name=name,
@@ -186,22 +188,20 @@ def _clip(
     )
 
 
-def _file(
-    folder: Path, column: str, text: str, remote: Mapping[str, Remote | OSError]
-) -> File:
+def _file(folder: Path, column: str, text: str, remote: Mapping[str, Remote | OSError]) -> File:
     file: File
     if is_url(text):
         found = remote[text]
         if isinstance(found, OSError):
-            raise _BadLine("missing file", f"{column} {text}: {found.strerror or found}")
+            raise _BadLineError("missing file", f"{column} {text}: {found.strerror or found}")
         file = found
     else:
         file = folder / text
     if file.suffix.lower() not in _ENDINGS[column]:
         known = ", ".join(_ENDINGS[column])
-        raise _BadLine("unreadable", f"{column} {text}: not named as {column} is ({known})")
+        raise _BadLineError("unreadable", f"{column} {text}: not named as {column} is ({known})")
     if isinstance(file, Path) and not os.path.isfile(file):
-        raise _BadLine("missing file", f"{column} {text} is not there")
+        raise _BadLineError("missing file", f"{column} {text} is not there")
     return file
 
 
@@ -214,12 +214,14 @@ def _part(row: Mapping[str, str]) -> Part:
         try:
             times[name] = float(text)
         except ValueError as error:
-            raise _BadLine("bad time", f"{name} {text!r} is no number of seconds") from error
+            raise _BadLineError("bad time", f"{name} {text!r} is no number of seconds") from error
         if not 0 <= times[name] < math.inf:
-            raise _BadLine("bad time", f"{name} {text} is not a time in a recording")
+            raise _BadLineError("bad time", f"{name} {text} is not a time in a recording")
     part = Part(**times)
     if part.end_s is not None and part.end_s <= part.start_s:
-        raise _BadLine("bad time", f"end_s {part.end_s:g} is not after start_s {part.start_s:g}")
+        raise _BadLineError(
+            "bad time", f"end_s {part.end_s:g} is not after start_s {part.start_s:g}"
+        )
     return part
 
 

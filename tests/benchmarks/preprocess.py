@@ -128,8 +128,8 @@ def _parts(clips: Iterable[Clip], work_dir: Path) -> dict[str, float]:
     workspace = Workspace(work_dir)
     names = []
     for clip in clips:
-        assert clip.sound is not None
-        assert clip.picture is not None
+        assert isinstance(clip.sound, Path)
+        assert isinstance(clip.picture, Path)
         with timed("checksum"):
             checksums.sha256_of(clip.picture)
         with timed("decode"):

@@ -4,8 +4,10 @@ import csv
 import functools
 import http.server
 import os
+import re
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from scipy.io import wavfile
 
 from emotion_tfdata.manifest import Manifest
-from preprocess import build_tfrecords, media
+from preprocess import media
 from preprocess.build import build
 from preprocess.corpora import CorpusError, clips_csv, crema_d, ravdess
 from preprocess.example import make_example
@@ -161,15 +163,9 @@ def test_a_file_that_is_no_list_of_clips_is_refused(tmp_path, content, reason):
         clips_csv.scan(path, "audio")
 
 
-def test_a_list_that_is_not_there_is_told_in_one_line(tmp_path, monkeypatch, capsys):
-    from absl.testing import flagsaver
-
-    with (
-        flagsaver.flagsaver(clips=[str(tmp_path / "gone.csv")], out_dir=str(tmp_path / "out")),
-        pytest.raises(SystemExit),
-    ):
-        build_tfrecords.main(["build"])
-    assert "gone.csv: cannot be read (No such file or directory)" in capsys.readouterr().err
+def test_a_list_that_is_not_there_is_told_in_one_line(tmp_path, in_process):
+    with pytest.raises(BuildError, match=r"--clips: .*gone.csv: cannot be read \(No such file"):
+        build({}, tmp_path / "out", HEARD, tables=[tmp_path / "gone.csv"], **in_process)
 
 
 @pytest.mark.parametrize("ending", ["wav", "m4a", "mp3"])
@@ -212,7 +208,10 @@ def test_a_clip_behind_a_url_gives_what_the_file_gives(sounds, tmp_path):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         base = f"http://127.0.0.1:{server.server_port}"
-        remote = [{**rows[0], "audio": f"{base}/voices/0.wav"}, {**rows[0], "audio": f"{base}/no.wav"}]
+        remote = [
+            {**rows[0], "audio": f"{base}/voices/0.wav"},
+            {**rows[0], "audio": f"{base}/no.wav"},
+        ]
         path = write_list(tmp_path / "remote.csv", remote)
         scan = clips_csv.scan(path, "audio")
         (clip,) = scan.clips
@@ -223,3 +222,30 @@ def test_a_clip_behind_a_url_gives_what_the_file_gives(sounds, tmp_path):
             make_example(clip, AudioSettings()).audio, make_example(here, AudioSettings()).audio
         )
         server.shutdown()
+
+
+def test_the_script_in_readme_lists_savee_and_mead(project_dir, tmp_path):
+    text = (project_dir / "README.md").read_text()
+    (script,) = re.findall(r"```py\n(import csv.*?)```", text, re.DOTALL)
+    names = (
+        *("AudioVisualClip/DC/a1.avi", "AudioVisualClip/KL/sa15.avi", "AudioVisualClip/JE/su2.avi"),
+        *(
+            "MEAD/M003/video/front/angry/level_1/001.mp4",
+            "MEAD/W009/video/front/fear/level_3/7.mp4",
+        ),
+        "MEAD/W009/video/down/fear/level_3/7.mp4",
+    )
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"media")
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    savee = clips_csv.scan(tmp_path / "savee.csv", "both")
+    mead = clips_csv.scan(tmp_path / "mead.csv", "both")
+    found = [(c.example_id, c.actor, c.emotion) for c in (*savee.clips, *mead.clips)]
+    assert found == [
+        ("savee/AudioVisualClip_DC_a1", "DC", "angry"),
+        ("savee/AudioVisualClip_KL_sa15", "KL", "sad"),
+        ("mead/MEAD_M003_video_front_angry_level_1_001", "M003", "angry"),
+        ("mead/MEAD_W009_video_front_fear_level_3_7", "W009", "fearful"),
+    ]
+    assert [entry.kind for entry in savee.left_out] == ["emotion"]  # surprise

@@ -69,7 +69,9 @@ def two_corpora_dir(tmp_path):
 def test_a_class_without_clips_has_no_shares_in_the_picture():
     confusion = np.diag([0, 3, 1, 1, 1, 1])
     report = {"name": "x", "provenance": "", "protocol": "actor", "leaky": False}
-    figure = report_figures.confusion_figure(report | {"held_out": reports.figures(confusion)})
+    figure = report_figures.confusion_figure(
+        report | {"held_out": reports.figures(confusion, EMOTIONS[:6])}
+    )
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts[:6] == ["-"] * 6
     assert texts[7] == "100%\n3"
@@ -146,7 +148,7 @@ def test_a_class_without_clips_has_no_recall_and_still_a_report(
 ):
     report, _ = fold_report(fake_data_dir)
     confusion = np.diag([3, 0, 2, 1, 1, 1])
-    report["held_out"] |= reports.figures(confusion)
+    report["held_out"] |= reports.figures(confusion, EMOTIONS[:6])
     reports.write(tmp_path, report)
     content = json.loads((tmp_path / "report.json").read_text())
     assert content["held_out"]["by_class"]["happy"] == {
