@@ -133,7 +133,7 @@ def test_provenance_and_selection_stand_beside_the_figures(fold_report, fake_dat
 def test_files_say_what_the_report_says(fold_report, fake_data_dir, tmp_path):
     report, seen = fold_report(fake_data_dir)
     reports.write(tmp_path, report)
-    reports.write_predictions(tmp_path, seen)
+    reports.write_predictions(tmp_path, seen, EMOTIONS[:6])
     assert json.loads((tmp_path / "report.json").read_text())["held_out"]["uar"] == pytest.approx(
         report["held_out"]["uar"]
     )
@@ -164,7 +164,9 @@ def test_the_picture_is_dark_where_the_matrix_is_full(fold_report, fake_data_dir
     report, _ = fold_report(fake_data_dir)
     brightness = []
     for shift in (0, 1):  # everything right; everything taken for the next class
-        report["held_out"] |= reports.figures(np.roll(np.diag([4] * 6), shift, axis=1))
+        report["held_out"] |= reports.figures(
+            np.roll(np.diag([4] * 6), shift, axis=1), EMOTIONS[:6]
+        )
         report_figures.confusion_figure(report).savefig(tmp_path / "c.png")
         brightness.append(matplotlib.image.imread(tmp_path / "c.png")[..., 0])
     changed = np.argwhere(np.abs(brightness[0] - brightness[1]) > 0.5)
