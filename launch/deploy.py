@@ -36,7 +36,7 @@ _ROOT_DEVICE = {"ubuntu": "/dev/sda1", "amazon": "/dev/xvda"}
 # The system and the environment, with room for checkpoints and events.
 _DISK_GB = 24
 # Modules that train many models side by side.
-_GRIDS = ("launch.ablation", "emotion_tfdata.grid")
+_GRIDS = ("emotion_tfdata.grid",)
 # A role's name has 64 characters, of which CloudFormation takes some.
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from emotion_tfdata.models.gradients import own_gradient
+
 
 class Frames(NamedTuple):
     """Where each of `N` packed rows lies in its padded batch `[B, T]`. All int32.
@@ -101,7 +103,7 @@ def take_rows(
     another look-up; TensorFlow's own, a scatter, is many times slower on a CPU.
     """
 
-    @tf.custom_gradient
+    @own_gradient
     def take(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         def gradient(dy: tf.Tensor) -> tf.Tensor:
             return tf.gather(with_row(dy), inverse)
@@ -114,7 +116,7 @@ def take_rows(
 def permute_rows(x: tf.Tensor, order: tf.Tensor, inverse: tf.Tensor) -> tf.Tensor:
     """`x [N, C]` in the given order, which `inverse` undoes: `take_rows` where all are taken."""
 
-    @tf.custom_gradient
+    @own_gradient
     def permute(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         return tf.gather(x, order), lambda dy: tf.gather(dy, inverse)
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from emotion_tfdata.models import replicas
 from emotion_tfdata.models.frames import Frames, take_rows, with_row
+from emotion_tfdata.models.gradients import own_gradient
 
 _PHILOX = 1  # TensorFlow's number of the generator
 
@@ -70,7 +71,7 @@ def convolve(x: tf.Tensor, kernel: tf.Tensor, reads: tf.Tensor, read_by: tf.Tens
     """
     width, taps, filters = kernel.shape
 
-    @tf.custom_gradient
+    @own_gradient
     def run(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         flat = tf.reshape(kernel, [width, taps * filters])
         if width > filters:
@@ -159,7 +160,7 @@ def normalize_by_batch(
       which has a gradient.
     """
 
-    @tf.custom_gradient
+    @own_gradient
     def run(
         x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
     ) -> tuple[tuple[tf.Tensor, ...], Callable[..., Any]]:

@@ -19,6 +19,7 @@ import keras
 import tensorflow as tf
 
 from emotion_tfdata.models.frames import Frames, permute_rows, with_row
+from emotion_tfdata.models.gradients import own_gradient
 
 # A turn of TensorFlow's loop costs about as much in handing on its state as a small step computes.
 _STEPS_A_TURN = 4
@@ -147,7 +148,7 @@ def recur(gates: tf.Tensor, recurrent: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
 
     units, dtype = recurrent.shape[0], recurrent.dtype
 
-    @tf.custom_gradient
+    @own_gradient
     def run(gates: tf.Tensor, recurrent: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         h, c, sigmoids, candidate = _traced(_forward, units, dtype, (4,))(gates, recurrent, size)
 

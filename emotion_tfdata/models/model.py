@@ -13,6 +13,7 @@ import tensorflow as tf
 from emotion_tfdata.models.branches import AudioBranch, Head, VideoBranch
 from emotion_tfdata.models.config import ModelConfig
 from emotion_tfdata.models.frames import Frames
+from emotion_tfdata.models.gradients import without_own_gradients
 
 
 def build_model(config: ModelConfig, *, seed: int = 0, dtype: str | None = None) -> EmotionModel:
@@ -80,6 +81,10 @@ class EmotionModel(keras.Model):
 
     def logits(self, features: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """What `call` takes the softmax of, `[B, num_classes]`."""
+        with contextlib.nullcontext() if training else without_own_gradients():
+            return self._logits(features, training)
+
+    def _logits(self, features: Mapping[str, tf.Tensor], training: bool) -> tf.Tensor:
         config, branches = self.config, []
         if self.audio:
             x, frames = _packed(features, "audio", (config.num_audio_features,))

@@ -45,6 +45,7 @@ def serving_function(
     features: Features,
     class_names: Sequence[str],
     temperature: float | None = None,
+    logits_of: Callable[[dict[str, tf.Tensor]], tf.Tensor] | None = None,
 ) -> tuple[Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]], dict[str, tf.TensorSpec]]:
     """The pipeline's last steps and the model as one function, and what it takes.
 
@@ -54,6 +55,7 @@ def serving_function(
       features: as `make_dataset` takes them.
       class_names: of the classes, in the order of their indices.
       temperature: that the logits are divided by for the probabilities; None for 1.
+      logits_of: the model's logits, where they have been traced already.
 
     Returns:
       The function: from `audio` float32 `[B, Ta, M]`, dB, `audio_mask` bool `[B, Ta]`, a frame of
@@ -73,7 +75,8 @@ def serving_function(
             if views[modality].relative:
                 x = x - clip_level(x, mask)[:, None, None]
             served[modality], served[f"{modality}_mask"] = scale(x), mask
-        logits = tf.cast(model.logits(served, training=False), tf.float32)
+        said = logits_of(served) if logits_of else model.logits(served, training=False)
+        logits = tf.cast(said, tf.float32)
         probabilities = tf.nn.softmax(logits / temperature if temperature else logits)
         return {
             "logits": logits,
@@ -111,7 +114,11 @@ def save_keras(model: EmotionModel, model_dir: Path) -> None:
 
 
 def save_served(
-    model: EmotionModel, data: Data, model_dir: Path, temperature: float | None = None
+    model: EmotionModel,
+    data: Data,
+    model_dir: Path,
+    temperature: float | None = None,
+    logits_of: Callable[[dict[str, tf.Tensor]], tf.Tensor] | None = None,
 ) -> None:
     """Writes the SavedModel and its `features.json` into a training's folder, whole or not at all.
 
@@ -120,12 +127,13 @@ def save_served(
       data: what it was trained on: says how features are scaled.
       model_dir: the folder; an earlier export there is replaced.
       temperature: that calibrates its probabilities, or None.
+      logits_of: the model's logits, where they have been traced already.
     """
     settings = data.settings
     modalities = settings.features.chosen([*data.manifest.modalities], data.data_dir)
     views = {modality: view_of(data, modality) for modality in modalities}
     serve, signature = serving_function(
-        model, views, settings.features, data.class_names, temperature
+        model, views, settings.features, data.class_names, temperature, logits_of
     )
     module = tf.Module(name="emotion_model")
     # Keras variables hold TensorFlow's, which is what a SavedModel keeps.
@@ -134,7 +142,7 @@ def save_served(
     signatures = {"serving_default": module.__call__.get_concrete_function()}
     with run_dir.replacing(model_dir / run_dir.SAVED_MODEL) as temporary:
         with _quiet():
-            tf.saved_model.save(module, str(temporary), signatures=signatures)
+            tf.saved_model.save(module, str(temporary), signatures)
         run_dir.write_json(temporary / run_dir.FEATURES, features_of(data, views, temperature))
 
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from emotion_tfdata.training import calibration, checkpoint, metrics, run_dir
 from emotion_tfdata.training.data import Data, Part, with_ids_apart
-from emotion_tfdata.training.learner import Learner, Predictions
+from emotion_tfdata.training.learner import Learners, Predictions
 from emotion_tfdata.training.profiling import ProfiledSteps, Profiler
 from emotion_tfdata.training.progress import Progress, duration
 from emotion_tfdata.training.schedules import Schedule
@@ -67,6 +67,7 @@ class Fit:
         progress: Progress | None = None,
         profile: ProfiledSteps | None = None,
         workers: Workers | None = None,
+        learners: Learners | None = None,
     ) -> None:
         """Builds the model and, where `model_dir` has a checkpoint, takes its state up.
 
@@ -75,7 +76,7 @@ class Fit:
         """
         self.settings = settings
         self._workers = workers or Workers()
-        self.learner = Learner(settings, data.class_weights(), self._workers)
+        self.learner = (learners or Learners()).of(settings, data.class_weights(), self._workers)
         self.history: list[dict[str, Any]] = []
         self._data = data
         self._model_dir = model_dir

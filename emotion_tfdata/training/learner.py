@@ -71,7 +71,8 @@ class Learner:
     """A model in training. The same settings make the same one, to the bit.
 
     Of several workers each gives the rows of a batch that are its own; all have the same model
-    after every step.
+    after every step. A process's next training begins with `renew` where `serves` allows it: what
+    was traced and compiled stays.
     """
 
     def __init__(
@@ -84,9 +85,40 @@ class Learner:
         self.optimizer.build(self.model.trainable_variables)
         self._settings = settings
         self._workers = workers or Workers()
-        self._class_weights = tf.constant(class_weights, self.model.variable_dtype)
+        self._class_weights = tf.Variable(class_weights, False, dtype=self.model.variable_dtype)
         self._step: Callable[..., Any] | None = None
         self._logits: Callable[..., Any] | None = None
+
+    def serves(self, settings: Settings) -> bool:
+        """Whether a training of these settings has the same graph: weights and data may differ."""
+        return self._workers.count == 1 and all(
+            getattr(settings, name) == getattr(self._settings, name)
+            for name in ("model", "features", "precision", "label_smoothing", "clip_norm")
+        )
+
+    def renew(self, settings: Settings, class_weights: np.ndarray) -> None:
+        """Makes of this what a new one for these settings is; `serves` must hold."""
+        fresh = Learner(settings, class_weights)
+        pairs = zip(
+            self.model.variables + self.optimizer.variables,
+            fresh.model.variables + fresh.optimizer.variables,
+            strict=True,
+        )
+        for variable, value in pairs:
+            variable.assign(value)
+        self._class_weights.assign(class_weights)
+        self.model.seed = settings.seed  # a saved model says it
+        self._settings = settings
+
+    def logits(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
+        """What the model says of a batch, as it stands: `[B, C]`, before the softmax."""
+        if self._logits is None:
+            self._logits = tf.function(
+                lambda features: self.model.logits(features, training=False),
+                input_signature=[_signature(features)],
+                autograph=False,
+            )
+        return self._logits(features)
 
     @property
     def learning_rate(self) -> float:
@@ -129,16 +161,10 @@ class Learner:
         for batch, (features, batch_labels, batch_ids) in enumerate(with_ids_apart(dataset)):
             if stop is not None:
                 stop()
-            if self._logits is None:
-                self._logits = tf.function(
-                    lambda features: self.model.logits(features, training=False),
-                    input_signature=[_signature(features)],
-                    autograph=False,
-                )
             ids += batch_ids
             batches.append(np.full(len(batch_ids), batch))
             labels.append(batch_labels.numpy())
-            logits.append(self._logits(features).numpy())
+            logits.append(self.logits(features).numpy())
         own = [np.array(ids, np.str_), *map(np.concatenate, (batches, labels, logits))]
         parts = [_unpacked(part) for part in self._workers.gather(_packed(own))]
         all_ids, batch_of, all_labels, all_logits = map(np.concatenate, zip(*parts, strict=True))
@@ -202,6 +228,26 @@ class Learner:
             [*gradients, loss, tf.reduce_sum(cross_entropy), correct]
         )
         return gradients, [loss, cross_entropy, correct, clips]
+
+
+class Learners:
+    """What the trainings of a process, which follow each other, have compiled."""
+
+    # Folds and seeds of a system share a graph; an ablation has six systems.
+    _MOST = 8
+
+    def __init__(self) -> None:
+        self._kept: list[Learner] = []
+
+    def of(self, settings: Settings, class_weights: np.ndarray, workers: Workers) -> Learner:
+        """A learner for a training; takes it from the training that had it last."""
+        for learner in self._kept:
+            if workers.count == 1 and learner.serves(settings):
+                learner.renew(settings, class_weights)
+                return learner
+        learner = Learner(settings, class_weights, workers)
+        self._kept = [learner, *self._kept[: self._MOST - 1]]
+        return learner
 
 
 def _packed(arrays: list[np.ndarray]) -> bytes:

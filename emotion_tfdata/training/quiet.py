@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 
+@functools.cache
 def start_compiler() -> None:
     """Starts XLA, which describes itself on stderr whatever the log level, once a process.
 

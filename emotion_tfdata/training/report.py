@@ -7,6 +7,7 @@ import dataclasses
 import io
 import logging
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -194,10 +195,21 @@ def _brief(confusion: np.ndarray) -> dict[str, Any]:
 
 
 def folds_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The report over trainings that differ in the fold they hold out alone."""
-    first = reports[0]
+    """The report over trainings that differ in the fold they hold out, the seed, or both.
 
-    def interval(values: list[float]) -> dict[str, Any]:
+    Seeds of a fold share its held-out clips, so they are averaged before the interval over folds;
+    where one fold alone was held out the interval is over seeds.
+    """
+    first = reports[0]
+    folds = [report["fold"] for report in reports]
+    seeds = [report["settings"]["seed"] for report in reports]
+    over_seeds = len(set(folds)) == 1 < len(set(seeds))
+
+    def interval(parts: Mapping[tuple[int, int], Mapping[str, Any]], key: str) -> dict[str, Any]:
+        values_of: dict[int, list[float]] = {}
+        for (fold, seed), part in parts.items():
+            values_of.setdefault(seed if over_seeds else fold, []).append(part[key])
+        values = [statistics.fmean(of) for of in values_of.values()]
         over = metrics.mean_interval(values)
         return {
             "mean": over.mean,
@@ -206,14 +218,16 @@ def folds_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "by_fold": values,
         }
 
-    def pooled(parts: list[Mapping[str, Any]]) -> dict[str, Any]:
-        confusion = np.sum([part["confusion_matrix"]["clips"] for part in parts], axis=0)
-        return figures(confusion, parts[0]["confusion_matrix"]["classes"]) | {
-            "accuracy_over_folds": interval([part["accuracy"] for part in parts]),
-            "uar_over_folds": interval([part["uar"] for part in parts]),
+    def pooled(parts: Mapping[tuple[int, int], Mapping[str, Any]]) -> dict[str, Any]:
+        matrices = [part["confusion_matrix"] for part in parts.values()]
+        confusion = np.sum([matrix["clips"] for matrix in matrices], axis=0)
+        return figures(confusion, matrices[0]["classes"]) | {
+            "accuracy_over_folds": interval(parts, "accuracy"),
+            "uar_over_folds": interval(parts, "uar"),
         }
 
     held_out = [report["held_out"] for report in reports]
+    parts_of = dict(zip(zip(folds, seeds, strict=True), held_out, strict=True))
     corpora = sorted({corpus for part in held_out for corpus in part["by_corpus"]})
     actors = sorted({actor for part in held_out for actor in part["by_actor"]})
     errors = [
@@ -242,12 +256,18 @@ def folds_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     )
     return {
         **{key: first[key] for key in (*shared, "selection_meaning", "num_folds")},
-        "folds": [report["fold"] for report in reports],
-        "held_out": pooled(held_out)
+        "folds": sorted(set(folds)),
+        "seeds": sorted(set(seeds)),
+        "interval_over": "seeds" if over_seeds else "folds",
+        "held_out": pooled(parts_of)
         | {
             "by_corpus": {
                 corpus: pooled(
-                    [p["by_corpus"][corpus] for p in held_out if corpus in p["by_corpus"]]
+                    {
+                        key: part["by_corpus"][corpus]
+                        for key, part in parts_of.items()
+                        if corpus in part["by_corpus"]
+                    }
                 )
                 for corpus in corpora
             },
@@ -261,13 +281,19 @@ def folds_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             {
                 **{key: report[key] for key in ("fold", "best_epoch", "epochs", "seconds")},
                 **{key: report["held_out"][key] for key in ("clips", "uar", "accuracy")},
+                "seed": report["settings"]["seed"],
                 "actors": report["clips"]["held_out"]["actors"],
             }
             for report in reports
         ],
-        "histories": {str(report["fold"]): report["history"] for report in reports},
+        "histories": {
+            f"seed {seed}, fold {fold}": report["history"]
+            for fold, seed, report in zip(folds, seeds, reports, strict=True)
+        },
         "seconds": sum(report["seconds"] for report in reports),
-        "settings": {key: value for key, value in first["settings"].items() if key != "fold"},
+        "settings": {
+            key: value for key, value in first["settings"].items() if key not in ("fold", "seed")
+        },
     }
 
 

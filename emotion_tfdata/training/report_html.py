@@ -110,7 +110,10 @@ def _words(report: Mapping[str, Any]) -> str:
     rows += what_rows(report)
     if "folds" in report:
         folds = ", ".join(map(str, report["folds"]))
-        rows.append(("held out", f"folds {folds} of {report['num_folds']}, one after the other"))
+        rows.append(
+            ("held out", f"folds {folds} of {report['num_folds']}, each by a training of its own")
+        )
+        rows.append(("seeds", ", ".join(map(str, report["seeds"]))))
     else:
         clips = report["clips"]
         part, train, chosen = clips["held_out"], clips["train"], clips["selection"]
@@ -130,6 +133,7 @@ def _words(report: Mapping[str, Any]) -> str:
         ("selection", f"{report['select_on']}: {report['selection_meaning']}"),
         ("modalities", report["settings"]["features"]["modalities"]),
         ("data set", report["data_dir"]),
+        ("computed by", report.get("device", "CPU")),
         ("time", f"{report['seconds'] / 60:.1f} minutes of training"),
     ]
     return table((), rows, kind="text")
@@ -155,6 +159,7 @@ def _folds_table(report: Mapping[str, Any]) -> str:
         (
             *(
                 part["fold"],
+                part["seed"],
                 part["clips"],
                 digits(part["uar"]),
                 digits(part["accuracy"]),
@@ -163,7 +168,7 @@ def _folds_table(report: Mapping[str, Any]) -> str:
         )
         for part in report["by_fold"]
     ]
-    return table(("fold", "clips", "UAR", "accuracy", "epoch kept", "whose clips"), rows)
+    return table(("fold", "seed", "clips", "UAR", "accuracy", "epoch kept", "whose clips"), rows)
 
 
 def _figures_table(

@@ -22,12 +22,15 @@ def markdown(report: Mapping[str, Any]) -> str:
     ]
     lines += [f"- {name}: {text}" for name, text in what_rows(report)]
     if folds:
+        seeds = ", ".join(map(str, report["seeds"]))
+        over, by_fold = report["interval_over"], held_out["uar_over_folds"]["by_fold"]
         lines += [
-            f"- folds: {', '.join(map(str, folds))} of {report['num_folds']}, each held out once",
-            f"- accuracy: {interval_words(held_out['accuracy_over_folds'])} over folds",
+            f"- folds: {', '.join(map(str, folds))} of {report['num_folds']}, each held out",
+            *([f"- seeds: {seeds}; a clip counts once a seed"] if len(report["seeds"]) > 1 else []),
+            f"- accuracy: {interval_words(held_out['accuracy_over_folds'])} over {over}",
             "- unweighted average recall, UAR: "
-            f"{interval_words(held_out['uar_over_folds'])} over folds",
-            f"- UAR by fold: {' '.join(f'{v:.3f}' for v in held_out['uar_over_folds']['by_fold'])}",
+            f"{interval_words(held_out['uar_over_folds'])} over {over}",
+            f"- UAR by {over[:-1]}: {' '.join(f'{v:.3f}' for v in by_fold)}",
         ]
     else:
         clips = report["clips"]
@@ -163,7 +166,7 @@ def interval_words(over: Mapping[str, Any]) -> str:
     """A mean over folds with its interval."""
     half_width = over["half_width_95"]
     if half_width is None or math.isnan(half_width):
-        return f"{over['mean']:.3f} (one fold: no interval)"
+        return f"{over['mean']:.3f} (one training: no interval)"
     return f"{over['mean']:.3f} +- {half_width:.3f} (95 % interval, Student's t)"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emotion_tfdata import protocols, table
+from emotion_tfdata import protocols
 from emotion_tfdata.features import Features
 from emotion_tfdata.storage import load_manifest
 from emotion_tfdata.training import run_dir
@@ -21,6 +21,7 @@ from emotion_tfdata.training.settings import Settings
 if TYPE_CHECKING:
     from emotion_tfdata.models import ModelConfig
     from emotion_tfdata.training.data import Data
+    from emotion_tfdata.training.learner import Learners
     from emotion_tfdata.training.profiling import ProfiledSteps
     from emotion_tfdata.training.workers import Workers
 
@@ -38,6 +39,8 @@ class Options:
       profile: the steps to profile, or None.
       workers: who trains together, as `join` gives them; None for this process alone.
       should_stop: asked before the first batch and after every one.
+      learners: of this process's earlier trainings, whose compiled graphs serve again; None for a
+        new one.
     """
 
     data_dir: str
@@ -48,6 +51,7 @@ class Options:
     profile: ProfiledSteps | None = None
     workers: Workers | None = None
     should_stop: Callable[[], bool] = lambda: False
+    learners: Learners | None = None
 
 
 def model_config(
@@ -97,18 +101,6 @@ def model_config(
     return ModelConfig(modalities=modalities, num_classes=num_classes, **given)
 
 
-def filled_folds(data_dir: str, protocol: str, test_corpora: Sequence[str] = ()) -> list[int]:
-    """Numbers of the folds that hold a clip to test on.
-
-    Raises:
-      ManifestError: if there is no data set.
-      ProtocolError: for a protocol that does not suit it.
-    """
-    manifest = load_manifest(data_dir)
-    corpora = {"test": test_corpora} if test_corpora else None
-    return table.filled_folds(manifest, manifest.deal(protocol), corpora)
-
-
 def train_fold(settings: Settings, options: Options, progress: Progress) -> dict[str, Any]:
     """Trains with one fold held out and reports on it. A finished training is not repeated.
 
@@ -132,8 +124,8 @@ def _train(data: Data, options: Options, progress: Progress) -> dict[str, Any]:
     from emotion_tfdata.training.workers import Workers
 
     folder, workers, settings = options.model_dir, options.workers or Workers(), data.settings
-    with _kept(folder, _claim(settings, options.data_dir), options, workers):
-        finished = _shared(workers, lambda: _report_in(folder))
+    with _kept(folder, claim(settings, options.data_dir), options, workers):
+        finished = _shared(workers, lambda: run_dir.read_report(folder))
         if finished is not None:
             progress.line(f"{folder} holds this training, finished; remove it to train it again")
             return finished
@@ -149,61 +141,23 @@ def _train(data: Data, options: Options, progress: Progress) -> dict[str, Any]:
             progress=progress,
             profile=options.profile,
             workers=workers,
+            learners=options.learners,
         )
         fit.run()
         predictions, temperature = fit.predict_held_out(), fit.calibrate()
 
         def write() -> Any:
             export.save_keras(fit.learner.model, folder)
-            export.save_served(fit.learner.model, data, folder, temperature)
+            export.save_served(fit.learner.model, data, folder, temperature, fit.learner.logits)
             calibrated = reports.at_temperature(predictions, temperature)
             reports.write_predictions(folder, calibrated, data.class_names)
             report = reports.fold_report(
                 settings, data, predictions, fit.history, fit.best_epoch, temperature
             )
+            report["device"] = _device()
             reports.write_events(folder, report)
             reports.write(folder, report)
-            return _report_in(folder)
-
-        return _shared(workers, write)
-
-
-def train_folds(
-    settings: Sequence[Settings], options: Options, progress: Progress
-) -> dict[str, Any]:
-    """Holds out one fold after the other, each in its own folder, and reports over all.
-
-    Args:
-      settings: that differ in the fold alone.
-      options: with the folder that holds the folds' folders.
-      progress: where to say how it goes.
-
-    Returns:
-      The report over the folds.
-
-    Raises:
-      As `train_fold`.
-    """
-    from emotion_tfdata.training import report as reports
-    from emotion_tfdata.training.workers import Workers
-
-    folder, workers = options.model_dir, options.workers or Workers()
-    shared = _claim(settings[0], options.data_dir) | {"fold": [one.fold for one in settings]}
-    first = _served(settings[0], options)  # before the folder of all is claimed
-    with _kept(folder, shared, options, workers):
-        folds = []
-        for one in settings:
-            inside = dataclasses.replace(options, model_dir=folder / f"fold-{one.fold}")
-            data = first if one is settings[0] else _served(one, options)
-            folds.append(_train(data, inside, progress))
-            progress.line(
-                f"fold {one.fold}: held-out UAR {folds[-1]['held_out']['uar']:.3f}, "
-                f"accuracy {folds[-1]['held_out']['accuracy']:.3f}"
-            )
-
-        def write() -> Any:
-            reports.write(folder, reports.folds_report(folds))
-            return _report_in(folder)
+            return run_dir.read_report(folder)
 
         return _shared(workers, write)
 
@@ -229,11 +183,6 @@ def closing(report: Mapping[str, Any], model_dir: Path) -> str:
     return "\n".join(lines)
 
 
-def claims(settings: Sequence[Settings], data_dir: str) -> dict[str, Any]:
-    """What is to be trained, by fold: all that workers that train together must agree on."""
-    return {f"fold-{one.fold}": _claim(one, data_dir) for one in settings}
-
-
 def _served(settings: Settings, options: Options) -> Data:
     """The data, with the first of its streams made: what cannot be served claims no folder."""
     from emotion_tfdata.training.data import Data
@@ -249,7 +198,7 @@ def _served(settings: Settings, options: Options) -> Data:
 
 @contextlib.contextmanager
 def _kept(
-    folder: Path, claim: Mapping[str, Any], options: Options, workers: Workers
+    folder: Path, wanted: Mapping[str, Any], options: Options, workers: Workers
 ) -> Iterator[None]:
     """Holds the folder for this training; the chief does, the others do not need it."""
     if not workers.is_chief:
@@ -257,7 +206,7 @@ def _kept(
         return
     with run_dir.locked(folder):
         try:
-            run_dir.claim(folder, claim, options.overwrite)
+            run_dir.claim(folder, wanted, options.overwrite)
             yield
         except OSError as error:
             raise RunDirError(f"{folder}: a file cannot be written or read ({error})") from error
@@ -268,22 +217,23 @@ def _shared(workers: Workers, make: Callable[[], Any]) -> Any:
     return json.loads(workers.share(lambda: json.dumps(make()).encode()))
 
 
-def _report_in(folder: Path) -> Any:
-    """The report of a finished training; None where there is none, or none that can be read."""
-    try:
-        report = run_dir.read_json(folder / run_dir.REPORT_JSON)
-    except (FileNotFoundError, ValueError):
-        return None
-    return report if isinstance(report, dict) and "held_out" in report else None
-
-
-def _claim(settings: Settings, data_dir: str) -> dict[str, Any]:
+def claim(settings: Settings, data_dir: str) -> dict[str, Any]:
+    """What a training's outcome depends on, as JSON holds it."""
     manifest = load_manifest(data_dir)
-    claim = settings.as_dict() | {"data_manifest_sha256": manifest.sha256}
+    wanted = settings.as_dict() | {"data_manifest_sha256": manifest.sha256}
     if settings.protocol not in protocols.NAMES:  # a file, which may change
         folds = manifest.deal(settings.protocol).folds.tobytes()
-        claim["protocol_folds_sha256"] = hashlib.sha256(folds).hexdigest()
-    return claim
+        wanted["protocol_folds_sha256"] = hashlib.sha256(folds).hexdigest()
+    return wanted
+
+
+def _device() -> str:
+    """What computes, in words: TensorFlow takes the GPUs that it finds."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    names = [tf.config.experimental.get_device_details(g).get("device_name", "GPU") for g in gpus]
+    return ", ".join(names) or "CPU"
 
 
 def _about(settings: Settings, data: Any) -> str:
@@ -298,5 +248,5 @@ def _about(settings: Settings, data: Any) -> str:
     leaky = " (leaky: their actors are trained on too)" if is_leaky else ""
     return (
         f"{text}, fold {settings.fold} with {len(data.held_out)} clips of "
-        f"{len(data.held_out.actors)} actors is held out{leaky}"
+        f"{len(data.held_out.actors)} actors is held out{leaky}, on {_device()}"
     )

@@ -78,6 +78,15 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_report(model_dir: Path) -> dict[str, Any] | None:
+    """The report of a finished training; None where there is none, or none that can be read."""
+    try:
+        report = read_json(model_dir / REPORT_JSON)
+    except (FileNotFoundError, ValueError):
+        return None
+    return report if isinstance(report, dict) and "held_out" in report else None
+
+
 @contextlib.contextmanager
 def locked(model_dir: Path) -> Iterator[None]:
     """Makes the folder and holds it for this process, however that ends.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +52,53 @@ def usable_cores(cpu_max: Path = _CPU_MAX) -> int:
     except (OSError, ValueError):  # no control groups, or no limit, which is written "max"
         return cores
     return max(1, min(cores, share))
+
+
+def slots(
+    jobs: int, cores_each: int = 0, nodes: Sequence[Sequence[int]] | None = None
+) -> list[list[int]]:
+    """Cores for so many processes: as many for each, its own, and of one NUMA node if possible.
+
+    Args:
+      jobs: how many processes.
+      cores_each: of each; 0 for its share of all.
+      nodes: the cores of each NUMA node, threads of a core next to each other; None for this
+        machine's that this process may use.
+
+    Returns:
+      For each process its cores; none, for any, where there are fewer cores than processes.
+    """
+    nodes = _nodes() if nodes is None else nodes
+    cores = sum(map(len, nodes))
+    each = cores_each or cores // jobs
+    if not each or each * jobs > cores:
+        return [[]] * jobs
+    found: list[list[int]] = []
+    rest: list[int] = []
+    for node in nodes:
+        whole = len(node) - len(node) % each
+        found += [list(node[i : i + each]) for i in range(0, whole, each)]
+        rest += node[whole:]
+    found += [rest[i : i + each] for i in range(0, len(rest) - each + 1, each)]
+    return found[:jobs]
+
+
+def _nodes() -> list[list[int]]:
+    if not hasattr(os, "sched_getaffinity"):  # not Linux: nobody can be bound to cores
+        return []
+    nodes: dict[int, list[tuple[int, int, int]]] = {}
+    for cpu in os.sched_getaffinity(0):
+        folder = Path(f"/sys/devices/system/cpu/cpu{cpu}")
+        node = min((int(path.name[4:]) for path in folder.glob("node[0-9]*")), default=0)
+        try:
+            package, core = (
+                int((folder / "topology" / name).read_text())
+                for name in ("physical_package_id", "core_id")
+            )
+        except (OSError, ValueError):
+            package, core = 0, cpu
+        nodes.setdefault(node, []).append((package, core, cpu))
+    return [[cpu for *_, cpu in sorted(cores)] for _, cores in sorted(nodes.items())]
 
 
 def suited_to(cores: int) -> Threads:

@@ -174,10 +174,11 @@ def test_any_command_runs_and_a_grid_gets_the_cores_for_it(cloud, project, tmp_p
     assert told.status == 0, told.err
     assert cloud.parameters("build")["Command"] == build
     assert cloud.parameters("build")["Requirements"] == "preprocess"
-    (project / "launch" / "ablation").mkdir(exist_ok=True)
-    (project / "launch" / "ablation" / "__main__.py").touch()
-    git(project, "add", "launch")
-    grid = "--command=python -m launch.ablation --model_dir={out}"
+    ablation = project / "emotion_tfdata" / "grid" / "ablation"
+    ablation.mkdir(parents=True)
+    (ablation / "__main__.py").touch()
+    git(project, "add", "emotion_tfdata")
+    grid = "--command=python -m emotion_tfdata.grid.ablation --model_dir={out}"
     dry = cloud.run("deploy", "--dry_run", grid)
     assert "machine    c5.24xlarge, on demand" in dry.err
     assert "advice" not in dry.err

@@ -13,10 +13,13 @@ import pytest
 import tensorflow as tf
 
 from emotion_tfdata.features import Features
+from emotion_tfdata.grid.job import filled_folds
 from emotion_tfdata.labels import class_names
+from emotion_tfdata.manifest import Manifest
 from emotion_tfdata.training import calibration, checkpoint, run, run_dir
 from emotion_tfdata.training.data import Data, DataError, with_ids_apart
-from emotion_tfdata.training.fit import StoppedError, TrainingError
+from emotion_tfdata.training.fit import Fit, StoppedError, TrainingError
+from emotion_tfdata.training.learner import Learners
 from emotion_tfdata.training.progress import Progress
 
 # What is said below is meant: the steps run one by one, the input pipeline does not.
@@ -61,6 +64,36 @@ def test_broken_off_at_any_batch_it_ends_with_the_same_weights_and_history(fit, 
     for one, other in zip(broken.history, whole.history, strict=True):
         for part in ("train", "selection", "learning_rate"):
             assert one[part] == other[part]
+
+
+def test_a_training_in_a_process_that_did_others_is_the_same_to_the_bit(
+    fake_data_dir, settings, tmp_path, quiet
+):
+    tf.config.run_functions_eagerly(False)  # what was compiled is what is shared
+    changed = {"fold": 2, "seed": 3, "class_weights": "balanced", "learning_rate": 0.02}
+    learners = Learners()
+    done = []
+    for number, (changes, shared) in enumerate(
+        [({}, learners), (changed, learners), (changed, None)]
+    ):
+        chosen = settings(epochs=2, **changes)
+        (tmp_path / str(number)).mkdir()
+        one = Fit(
+            chosen,
+            Data(fake_data_dir, chosen, 1),
+            tmp_path / str(number),
+            progress=quiet,
+            learners=shared,
+        )
+        one.run()
+        done.append(
+            (one, [np.array(v) for v in one.learner.model.variables], one.predict_held_out())
+        )
+    (first, _, _), (after, after_weights, after_said), (alone, alone_weights, alone_said) = done
+    assert first.learner is after.learner is not alone.learner
+    assert_equal_weights(after_weights, alone_weights)
+    assert after_said.probabilities.tobytes() == alone_said.probabilities.tobytes()
+    assert after.learner.model.get_config() == alone.learner.model.get_config()
 
 
 def test_tensorboard_has_every_epoch_once_whatever_was_lost(fit, tmp_path):
@@ -193,7 +226,7 @@ def test_a_fold_without_clips_is_refused(tmp_path, settings):
         DataError, match=r"fold 4 of 5 \(actor protocol\) holds no clip; folds with clips: 0, 1, 2"
     ):
         Data(str(tmp_path), settings(fold=4))
-    assert run.filled_folds(str(tmp_path), "actor") == [0, 1, 2]
+    assert filled_folds(Manifest.load(str(tmp_path)), "actor") == [0, 1, 2]
     assert Data(str(tmp_path), settings(fold=2)).validation_fold == 0
 
 
@@ -254,7 +287,7 @@ def test_a_damaged_report_is_made_again_from_the_checkpoint(finished, settings):
 @pytest.mark.parametrize("damage", ["", "{", "[1]", "{}"])
 def test_no_damage_is_taken_for_a_report(tmp_path, damage):
     (tmp_path / run_dir.REPORT_JSON).write_text(damage)
-    assert run._report_in(tmp_path) is None
+    assert run_dir.read_report(tmp_path) is None
 
 
 def _temperature_on(part, model, data):

@@ -257,6 +257,26 @@ def test_actors_add_up_to_the_whole_within_a_fold_and_over_folds(fold_report, fa
     }
 
 
+def test_seeds_are_averaged_within_a_fold_before_the_interval(fold_report, fake_data_dir):
+    def of(fold, seed, uar):
+        report = fold_report(fake_data_dir, fold=fold, seed=seed)[0]
+        return report | {"held_out": report["held_out"] | {"uar": uar}}
+
+    uars = {(0, 0): 0.2, (0, 1): 0.4, (1, 0): 0.5, (1, 1): 0.9}
+    report = reports.folds_report([of(fold, seed, uar) for (fold, seed), uar in uars.items()])
+    over = report["held_out"]["uar_over_folds"]
+    assert (report["folds"], report["seeds"], report["interval_over"]) == ([0, 1], [0, 1], "folds")
+    assert over["by_fold"] == pytest.approx([0.3, 0.7])
+    low, high = stats.t.interval(0.95, 1, 0.5, stats.sem([0.3, 0.7]))
+    assert over["half_width_95"] == pytest.approx((high - low) / 2)
+    assert "over folds" in reports.markdown(report)
+
+    report = reports.folds_report([of(0, seed, uars[0, seed]) for seed in (0, 1)])
+    assert report["interval_over"] == "seeds"
+    assert report["held_out"]["uar_over_folds"]["by_fold"] == [0.2, 0.4]
+    assert "- UAR by seed: 0.200 0.400" in reports.markdown(report)
+
+
 def test_the_page_over_folds_has_each_fold_and_the_interval(fold_report, fake_data_dir, tmp_path):
     folds = [fold_report(fake_data_dir, fold=fold)[0] for fold in range(5)]
     reports.write(tmp_path, reports.folds_report(folds))
@@ -266,7 +286,7 @@ def test_the_page_over_folds_has_each_fold_and_the_interval(fold_report, fake_da
     low, high = stats.t.interval(0.95, 4, np.mean(recalls), stats.sem(recalls))
     assert f"{np.mean(recalls):.3f} +- {(high - low) / 2:.3f} (95 % interval" in page.text
     for fold, recall in enumerate(recalls):
-        assert re.search(rf"\b{fold} 6 {recall:.3f}", page.text)
+        assert re.search(rf"\b{fold} 0 6 {recall:.3f}", page.text)
 
 
 def test_the_model_stands_beside_the_raters_of_the_same_clips(fold_report, two_corpora_dir):

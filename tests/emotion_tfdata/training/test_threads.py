@@ -47,3 +47,20 @@ def test_numbers_given_are_taken_and_the_rest_is_chosen(monkeypatch):
     assert threads.choose(3, 0, 0) == Threads(3, 4, 4)
     assert given == {"intra": 3, "inter": 4}
     assert threads.choose(0, 1, 7) == Threads(16, 1, 7)
+
+
+def test_processes_get_cores_of_their_own_and_of_one_numa_node():
+    nodes = [[0, 8, 1, 9, 2, 10], [3, 11, 4, 12, 5, 13]]  # threads of a core next to each other
+    found = threads.slots(3, 0, nodes)
+    assert found == [[0, 8, 1, 9], [3, 11, 4, 12], [2, 10, 5, 13]]  # two whole, the rest is left
+    found = threads.slots(6, 0, nodes)
+    assert sorted(core for slot in found for core in slot) == sorted(
+        core for node in nodes for core in node
+    )
+    assert all(any(set(slot) <= set(node) for node in nodes) for slot in found)
+    assert threads.slots(2, 2, nodes) == [[0, 8], [1, 9]]
+    assert threads.slots(20, 0, nodes) == [[]] * 20  # fewer cores than processes: no binding
+
+
+def test_this_machines_cores_are_dealt():
+    assert sorted(threads.slots(1)[0]) == sorted(os.sched_getaffinity(0))

@@ -8,12 +8,12 @@ is Student's t over the folds, as it is in train.py's own report over folds.
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 from collections.abc import Mapping
 
+from emotion_tfdata.training import metrics
+
 FOLDS, SEEDS = "folds", "seeds"
-_CONFIDENCE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,41 +58,6 @@ def estimate(values: Mapping[tuple[int, int], float], by_fold: bool) -> Estimate
         raise ValueError(f"folds {folds} in an interval over seeds")
     else:
         units = list(values.values())
-    count = len(units)
-    half_width = None
-    if count > 1:
-        quantile = t_quantile((1 + _CONFIDENCE) / 2, count - 1)
-        half_width = quantile * statistics.stdev(units) / math.sqrt(count)
-    return Estimate(
-        statistics.fmean(units), half_width, FOLDS if by_fold else SEEDS, count, len(values)
-    )
-
-
-def t_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's t distribution, for 0.5 < probability < 1.
-
-    Of the angle atan(t / sqrt(degrees)) the density is proportional to cos^(degrees - 1)
-    (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4); bisection finds the angle.
-
-    Raises:
-      ValueError: for other probabilities, and fewer than one degree of freedom.
-    """
-    if not 0.5 < probability < 1 or degrees < 1:
-        raise ValueError(f"no quantile for probability {probability}, {degrees} degrees of freedom")
-    wanted = (2 * probability - 1) * _cosines(math.pi / 2, degrees - 1)
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _cosines(middle, degrees - 1) < wanted:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(degrees) * math.tan((low + high) / 2)
-
-
-def _cosines(angle: float, power: int) -> float:
-    """Integral of cos^power from 0 to an angle, by its reduction formula."""
-    total = math.sin(angle) if power % 2 else angle
-    for n in range(2 + power % 2, power + 1, 2):
-        total = (math.cos(angle) ** (n - 1) * math.sin(angle) + (n - 1) * total) / n
-    return total
+    over, by = metrics.mean_interval(units), FOLDS if by_fold else SEEDS
+    half_width = over.half_width if over.count > 1 else None
+    return Estimate(over.mean, half_width, by, over.count, len(values))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from launch.ablation.content import Block, Heading, Items, Paragraph, Table
+from emotion_tfdata.grid.ablation.content import Block, Heading, Items, Paragraph, Table
 
 
 def markdown(blocks: Sequence[Block]) -> str:

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from launch.ablation import intervals
-from launch.ablation.plan import BASELINE, PROTOCOLS, SYSTEMS, Plan, Training
-from launch.ablation.training import Outcome
+from emotion_tfdata.grid.ablation import intervals
+from emotion_tfdata.grid.ablation.plan import BASELINE, PROTOCOLS, SYSTEMS, Plan, Training
+from emotion_tfdata.grid.ablation.training import Outcome
 
 WAITING = "waiting"  # a training that was not begun
 METRICS = {"uar": "UAR", "accuracy": "accuracy"}

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 
-PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
-TRAIN = PROJECT_DIR / "train.py"
+from emotion_tfdata.grid.job import GridError, Job, filled_folds
+from emotion_tfdata.manifest import Manifest, ManifestError
+
+PROJECT_DIR = Path(__file__).resolve().parents[3]
 BASELINE = "baseline"
 
 # The systems, and the validation accuracy that the project's source document reports for each.
@@ -32,13 +30,6 @@ _OURS = {"data_dir", "model_dir", "name", "protocol", "fold", "folds", "seed", "
 _OF_THE_MACHINE = {
     *("checkpoint_every_s", "intra_op_threads", "inter_op_threads", "input_threads", "profile"),
 }
-# Cores to a thread, and the most threads that train.py can make use of;
-# emotion_tfdata.training.threads says why.
-_THREADS = {"intra_op": (2, 16), "inter_op": (1, 4), "input": (1, 4)}
-
-
-class AblationError(ValueError):
-    """What was asked for cannot be done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,35 +55,24 @@ class DataSet:
         """Reads the manifest.
 
         Raises:
-          AblationError: if there is none, or it is not one.
+          GridError: if there is none, or it is not one.
         """
         if "://" in data_dir:
-            raise AblationError(
+            raise GridError(
                 f"--data_dir={data_dir}: every training reads all of it once an epoch; copy it to "
                 "this machine first"
             )
-        path = Path(data_dir) / "manifest.json"
         try:
-            content = path.read_bytes()
-            manifest = json.loads(content)
-            with np.load(path.with_name("index.npz")) as index:
-                actor = np.unique(index["actor_folds"][index["actors"]]).tolist()
-                random = np.unique(index["random_folds"]).tolist()
-            return cls(
-                path=Path(data_dir),
-                sha256=hashlib.sha256(content).hexdigest(),
-                provenance=manifest["provenance"],
-                num_folds=manifest["num_folds"],
-                filled={"actor": tuple(actor), "random": tuple(random)},
-            )
-        except FileNotFoundError as error:
-            raise AblationError(
-                f"--data_dir={data_dir} holds no data set (no manifest.json). Make one with: "
-                f"python -m preprocess.build_tfrecords --out_dir={data_dir} ... "
-                "(./launch/quickstart.sh makes the sample)"
-            ) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise AblationError(f"{path} cannot be read ({error!r})") from error
+            manifest = Manifest.load(data_dir)
+        except ManifestError as error:
+            raise GridError(f"--data_dir={data_dir}: {error}") from error
+        return cls(
+            path=Path(data_dir),
+            sha256=manifest.sha256,
+            provenance=manifest.provenance,
+            num_folds=manifest.num_folds,
+            filled={p: tuple(filled_folds(manifest, p)) for p in PROTOCOLS},
+        )
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -154,7 +134,7 @@ class Plan:
         """Makes a plan of what flags say.
 
         Raises:
-          AblationError: for what does not exist or does not fit.
+          GridError: for what does not exist or does not fit.
         """
         _check_names("systems", systems, tuple(SYSTEMS))
         _check_names("protocols", protocols, PROTOCOLS)
@@ -188,17 +168,16 @@ class Plan:
         """Where a training's files are."""
         return self.model_dir / training.name
 
-    def command(self, training: Training, cores: int) -> list[str]:
-        """The command of one training on so many cores; of flags given twice the last counts."""
-        threads = {kind: min(max(1, cores // of), most) for kind, (of, most) in _THREADS.items()}
-        return [
-            *(sys.executable, str(TRAIN), f"--flagfile={flagfile(training.system)}"),
-            *(f"--{kind}_threads={number}" for kind, number in threads.items()),
-            *self.train_args,
-            *(f"--data_dir={self.data.path}", f"--model_dir={self.folder(training)}"),
+    def job(self, training: Training, overwrite: bool = False) -> Job:
+        """A training as the grid runs it; of flags given twice the last counts."""
+        folder = self.folder(training)
+        args = (
+            *(f"--flagfile={flagfile(training.system)}", *self.train_args),
+            *(f"--data_dir={self.data.path}", f"--model_dir={folder}"),
             *(f"--protocol={training.protocol}", f"--fold={training.fold}"),
-            f"--seed={training.seed}",
-        ]
+            *(f"--seed={training.seed}", *(["--overwrite"] if overwrite else [])),
+        )
+        return Job(training.name, folder, args, self.epochs(training.system))
 
     def request(self, training: Training) -> dict[str, object]:
         """What a training's outcome depends on, beside the four that are in its folder's name."""
@@ -230,27 +209,27 @@ def _read_flags(path: Path) -> tuple[str, ...]:
     try:
         return tuple(flags.FlagValues().read_flags_from_files([f"--flagfile={path}"]))
     except flags.Error as error:
-        raise AblationError(str(error)) from error
+        raise GridError(str(error)) from error
 
 
 def _expanded(train_args: Sequence[str]) -> tuple[str, ...]:
     """The flags after --, with what their flagfiles hold.
 
     Raises:
-      AblationError: for what is no flag, and for flags that the ablation itself decides.
+      GridError: for what is no flag, and for flags that the ablation itself decides.
     """
     try:
         args = flags.FlagValues().read_flags_from_files(list(train_args))
     except flags.Error as error:
         said = str(error).removeprefix("ERROR:: ")
-        raise AblationError(f"after --: {said}") from error
+        raise GridError(f"after --: {said}") from error
     for arg in args:
         if not arg.startswith("-"):
-            raise AblationError(
+            raise GridError(
                 f"unexpected argument {arg!r}; train.py's flags go after --, as --FLAG=VALUE"
             )
         if _name(arg) in _OURS:
-            raise AblationError(
+            raise GridError(
                 f"{arg} cannot be handed on: --{_name(arg)} is the ablation's own to say"
             )
     return tuple(args)
@@ -264,21 +243,21 @@ def _check_names(flag: str, names: Sequence[str], known: Sequence[str]) -> None:
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         what = f"there is no {', '.join(map(repr, unknown))}" if unknown else "nothing is named"
-        raise AblationError(f"--{flag}: {what}; give some of {','.join(known)}")
+        raise GridError(f"--{flag}: {what}; give some of {','.join(known)}")
 
 
 def _folds(asked: Sequence[str], data: DataSet, protocol: str) -> tuple[int, ...]:
     filled = data.filled[protocol]
     if not filled:
-        raise AblationError(f"{data.path} holds no clip")
+        raise GridError(f"{data.path} holds no clip")
     if list(asked) == ["all"]:
         return filled
     folds = tuple(dict.fromkeys(int(fold) if fold.isdigit() else -1 for fold in asked))
     if not folds or -1 in folds:
-        raise AblationError(f"--folds={','.join(asked)}: give 'all' or numbers, e.g. 0,2")
+        raise GridError(f"--folds={','.join(asked)}: give 'all' or numbers, e.g. 0,2")
     empty = [str(fold) for fold in folds if fold not in filled]
     if empty:
-        raise AblationError(
+        raise GridError(
             f"--folds={','.join(asked)}: {data.path} has no clip in fold {', '.join(empty)} "
             f"({protocol} protocol); folds with clips: {', '.join(map(str, filled))}"
         )

@@ -6,8 +6,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from launch.ablation import plot
-from launch.ablation.content import Block, Heading, Items, Paragraph, Plot, Table
+from emotion_tfdata.grid.ablation import plot
+from emotion_tfdata.grid.ablation.content import Block, Heading, Items, Paragraph, Plot, Table
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from launch import progress
-from launch.ablation.plan import AblationError
+from emotion_tfdata.training import run_dir
 
-REQUEST, HOW, LOG = "request.json", "how.txt", "train.log"
-_REPORT, _SETTINGS = "report.json", "settings.json"
-# Lines of train.py's about an epoch that is over, and about one that is not.
-_EPOCH = re.compile(rb"epoch (\d+)/(\d+)  (train|batch) ")
+REQUEST, HOW = "request.json", "how.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,19 +39,12 @@ class Outcome:
     how: str = ""
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def prepare(folder: Path, request: Mapping[str, Any], how: str) -> None:
     """Makes the folder and notes what is asked for, and how, before anything is trained."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / HOW, f"{how}\n")
+    run_dir.write_text(folder / HOW, f"{how}\n")
     if not (folder / REQUEST).exists():
-        write_text(folder / REQUEST, json.dumps(request, indent=1) + "\n")
+        run_dir.write_text(folder / REQUEST, json.dumps(request, indent=1) + "\n")
 
 
 def clear(folder: Path) -> None:
@@ -72,7 +59,7 @@ def differences(folder: Path, request: Mapping[str, Any]) -> list[str]:
         there, wanted = list(found["flags"]), list(request["flags"])
         same_data = found["data_manifest_sha256"] == request["data_manifest_sha256"]
     except FileNotFoundError:
-        if (folder / _SETTINGS).exists():
+        if (folder / run_dir.SETTINGS).exists():
             return ["it was not made by an ablation"]
         return []  # nothing is there yet
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -84,22 +71,10 @@ def differences(folder: Path, request: Mapping[str, Any]) -> list[str]:
     return different + ([] if same_data else ["another data set"])
 
 
-def outcome(folder: Path) -> Outcome | None:
-    """What the training came to; None if it is not finished.
-
-    Raises:
-      AblationError: for a report that cannot be read.
-    """
-    path, how = folder / _REPORT, folder / HOW
-    try:
-        words = how.read_text(encoding="utf-8").strip() if how.exists() else ""
-        return _outcome(json.loads(path.read_text(encoding="utf-8")), words)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AblationError(
-            f"{path} cannot be read ({error!r}); remove its folder to train it anew"
-        ) from error
+def outcome(folder: Path, report: Mapping[str, Any]) -> Outcome:
+    """What a finished training came to."""
+    how = folder / HOW
+    return _outcome(report, how.read_text(encoding="utf-8").strip() if how.exists() else "")
 
 
 def _outcome(report: Mapping[str, Any], how: str) -> Outcome:
@@ -123,22 +98,3 @@ def _outcome(report: Mapping[str, Any], how: str) -> Outcome:
         selection=f"{report['select_on']} ({report['selection_meaning']})",
         how=how,
     )
-
-
-def epochs_done(folder: Path) -> int:
-    """How many epochs the log speaks of as done."""
-    log = folder / LOG
-    if not log.is_file():
-        return 0
-    with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - 8192))
-        found = _EPOCH.findall(file.read())
-    if not found:
-        return 0
-    epoch, _, kind = found[-1]
-    return int(epoch) - (kind == b"batch")
-
-
-def last_line(folder: Path) -> str:
-    """The last line of the log that says something."""
-    return progress.last_line(folder / LOG)

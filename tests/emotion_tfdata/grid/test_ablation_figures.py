@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import html.parser
-import io
 import json
-import sys
 import xml.etree.ElementTree as ET
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,26 +13,12 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emotion_tfdata.grid.ablation import content, intervals, page, plan, plot, summary
+from emotion_tfdata.grid.ablation import training as folders
+from emotion_tfdata.grid.ablation.markdown import markdown
+from emotion_tfdata.grid.ablation.plan import DataSet, Plan, Training
+from emotion_tfdata.grid.ablation.training import Outcome
 from emotion_tfdata.training import metrics
-from launch.ablation import content, intervals, page, plan, plot, progress, summary
-from launch.ablation import training as folders
-from launch.ablation.markdown import markdown
-from launch.ablation.plan import AblationError, DataSet, Plan, Training
-from launch.ablation.pool import Pool
-from launch.ablation.training import Outcome
-
-
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 14, 99])
-@pytest.mark.parametrize("probability", [0.6, 0.975, 0.995])
-def test_quantiles_are_scipys(probability, degrees):
-    expected = scipy.stats.t.ppf(probability, degrees)
-    assert intervals.t_quantile(probability, degrees) == pytest.approx(expected, rel=1e-9)
-
-
-def test_quantiles_that_do_not_exist_are_refused():
-    for probability, degrees in ((0.5, 3), (1.0, 3), (0.975, 0)):
-        with pytest.raises(ValueError, match="no quantile"):
-            intervals.t_quantile(probability, degrees)
 
 
 @given(st.integers(1, 4), st.integers(1, 6), st.lists(st.floats(0, 1), min_size=24, max_size=24))
@@ -97,37 +80,6 @@ def make_plan(tmp_path):
         )
 
     return make
-
-
-def test_a_folder_that_its_last_training_is_leaving_is_waited_for(tmp_path, monkeypatch):
-    """As after an ablation was killed and started again at once, while its trainings save."""
-    says = f"""
-import pathlib, sys
-tries = pathlib.Path({str(tmp_path / "tries")!r})
-with tries.open("a") as file:
-    file.write("x")
-if len(tries.read_text()) < 3:
-    sys.exit("train.py: --model_dir=m is in use by another training; wait for it")
-sys.exit("trained")
-"""
-    training = Training(0, 0, "actor", 0, "tcn")
-    of = SimpleNamespace(
-        folder=lambda training: tmp_path / "m",
-        request=lambda training: {},
-        command=lambda training, threads: [sys.executable, "-c", says],
-    )
-    ended = []
-    pool = Pool(of, [training], jobs=1, threads=1, overwrite=False)
-    pool.run(lambda one: ended.append(one.training))
-    assert (tmp_path / "tries").read_text() == "xxx"
-    assert pool.failed == {training: "trained"}
-    assert ended == [training]
-
-    (tmp_path / "tries").unlink()
-    monkeypatch.setattr("launch.ablation.pool._LEAVES_WITHIN_S", 0.0)
-    pool = Pool(of, [training], jobs=1, threads=1, overwrite=False)
-    pool.run(lambda one: ended.append(one.training))
-    assert "is in use by another training" in pool.failed[training]
 
 
 def test_how_trainings_were_run_is_what_was_noted_of_each(make_plan):
@@ -299,54 +251,6 @@ def test_a_training_that_was_made_by_hand_is_not_taken_for_the_ablations(tmp_pat
     assert folders.differences(tmp_path, request) == []
     (tmp_path / "settings.json").write_text("{}")
     assert folders.differences(tmp_path, request) == ["it was not made by an ablation"]
-
-
-def test_epochs_done_are_read_from_the_end_of_the_log(tmp_path):
-    log = tmp_path / folders.LOG
-    assert (folders.epochs_done(tmp_path), folders.last_line(tmp_path)) == (0, "")
-    log.write_text("x" * 20000 + "\nepoch 1/9  train loss 1.0\nepoch 2/9  batch 3/12  loss 1.0\n\n")
-    assert folders.epochs_done(tmp_path) == 1
-    assert folders.last_line(tmp_path) == "epoch 2/9  batch 3/12  loss 1.0"
-    log.write_text("epoch 2/9  train loss 1.0 accuracy 0.2\nstopped at epoch 3, batch 1; ...\n")
-    assert folders.epochs_done(tmp_path) == 2
-
-
-def test_a_report_that_is_not_one_is_named(tmp_path):
-    assert folders.outcome(tmp_path) is None
-    for content_of in ("{}", "{", "[]"):
-        (tmp_path / "report.json").write_text(content_of)
-        with pytest.raises(AblationError, match=r"report\.json cannot be read"):
-            folders.outcome(tmp_path)
-
-
-def test_progress_tells_the_rate_and_what_is_left_at_it(make_plan, monkeypatch):
-    of = make_plan(protocols=("actor",), folds=(0,), seeds=1)
-    clock = [1000.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    stream = io.StringIO()
-    told = progress.Progress(of, stream)
-    first, second, third = of.trainings
-    running = SimpleNamespace(training=second)
-    pool = SimpleNamespace(running=[running], waiting=[third], failed={}, stopped_by=0)
-    finished = {first: outcome(0.5)}
-    of.folder(second).mkdir(parents=True)
-    log = of.folder(second) / folders.LOG
-    log.write_text("epoch 1/5  train loss 1\n")
-    told.look(pool, finished)
-    assert stream.getvalue() == ""
-    clock[0] += 60
-    log.write_text("epoch 3/5  train loss 1\n")
-    told.look(pool, finished)
-    # Two epochs in a minute; two of this training and five of the next are left.
-    assert stream.getvalue() == (
-        "1/3 done  2.0 epochs/min  at most 3:30 left  actor/tcn_video/seed-0/fold-0 3/5\n"
-    )
-    told.look(pool, finished)
-    assert stream.getvalue().count("\n") == 1
-    pool.stopped_by = 15
-    told.look(pool, finished)
-    told.look(pool, finished)
-    assert stream.getvalue().count("stopping; the trainings save first") == 1
 
 
 def test_without_the_baseline_there_are_no_differences_and_the_page_says_so(make_plan):

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from launch.ablation.intervals import FOLDS
-from launch.ablation.plan import BASELINE
-from launch.ablation.summary import METRICS, WAITING
+from emotion_tfdata.grid.ablation.intervals import FOLDS
+from emotion_tfdata.grid.ablation.plan import BASELINE
+from emotion_tfdata.grid.ablation.summary import METRICS, WAITING
 
 _DOCUMENT = (
     "(1) The validation accuracy that the source document reports, on its own data under its "

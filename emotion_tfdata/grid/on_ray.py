@@ -1,0 +1,135 @@
+"""Trainings on the nodes of a Ray cluster. Needs the extra [ray].
+
+Each is a Ray task. Ray starts one that was on a lost node again on another; it resumes from its
+checkpoint, which lies, as the data set does, where all nodes see it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from emotion_tfdata.grid import work
+from emotion_tfdata.grid.job import GridError, Job
+
+_START_S = 120.0
+_RETRIES = 10  # after lost nodes; a training that ends its own process counts, too
+
+
+class OnRay:
+    """Runs trainings as Ray tasks, as many at a time as there are CPUs. A context manager."""
+
+    def __init__(self, address: str, jobs: int, cpus: int) -> None:
+        """Joins the cluster.
+
+        Args:
+          address: `auto` for the one that this machine belongs to, `host:port`, or `local` for one
+            of its own on this machine.
+          jobs: most trainings at a time; 0 for what there are CPUs for.
+          cpus: of each training.
+
+        Raises:
+          GridError: if there is no such cluster, or no node of it has so many CPUs.
+        """
+        self._most, self._cpus = jobs, cpus
+        self._jobs: dict[Any, Job] = {}
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        handler = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place
+        own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise GridError(
+                f"no Ray cluster lets this machine in at --ray_address={address} "
+                f"({_first_line(error)}). Start one with `ray up launch/ray.yaml`, or by hand with "
+                "`ray start --head`, and on the other machines `ray start --address=HOST:6379`"
+            ) from error
+        signal.signal(signal.SIGTERM, handler)
+        if not any(_cpus_of(node) >= cpus for node in _nodes()):
+            ray.shutdown()
+            raise GridError(f"no node of the Ray cluster has {cpus} CPUs, which a training takes")
+        self.how = f"{self._slots()} at a time on {len(_nodes())} Ray nodes, {cpus} CPUs each"
+
+    def __enter__(self) -> OnRay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        ray.shutdown()  # ends what is still being done
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """What a function gives on one of the nodes."""
+        reference = self._remote(function).remote(*args)
+        began_s = time.monotonic()
+        while not ray.wait([reference], timeout=1.0)[0]:
+            if time.monotonic() - began_s > _START_S and not ray.available_resources().get("CPU"):
+                raise GridError(
+                    f"the Ray cluster gave no CPUs within {_START_S:g} s; `ray status` says what "
+                    "takes them"
+                )
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayError as error:
+            raise GridError(_about(error)) from error
+
+    def check(self, args: Sequence[str]) -> str:
+        """Why a training cannot be done as its flags say; empty if it can."""
+        return self.call(work.check, work.with_threads(args, self._cpus))
+
+    def room(self) -> int:
+        """How many more trainings could begin now; nodes may have come or gone."""
+        return self._slots() - len(self._jobs)
+
+    def start(self, job: Job, stop_file: Path) -> None:
+        """Begins a training."""
+        own = dataclasses.replace(job, args=work.with_threads(job.args, self._cpus))
+        self._jobs[self._remote(work.train).remote(own, str(stop_file))] = job
+
+    def wait(self, seconds: float) -> list[tuple[Job, str]]:
+        """Waits for one to end, so long at most; those that did and what went wrong with each."""
+        done, _ = ray.wait(list(self._jobs), timeout=seconds)
+        return [(self._jobs.pop(reference), _problem(reference)) for reference in done]
+
+    def _slots(self) -> int:
+        slots = sum(int(_cpus_of(node) // self._cpus) for node in _nodes())
+        return min(slots, self._most) if self._most else slots
+
+    def _remote(self, function: Callable[..., Any]) -> Any:
+        return ray.remote(function).options(num_cpus=self._cpus, max_retries=_RETRIES)
+
+
+def _nodes() -> Sequence[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _cpus_of(node: dict[str, Any]) -> float:
+    return node["Resources"].get("CPU", 0.0)
+
+
+def _problem(reference: Any) -> str:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        return _about(error)
+
+
+def _about(error: Exception) -> str:
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, ImportError):
+        return (
+            f"a node cannot work ({_first_line(cause)}). Install the project there as here: "
+            "pip install -c launch/constraints.txt '.[train,ray]'"
+        )
+    return _first_line(cause)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,215 @@
+"""Sees a grid of trainings through: what is finished is kept, and a request to stop saves all."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from emotion_tfdata.grid.job import GridError, Job
+from emotion_tfdata.grid.progress import Progress
+from emotion_tfdata.training import run_dir
+
+TABLE = "trainings.md"
+_STOP = ".stop"
+_LOOK_S = 0.3
+
+
+class Runner(Protocol):
+    """Where trainings are done."""
+
+    how: str
+
+    def room(self) -> int:
+        """How many more trainings could begin now."""
+
+    def start(self, job: Job, stop_file: Path) -> None:
+        """Begins a training, which is to save and leave when that file appears."""
+
+    def wait(self, seconds: float) -> list[tuple[Job, str]]:
+        """Waits for one to end, so long at most; those that did and what went wrong with each."""
+
+    def check(self, args: Sequence[str]) -> str:
+        """Why a training cannot be done as its flags say; empty if it can."""
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """What a function gives where trainings are done."""
+
+
+class Grid:
+    """Trainings, and where they stand.
+
+    Attributes:
+      folder: of the grid; each training has its own.
+      jobs: all of them, in the order in which they are done.
+      finished: what they came to.
+      failed: what they said last.
+      running: since when, on the monotonic clock.
+      stopped_by: the signal that asked to stop; 0 for none.
+    """
+
+    def __init__(self, folder: Path, jobs: Sequence[Job]) -> None:
+        self.folder, self.jobs = folder, list(jobs)
+        reports = {job: job.report for job in jobs}
+        self.finished = {job: report for job, report in reports.items() if report is not None}
+        self.failed: dict[Job, str] = {}
+        self.running: dict[Job, float] = {}
+        self._asked: list[int] = []
+
+    @property
+    def waiting(self) -> list[Job]:
+        """Those that have not begun."""
+        begun = (self.finished, self.failed, self.running)
+        return [job for job in self.jobs if not any(job in some for some in begun)]
+
+    @property
+    def stopped_by(self) -> int:
+        """The signal that asked to stop; 0 for none."""
+        return self._asked[-1] if self._asked else 0
+
+    def run(
+        self, runner: Runner, progress: Progress, on_end: Callable[[Job], object] = lambda job: None
+    ) -> bool:
+        """Does all trainings, or leaves when SIGTERM or Ctrl-C asks to, twice without saving.
+
+        Args:
+          runner: does them.
+          progress: tells of them.
+          on_end: called when a training has ended, however it did.
+
+        Returns:
+          Whether all are finished.
+        """
+        stop_file = self.folder / _STOP
+        stop_file.unlink(missing_ok=True)
+        progress.begin(self, runner.how)
+        waiting = self.waiting
+        with self._signals():
+            while self.running or (waiting and not self._asked):
+                while waiting and runner.room() > 0 and not self._asked:
+                    job = waiting.pop(0)
+                    self.running[job] = time.monotonic()
+                    runner.start(job, stop_file)
+                for job, problem in runner.wait(_LOOK_S):
+                    seconds = time.monotonic() - self.running.pop(job)
+                    report = job.report
+                    if report is not None:
+                        self.finished[job] = report
+                    elif not self._asked:
+                        self.failed[job] = problem or "it left no report"
+                    progress.ended(self, job, seconds)
+                    self._write_table()
+                    on_end(job)
+                if self._asked:
+                    stop_file.touch()
+                if len(self._asked) > 1:
+                    break
+                progress.look(self)
+        stop_file.unlink(missing_ok=True)
+        self._write_table()
+        return len(self.finished) == len(self.jobs)
+
+    @property
+    def status(self) -> int:
+        """The exit status of a command that ran this."""
+        if self.stopped_by:
+            return 128 + signal.SIGINT if self.stopped_by == signal.SIGINT else 0
+        return 1 if self.failed else 0
+
+    def state(self, job: Job) -> str:
+        """Where a training stands, in words."""
+        if job in self.finished:
+            return "finished"
+        if job in self.failed:
+            return f"failed: {self.failed[job]}"
+        epochs = job.epochs_done
+        if job in self.running:
+            return f"running, {epochs} of {job.epochs} epochs done"
+        return f"interrupted, {epochs} of {job.epochs} epochs done" if epochs else "waiting"
+
+    def _write_table(self) -> None:
+        lines = ["| training | UAR | accuracy | epochs | seconds |", "|---|---|---|---|---|"]
+        for job in self.jobs:
+            report = self.finished.get(job)
+            cells = [self.state(job), "", "", ""]
+            if report is not None:
+                uar, accuracy = (figure(report, name) for name in ("uar", "accuracy"))
+                cells = [uar, accuracy, str(report["epochs"]), f"{report['seconds']:.0f}"]
+            lines.append(f"| {' | '.join([job.name, *cells])} |")
+        run_dir.write_text(self.folder / TABLE, "\n".join(lines) + "\n")
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        def ask(number: int, frame: FrameType | None) -> None:
+            self._asked.append(number)
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def figure(report: Mapping[str, Any], name: str) -> str:
+    """A figure of a training's held-out clips, or a dash."""
+    value = report["held_out"][name]
+    return "-" if value is None else f"{value:.3f}"
+
+
+@contextlib.contextmanager
+def runner_of(kind: str, address: str, jobs: int, trainings: int, cores_each: int) -> Any:
+    """The runner that flags name.
+
+    Args:
+      kind: `local` or `ray`.
+      address: of the Ray cluster.
+      jobs: trainings at a time; 0 for what there is room for.
+      trainings: how many there are.
+      cores_each: of each; 0 for its share of this machine's, on Ray for one.
+
+    Raises:
+      GridError: if there is none.
+    """
+    if kind == "local":
+        from emotion_tfdata.grid.local import Local
+
+        with Local(jobs, trainings, cores_each) as runner:
+            yield runner
+        return
+    try:
+        from emotion_tfdata.grid.on_ray import OnRay
+    except ImportError as error:
+        raise GridError(
+            f"--runner=ray needs Ray ({error}). Install the extra [ray], on every node: "
+            "pip install -c launch/constraints.txt '.[train,ray]'"
+        ) from error
+    with OnRay(address, jobs, cores_each or 1) as cluster:
+        yield cluster
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes the grid's folder and holds it for this process.
+
+    Raises:
+      GridError: if it cannot be written, or another process has it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".grid.lock", "a")  # noqa: SIM115 (closed below, kept while yielding)
+    except OSError as error:
+        raise GridError(f"--model_dir={folder} cannot be written: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise GridError(
+                f"--model_dir={folder} is in use by another grid of trainings"
+            ) from error
+        yield

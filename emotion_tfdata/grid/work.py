@@ -1,0 +1,146 @@
+"""What a process does with the trainings it is handed, on this machine or on another."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emotion_tfdata.grid.job import LOG, Job
+from emotion_tfdata.training import threads
+
+if TYPE_CHECKING:
+    from emotion_tfdata.training.learner import Learners
+
+# Said of a folder that a lost training has not let go of yet.
+_IN_USE, _LEAVES_WITHIN_S = "is in use by another training", 60.0
+_LOOK_EVERY_S = 0.1
+_slot: object = None  # the lock of this process's cores, held until it ends
+_learners: Learners | None = None  # what this process has compiled
+
+
+def begin(slots: Sequence[Sequence[int]], folder: str) -> None:
+    """Takes cores of its own, which nobody else has, before TensorFlow counts them.
+
+    Args:
+      slots: the cores of each process.
+      folder: of the locks that say which are taken; a process that dies lets go of its.
+    """
+    global _slot
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who started us tells us
+    for number, cores in enumerate(slots):
+        lock = open(os.path.join(folder, str(number)), "w")  # noqa: SIM115
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _slot = lock
+            if cores and hasattr(os, "sched_setaffinity"):
+                os.sched_setaffinity(0, cores)
+            return
+        lock.close()
+
+
+def train(job: Job, stop_file: str, log: bool = True) -> str:
+    """Trains, with what it says going to the folder's log.
+
+    Args:
+      job: the training.
+      stop_file: a file that appears when the training is to save and leave.
+      log: whether output goes to the log; it is shown, too, if not.
+
+    Returns:
+      Nothing if it is finished, else what it said last.
+    """
+    from emotion_tfdata.training import command
+
+    command.before_tensorflow()
+    from emotion_tfdata.training.learner import Learners
+
+    global _learners
+    if _learners is None:
+        _learners = Learners()
+    parent = os.getppid()
+    next_look_s, stopped = 0.0, False
+
+    def should_stop() -> bool:
+        nonlocal next_look_s, stopped
+        if time.monotonic() >= next_look_s:
+            next_look_s = time.monotonic() + _LOOK_EVERY_S
+            # A training whose parent is gone saves and leaves.
+            stopped = os.path.exists(stop_file) or os.getppid() != parent
+        return stopped
+
+    job.folder.mkdir(parents=True, exist_ok=True)
+    began_s = time.monotonic()
+    while True:
+        with _into(job.folder / LOG) if log else contextlib.nullcontext():
+            values = command.parse(job.args)
+            status = command.train(values, should_stop, _learners)
+        said = job.last_line if log else "it failed"
+        if status == 0:
+            return ""
+        if os.getppid() != parent:  # an answer would count as an end; a death is tried elsewhere
+            os._exit(status)
+        if _IN_USE not in said or time.monotonic() - began_s > _LEAVES_WITHIN_S or should_stop():
+            return said or f"status {status}, without a word"
+        time.sleep(1.0)
+
+
+def with_threads(args: Sequence[str], cores: int) -> tuple[str, ...]:
+    """A training's flags, with threads for so many cores where they say none."""
+    suited = threads.suited_to(cores)._asdict()
+    return (*(f"--{name}_threads={number}" for name, number in suited.items()), *args)
+
+
+def check(args: Sequence[str]) -> str:
+    """Why a training cannot be done as its flags say; empty if it can."""
+    from emotion_tfdata.training import command
+
+    command.before_tensorflow()
+    from emotion_tfdata.storage import StorageError
+    from emotion_tfdata.training.data import Data
+    from emotion_tfdata.training.precision import check_precision
+
+    try:
+        values = command.parse(args)
+        # Making a stream makes TensorFlow's pools, which the trainings of this process then have.
+        threads.choose(values.intra_op_threads, values.inter_op_threads, values.input_threads)
+        check_precision(values.precision)
+        data = Data(values.data_dir, command.settings_of(values), num_threads=1)
+        data.training_batches(0, 0)
+    except (ValueError, StorageError) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def summarize(folder: Path, jobs: Sequence[Job]) -> str:
+    """Writes the report over finished trainings, and returns it as text with what is where."""
+    from emotion_tfdata.training import command
+
+    command.before_tensorflow()
+    from emotion_tfdata.training import report as reports
+    from emotion_tfdata.training import run
+
+    report = reports.folds_report([job.report for job in jobs if job.report])
+    reports.write(folder, report)
+    return run.closing(report, folder)
+
+
+@contextlib.contextmanager
+def _into(path: Path) -> Iterator[None]:
+    """Sends all output to the end of a file, C++ code's included."""
+    kept = os.dup(1), os.dup(2)
+    with open(path, "a", buffering=1, encoding="utf-8") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                yield
+        finally:
+            for number, descriptor in enumerate(kept, 1):
+                os.dup2(descriptor, number)
+                os.close(descriptor)

@@ -1,0 +1,33 @@
+"""Gradients of our own, where somebody wants one."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+_wanted = contextvars.ContextVar("own_gradients_wanted", default=True)
+
+
+def own_gradient(function: Callable[..., tuple[Any, Callable[..., Any]]]) -> Callable[..., Any]:
+    """`tf.custom_gradient`, but for `without_own_gradients`: then TensorFlow's own is left."""
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        return tf.custom_gradient(function)(*args) if _wanted.get() else function(*args)[0]
+
+    return call
+
+
+@contextlib.contextmanager
+def without_own_gradients() -> Iterator[None]:
+    """For inference: a graph with gradients of one's own is dear to trace, to save and to load."""
+    token = _wanted.set(False)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
