@@ -138,14 +138,15 @@ def draw(example_id: str, clips: list[dict[str, np.ndarray]], stretch: float) ->
     return figure
 
 
-def define_flags() -> None:
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines this command's flags; who only imports the module must not get them."""
-    flags.DEFINE_string("data_dir", None, "Data set to draw from.", required=True)
-    flags.DEFINE_string("example_id", None, "Which clip; by default the first one.")
-    flags.DEFINE_string("out", "clip.png", "Picture to write; its ending says the format.")
-    flags.DEFINE_float("stretch", 1.1, "Time warp of the augmented copy.")
-    flags.DEFINE_float("noise_level", 0.1, "Noise of the copy, in deviations.")
-    flags.DEFINE_integer("seed", 0, "What the noise is drawn from.")
+    own = {"flag_values": values}
+    flags.DEFINE_string("data_dir", None, "Data set to draw from.", required=True, **own)
+    flags.DEFINE_string("example_id", None, "Which clip; by default the first one.", **own)
+    flags.DEFINE_string("out", "clip.png", "Picture to write; its ending says the format.", **own)
+    flags.DEFINE_float("stretch", 1.1, "Time warp of the augmented copy.", **own)
+    flags.DEFINE_float("noise_level", 0.1, "Noise of the copy, in deviations.", **own)
+    flags.DEFINE_integer("seed", 0, "What the noise is drawn from.", **own)
 
 
 def main(argv: list[str]) -> None:

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from absl import flags
 
 from emotion_tfdata import inspect, testing
 
@@ -37,20 +35,26 @@ def test_opening_and_brows_are_distances_between_points():
         inspect.mouth_opening(np.zeros((2, 10, 3)))
 
 
-def _run(*flags):
-    command = [sys.executable, "-m", "emotion_tfdata.inspect", *flags]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture
+def command(monkeypatch):
+    """The command in this process, with flags of its own."""
+
+    def run(*words):
+        monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
+        inspect.define_flags(flags.FLAGS)
+        inspect.main(flags.FLAGS(["inspect", *words]))
+
+    return run
 
 
-def test_the_command_writes_a_picture(data_dir, tmp_path):
+def test_the_command_writes_a_picture(command, data_dir, tmp_path, capsys):
     out = tmp_path / "clip.png"
-    done = _run(f"--data_dir={data_dir}", "--example_id=ravdess/clip-02-001", f"--out={out}")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"ravdess/clip-02-001: {out}\n"
+    command(f"--data_dir={data_dir}", "--example_id=ravdess/clip-02-001", f"--out={out}")
+    assert capsys.readouterr().out == f"ravdess/clip-02-001: {out}\n"
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_folder_that_is_no_data_set_is_named_in_one_line(tmp_path):
-    done = _run(f"--data_dir={tmp_path}")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f"inspect: {tmp_path} holds no data set")
+def test_a_folder_that_is_no_data_set_is_named_in_one_line(command, tmp_path):
+    with pytest.raises(SystemExit) as left:
+        command(f"--data_dir={tmp_path}")
+    assert str(left.value.code).startswith(f"inspect: {tmp_path} holds no data set")
