@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 from emotion_tfdata import Features, Reading, make_dataset
 
@@ -15,9 +16,18 @@ def make(data_dir, split="train", **options):
     return make_dataset(data_dir, split, **options)
 
 
+@functools.cache
 def batches(data_dir, split="train", **options):
-    """All batches of a data set of made-up clips, with their ids."""
+    """All batches of a data set of made-up clips, with their ids.
+
+    The same call gives the same list, since a stream takes a second to make: leave it as it is.
+    """
     return list(make(data_dir, split, batch_size=8, with_ids=True, **options))
+
+
+def ids(served):
+    """The ids of the clips in the batches, in their order."""
+    return [i.decode() for features, _ in served for i in features["example_id"].numpy()]
 
 
 def clips(served):
