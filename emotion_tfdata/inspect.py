@@ -140,7 +140,7 @@ def draw(example_id: str, clips: list[dict[str, np.ndarray]], stretch: float) ->
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines this command's flags; who only imports the module must not get them."""
-    own = {"flag_values": values}
+    own: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_string("data_dir", None, "Data set to draw from.", required=True, **own)
     flags.DEFINE_string("example_id", None, "Which clip; by default the first one.", **own)
     flags.DEFINE_string("out", "clip.png", "Picture to write; its ending says the format.", **own)
