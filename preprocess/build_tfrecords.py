@@ -7,13 +7,10 @@ At least one of them. The same command goes on where an interrupted build stoppe
 
 from __future__ import annotations
 
-import functools
 import math
-import os
 import signal
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 from absl import app, flags
 
@@ -21,13 +18,12 @@ from preprocess import cli
 
 with cli.importing():
     from emotion_tfdata.protocols import NAMES
+    from preprocess.api import build
     from preprocess.audio import AudioSettings
-    from preprocess.build import build
     from preprocess.checksums import CHECKSUMS, Checksums
     from preprocess.corpora import MODALITIES, Modalities
-    from preprocess.dry_run import estimate
-    from preprocess.plan import RAVDESS_TRACKING, BuildError, BuildSettings
-    from preprocess.pool import Pool, Runner
+    from preprocess.plan import BuildSettings
+    from preprocess.summary import BuildReport
 
 _RAVDESS_DIR = flags.DEFINE_string(
     "ravdess_dir", None, "RAVDESS as unzipped from Zenodo, in any nesting of folders."
@@ -135,21 +131,6 @@ def main(argv: Sequence[str]) -> None:
     """Runs the build; ends the process with a status and one line where it cannot."""
     if len(argv) > 1:
         cli.fail(f"what is {argv[1]!r}? Flags are written --name=value")
-    roots = {
-        corpus: Path(flag.value)
-        for corpus, flag in (
-            ("ravdess", _RAVDESS_DIR),
-            ("crema_d", _CREMA_D_DIR),
-            (RAVDESS_TRACKING, _RAVDESS_TRACKING_DIR),
-        )
-        if flag.value
-    }
-    tables = [Path(path) for path in _CLIPS.value]
-    if not roots and not tables:
-        cli.fail("nothing to build from: give --ravdess_dir, --crema_d_dir or --clips")
-    if not _OUT_DIR.value and not _DRY_RUN.value:
-        cli.fail("nowhere to build: give --out_dir")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         settings = BuildSettings(
@@ -160,7 +141,7 @@ def main(argv: Sequence[str]) -> None:
             max_shard_size_mb=_MAX_SHARD_SIZE_MB.value,
             limit=_LIMIT.value,
             split_protocol=_SPLIT_PROTOCOL.value,
-            landmarks="openface" if RAVDESS_TRACKING in roots else "facemesh",
+            landmarks="openface" if _RAVDESS_TRACKING_DIR.value else "facemesh",
             checksums=cast(Checksums, _CHECKSUMS.value),
             audio=AudioSettings(
                 num_mels=_NUM_MELS.value,
@@ -169,52 +150,28 @@ def main(argv: Sequence[str]) -> None:
                 fmax_hz=_FMAX_HZ.value,
             ),
         )
-    except ValueError as error:
-        cli.fail(str(error))
-    cores = len(os.sched_getaffinity(0))
-    try:
-        if _DRY_RUN.value:
-            print(
-                estimate(
-                    roots,
-                    settings,
-                    num_workers=_NUM_WORKERS.value or cores,
-                    clip_timeout_s=_CLIP_TIMEOUT_S.value,
-                    tables=tables,
-                )
-            )
-            return
         report = build(
-            roots,
-            Path(cast(str, _OUT_DIR.value)),
+            _OUT_DIR.value,
+            _CLIPS.value,
             settings,
-            num_workers=_NUM_WORKERS.value or (cores if _RUNNER.value == "local" else None),
-            make_pool=_make_pool(),
+            ravdess_dir=_RAVDESS_DIR.value,
+            ravdess_tracking_dir=_RAVDESS_TRACKING_DIR.value,
+            crema_d_dir=_CREMA_D_DIR.value,
+            num_workers=_NUM_WORKERS.value,
+            runner=_RUNNER.value,
+            ray_address=_RAY_ADDRESS.value,
             clip_timeout_s=_CLIP_TIMEOUT_S.value,
             worker_memory_mb=_WORKER_MEMORY_MB.value,
             overwrite=_OVERWRITE.value,
-            tables=tables,
+            dry_run=_DRY_RUN.value,
         )
-    except BuildError as error:
+    except ValueError as error:
         cli.fail(str(error))
     except KeyboardInterrupt:
         cli.stopped()
-    if report.was_finished:
+    if isinstance(report, BuildReport) and report.was_finished:
         print("this data set was finished before; nothing was done again")
     print(report)
-
-
-def _make_pool() -> Callable[..., Runner[Any, Any]]:
-    if _RUNNER.value == "local":
-        return Pool
-    try:
-        from preprocess.ray_pool import RayPool
-    except ImportError as error:
-        cli.fail(
-            f"--runner=ray needs Ray ({error}). Install the extra [ray], on every node: "
-            "pip install -c launch/constraints.txt '.[preprocess,ray]'"
-        )
-    return functools.partial(RayPool, address=_RAY_ADDRESS.value)
 
 
 if __name__ == "__main__":

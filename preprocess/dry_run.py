@@ -13,6 +13,7 @@ from pathlib import Path
 from emotion_tfdata import schema
 from preprocess import fitness
 from preprocess.corpora import Clip
+from preprocess.corpora.clips_csv import Table
 from preprocess.example import make_example
 from preprocess.media import MediaError
 from preprocess.plan import BuildError, BuildSettings, plan_build
@@ -75,7 +76,7 @@ def estimate(
     *,
     num_workers: int,
     clip_timeout_s: float,
-    tables: Sequence[Path] = (),
+    tables: Sequence[Table] = (),
 ) -> Estimate:
     """Plans a build and processes a few clips of each corpus, one at a time, keeping nothing.
 

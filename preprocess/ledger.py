@@ -15,6 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from emotion_tfdata.manifest import Manifest
 from preprocess import writer
 from preprocess.corpora import Clip, LeftOut
+from preprocess.corpora.clips_csv import Table
 from preprocess.facts import ClipFacts
 from preprocess.plan import BuildError, BuildSettings, Plan, plan_build
 from preprocess.pool import Lost, Runner, WorkerError
@@ -78,7 +79,7 @@ class Ledger:
         roots: Mapping[str, Path],
         settings: BuildSettings,
         workspace: Workspace,
-        tables: Sequence[Path] = (),
+        tables: Sequence[Table] = (),
     ) -> None:
         self._roots = roots
         self._tables = tables

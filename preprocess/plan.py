@@ -32,6 +32,7 @@ from preprocess.corpora import (
     ravdess,
     sample,
 )
+from preprocess.corpora.clips_csv import Table
 from preprocess.corpora.files import Remote, identity
 from preprocess.fitness import INSTALL
 from preprocess.landmarks import NUM_LANDMARKS
@@ -187,7 +188,7 @@ class Plan:
 
 
 def plan_build(
-    roots: Mapping[str, Path], settings: BuildSettings, tables: Sequence[Path] = ()
+    roots: Mapping[str, Path], settings: BuildSettings, tables: Sequence[Table] = ()
 ) -> Plan:
     """Finds the clips and decides what becomes of each file.
 
@@ -233,10 +234,12 @@ def plan_build(
             if settings.checksums != "off":
                 checked.add(corpus)
         found += scan.clips
-    for path in tables:
+    for table in tables:
         try:
-            scan = clips_csv.scan(path, settings.modalities, settings.class_names)
-            drawn = sample.find_marker(path.parent) is not None
+            scan = clips_csv.scan(table, settings.modalities, settings.class_names)
+            files = [file for clip in scan.clips for file in clip.files]
+            folders = {file.parent for file in files if isinstance(file, Path)}
+            drawn = any(sample.find_marker(folder) for folder in folders)
         except (CorpusError, ValueError) as error:
             raise BuildError(f"--clips: {error}") from error
         left_out += scan.left_out

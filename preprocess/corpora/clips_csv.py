@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from emotion_tfdata.labels import Classes, class_index, class_names, emotion_named
 from preprocess.corpora import (
     NO_PICTURE,
     NO_SOUND,
-    Clip,
     CorpusError,
     LeftOut,
     Modalities,
     Scan,
 )
+from preprocess.corpora import Clip as Take
 from preprocess.corpora.files import File, Remote, is_url, look_up
 from preprocess.media import PICTURE_ENDINGS, SOUND_ENDINGS, Part
 
@@ -28,9 +29,43 @@ COLUMNS = (
 )
 _ENDINGS = {"video": PICTURE_ENDINGS, "audio": (*SOUND_ENDINGS, *PICTURE_ENDINGS)}
 _UNSTATED = "unspecified"
+_CORPUS = "clips"  # of clips that no csv lists
 _MAX_NAME_BYTES = 200
 # Names become names of files, and parts of ids that have a slash between them.
 _NOT_IN_NAMES = re.compile(r"[/\\\x00-\x1f\x7f]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One line of such a list.
+
+    Attributes:
+      video, audio: paths or URLs, at least one.
+      actor: who acts.
+      emotion: a class's name or a synonym.
+      corpus, name: together the clip's id; the name is by default the path without its ending.
+      intensity, sentence: in any words.
+      start_s, end_s: a part of a longer recording, in seconds from its beginning.
+    """
+
+    video: str | os.PathLike[str] | None = None
+    audio: str | os.PathLike[str] | None = None
+    actor: str = ""
+    emotion: str = ""
+    corpus: str = _CORPUS
+    name: str | None = None
+    intensity: str | None = None
+    sentence: str | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+
+    def as_row(self) -> dict[str, str]:
+        """As a csv has it."""
+        values = {name: getattr(self, name) for name in COLUMNS}
+        return {name: str(value) for name, value in values.items() if value is not None}
+
+
+Table = Path | Sequence[Clip]  # a list of clips: a csv, or its lines
 
 
 class _BadLineError(ValueError):
@@ -45,7 +80,7 @@ class _BadLineError(ValueError):
         self.kind = kind
 
 
-def scan(path: Path, modalities: Modalities, classes: Classes = 6) -> Scan:
+def scan(table: Table, modalities: Modalities, classes: Classes = 6) -> Scan:
     """Reads a list of clips.
 
     Columns: `video` and/or `audio` (paths from the csv's folder, or URLs), `actor`, `emotion` (a
@@ -57,13 +92,26 @@ def scan(path: Path, modalities: Modalities, classes: Classes = 6) -> Scan:
     A line that is no clip is left out and named; the others are built.
 
     Args:
-      path: the csv, in UTF-8, with a head; separated by commas, semicolons or tabs.
+      table: the csv, in UTF-8, with a head; separated by commas, semicolons or tabs. Or its lines,
+        counted from 0, with paths from the current folder.
       modalities: what is to be built.
       classes: that emotions must have.
 
     Raises:
       CorpusError: if it cannot be read, or lacks a column.
     """
+    unused: list[str] = []
+    if not isinstance(table, Path):
+        rows = [(number, clip.as_row()) for number, clip in enumerate(table)]
+        return _scan(
+            Path.cwd() / "clips",
+            rows,
+            unused,
+            modalities,
+            classes,
+            lambda number: f"clips[{number}]",
+        )
+    path = table
     try:
         rows, unused = _read(path)
     except UnicodeDecodeError as error:
@@ -74,9 +122,20 @@ def scan(path: Path, modalities: Modalities, classes: Classes = 6) -> Scan:
         raise CorpusError(f"{path} is not a csv ({error})") from error
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror})") from error
+    return _scan(path, rows, unused, modalities, classes, lambda line: f"{path.name}:{line}")
+
+
+def _scan(
+    path: Path,
+    rows: Sequence[tuple[int, Mapping[str, str]]],
+    unused: Sequence[str],
+    modalities: Modalities,
+    classes: Classes,
+    where: Callable[[int], str],
+) -> Scan:
     urls = [row.get(c, "") for _, row in rows for c in ("video", "audio") if is_url(row.get(c, ""))]
     remote = look_up(urls)
-    clips: list[Clip] = []
+    clips: list[Take] = []
     left_out: list[LeftOut] = []
     line_of: dict[str, int] = {}
     for line, row in rows:
@@ -84,9 +143,10 @@ def scan(path: Path, modalities: Modalities, classes: Classes = 6) -> Scan:
             clip = _clip(path, row, modalities, classes, remote)
             first = line_of.setdefault(clip.example_id, line)
             if first != line:
-                raise _BadLineError("duplicate name", f"{clip.example_id} is line {first} already")
+                reason = f"{where(first)} is {clip.example_id} already"
+                raise _BadLineError("duplicate name", reason)
         except _BadLineError as error:
-            left_out.append(LeftOut(f"{path.name}:{line}", error.kind, str(error)))
+            left_out.append(LeftOut(where(line), error.kind, str(error)))
         else:
             clips.append(clip)
     clips.sort(key=lambda clip: clip.example_id)
@@ -94,7 +154,7 @@ def scan(path: Path, modalities: Modalities, classes: Classes = 6) -> Scan:
     return Scan(path.stem, path.parent, tuple(clips), tuple(left_out), counted=counted)
 
 
-def _read(path: Path) -> tuple[list[tuple[int, Mapping[str, str]]], list[str]]:
+def _read(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
     """Its lines by number, and the names of columns without a meaning."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         head_line = file.readline()
@@ -117,7 +177,7 @@ def _read(path: Path) -> tuple[list[tuple[int, Mapping[str, str]]], list[str]]:
     return rows, [name for name in head if name and name not in COLUMNS]
 
 
-def _rows(lines: Iterator[list[str]], head: list[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
+def _rows(lines: Iterator[list[str]], head: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
     line = 1
     for values in lines:
         # A quoted value may hold line ends: a row is named by its first line.
@@ -135,7 +195,7 @@ def _clip(
     modalities: Modalities,
     classes: Classes,
     remote: Mapping[str, Remote | OSError],
-) -> Clip:
+) -> Take:
     """The clip of a line.
 
     Raises:
@@ -173,7 +233,7 @@ def _clip(
             raise _BadLineError(
                 "bad name", f"{what} {text!r} is longer than {_MAX_NAME_BYTES} bytes"
             )
-    return Clip(
+    return Take(
         corpus=corpus,
         name=name,
         actor=actor,

@@ -16,7 +16,7 @@ from scipy.io import wavfile
 from emotion_tfdata import schema
 from emotion_tfdata.manifest import Manifest
 from preprocess import writer
-from preprocess.build import build
+from preprocess.building import build
 from preprocess.landmarks import NUM_LANDMARKS
 from preprocess.plan import BuildError, BuildSettings, plan_build
 from preprocess.pool import Pool

@@ -7,7 +7,7 @@ import pytest
 from scipy.io import wavfile
 
 from preprocess import checksums
-from preprocess.build import build
+from preprocess.building import build
 from preprocess.corpora import sample
 from preprocess.plan import BuildError, BuildSettings, plan_build
 

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
+import preprocess
 from emotion_tfdata.manifest import Manifest
-from preprocess import media
-from preprocess.build import build
+from preprocess import Clip, media
+from preprocess.api import BuildReport
+from preprocess.building import build
 from preprocess.corpora import CorpusError, clips_csv, crema_d, ravdess
 from preprocess.example import make_example
 from preprocess.media import Part
@@ -131,7 +133,7 @@ def test_each_bad_line_is_left_out_by_its_number_and_the_others_are_built(sounds
         ({**good, "start_s": "2", "end_s": "1"}, "end_s 1 is not after start_s 2"),
         ({**good, "name": "../../etc"}, "has a slash"),
         ({**good, "name": "n" * 300}, "longer than 200 bytes"),
-        ({**good}, "clips/voices_0 is line 2 already"),
+        ({**good}, "clips.csv:2 is clips/voices_0 already"),
     ]
     path = write_list(tmp_path / "clips.csv", [good, *(row for row, _ in bad)])
     path.write_text(path.read_text() + "one,value,too,many,in,this,line,of,it\n", encoding="utf-8")
@@ -249,3 +251,31 @@ def test_the_script_in_readme_lists_savee_and_mead(project_dir, tmp_path):
         ("mead/MEAD_W009_video_front_fear_level_3_7", "W009", "fearful"),
     ]
     assert [entry.kind for entry in savee.left_out] == ["emotion"]  # surprise
+
+
+def test_a_build_from_python_is_the_command_s(sounds, tmp_path, in_process, monkeypatch):
+    path, rows = sounds
+    monkeypatch.chdir(tmp_path)
+    clips = [Clip(corpus="clinic", **row) for row in rows]
+    bad = Clip(audio="gone.wav", actor="1", emotion="sad")
+    report = build({}, tmp_path / "a", HEARD, tables=[[*clips, bad]], **in_process)
+    assert report.clips_written == len(clips)
+    assert "clips[8]: audio gone.wav is not there" in str(report)
+    build({}, tmp_path / "b", HEARD, tables=[path], **in_process)
+    one, other = (Manifest.load(str(tmp_path / name)) for name in "ab")
+    assert [shard.sha256 for shard in one.shards] == [shard.sha256 for shard in other.shards]
+
+
+def test_the_python_call_plans_builds_and_says_in_one_line_what_is_wrong(sounds, tmp_path):
+    path, _ = sounds
+    estimate = preprocess.build(None, path, HEARD, num_workers=1, dry_run=True)
+    assert "would build    8 clips (8 of clinic)" in str(estimate)
+    report = preprocess.build(tmp_path / "out", [path], HEARD, num_workers=1)
+    assert isinstance(report, BuildReport)
+    assert report.clips_written == 8
+    with pytest.raises(preprocess.BuildError, match="nothing to build from"):
+        preprocess.build(tmp_path / "out")
+    with pytest.raises(preprocess.BuildError, match="runner must be local or ray"):
+        preprocess.build(tmp_path / "out", path, runner="slurm")
+    with pytest.raises(AttributeError, match="no attribute 'built'"):
+        preprocess.built  # noqa: B018

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from preprocess.build import build
+from preprocess.building import build
 from preprocess.ledger import Begun, Clerk, Ledger, ToSeal
 from preprocess.plan import BuildError, BuildSettings
 from preprocess.pool import Pool

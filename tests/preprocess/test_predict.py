@@ -21,7 +21,7 @@ from emotion_tfdata.training import export
 from emotion_tfdata.training.data import Data
 from emotion_tfdata.training.settings import Settings
 from preprocess import predict, predictor
-from preprocess.build import build
+from preprocess.building import build
 from preprocess.corpora import sample
 from preprocess.corpora.sample_render import draw_clip
 from preprocess.plan import BuildSettings

@@ -17,7 +17,7 @@ import pytest
 
 from emotion_tfdata.manifest import Manifest
 from preprocess import processor, work
-from preprocess.build import build
+from preprocess.building import build
 from preprocess.landmarks import to_face_frame, track_face
 from preprocess.plan import BuildSettings
 

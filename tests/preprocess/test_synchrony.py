@@ -10,7 +10,7 @@ import pytest
 from emotion_tfdata import schema
 from emotion_tfdata.manifest import Manifest
 from preprocess import align
-from preprocess.build import build
+from preprocess.building import build
 from preprocess.corpora import sample
 from preprocess.corpora.sample_encode import NTSC_FRAME_RATE
 from preprocess.corpora.sample_render import draw_clip

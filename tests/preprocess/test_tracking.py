@@ -11,7 +11,7 @@ from scipy.io import wavfile
 from emotion_tfdata import Features, make_dataset, schema
 from emotion_tfdata.manifest import Manifest
 from preprocess import landmarks as lm
-from preprocess.build import build
+from preprocess.building import build
 from preprocess.corpora import Clip, CorpusError, ravdess
 from preprocess.example import make_example
 from preprocess.media import Limits, MediaError

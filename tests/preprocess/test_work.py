@@ -12,7 +12,7 @@ import shutil
 import pytest
 
 from preprocess import fitness
-from preprocess.build import build
+from preprocess.building import build
 from preprocess.corpora import LeftOut
 from preprocess.dry_run import estimate
 from preprocess.example import make_example

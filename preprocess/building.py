@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from preprocess.corpora import Clip, LeftOut
+from preprocess.corpora.clips_csv import Table
 from preprocess.ledger import Begun, Clerk, Ledger
 from preprocess.plan import BuildError, BuildSettings
 from preprocess.pool import Lost, Pool, Runner, WorkerError
@@ -38,7 +39,7 @@ def build(
     clip_timeout_s: float = 300.0,
     worker_memory_mb: int = 2048,
     overwrite: bool = False,
-    tables: Sequence[Path] = (),
+    tables: Sequence[Table] = (),
 ) -> BuildReport:
     """Builds a data set, or goes on with one that was interrupted, or finds it finished.
 
@@ -69,7 +70,12 @@ def build(
         with (
             workspace.held(),
             make_clerk_pool(
-                Ledger(roots, settings, workspace, [path.absolute() for path in tables]),
+                Ledger(
+                    roots,
+                    settings,
+                    workspace,
+                    [table.absolute() if isinstance(table, Path) else table for table in tables],
+                ),
                 1,
                 log_dir=None,
                 timeout_s=math.inf,
