@@ -42,6 +42,15 @@ class _Position:
     clips: int = 0
     seconds: float = 0.0
     input_wait_s: float = 0.0
+    # Of these, the first step of each process, in which its programs are compiled.
+    first_clips: int = 0
+    first_s: float = 0.0
+
+    @property
+    def clips_per_s(self) -> float:
+        """Rate of the steps that compiled nothing; of all where there are no others."""
+        clips, seconds = self.clips - self.first_clips, self.seconds - self.first_s
+        return clips / max(seconds, 1e-9) if clips else self.clips / max(self.seconds, 1e-9)
 
     def next_epoch(self) -> _Position:
         return _Position(epoch=self.epoch + 1)
@@ -88,6 +97,7 @@ class Fit:
         self._profiler = Profiler(profile, model_dir / run_dir.TENSORBOARD, self._progress.line)
         self._writer = tf.summary.create_noop_writer()
         self._at = _Position()
+        self._has_stepped = False
         self._best: dict[str, np.ndarray] = {}
         self._schedule = Schedule(
             learning_rate=settings.learning_rate,
@@ -203,7 +213,12 @@ class Fit:
             at.correct += step.correct
             at.seconds += took
             at.input_wait_s += waited
-            self._progress.batch(where, at.batch, batches, at.loss / at.batch, step.clips, took)
+            if not self._has_stepped:
+                at.first_clips += step.clips
+                at.first_s += took
+            self._has_stepped = True
+            rate = at.clips_per_s if at.clips > at.first_clips else None
+            self._progress.batch(where, at.batch, batches, at.loss / at.batch, step.clips, rate)
             self._pause()
 
     def _what_is_not_finite(self, loss: float) -> str:
@@ -238,11 +253,16 @@ class Fit:
         if better:
             self._best = checkpoint.arrays_of(self.learner.model.variables, "best")
         entry["seconds"] = at.seconds + time.monotonic() - started
-        entry["clips_per_s"] = at.clips / max(at.seconds, 1e-9)
+        entry["clips_per_s"] = at.clips_per_s
         entry["input_wait_share"] = at.input_wait_s / max(at.seconds, 1e-9)
         self.history.append(entry)
+        epoch_s = entry["seconds"]
+        if at.first_clips:  # this epoch compiled
+            selected = len(self._data.selection) if self._data.selection else 0
+            # No clip takes longer to select on than to train on.
+            epoch_s = min(epoch_s, (at.clips + selected) / at.clips_per_s)
         self._at = at.next_epoch()
-        self._tell(entry, better)
+        self._tell(entry, better, epoch_s * (self.settings.epochs - entry["epoch"]))
         self._pause()
 
     def _score(self, seen: Predictions) -> float:
@@ -310,7 +330,7 @@ class Fit:
         self._schedule.restore(state["schedule"])
         self.history = state["history"]
 
-    def _tell(self, entry: dict[str, Any], better: bool) -> None:
+    def _tell(self, entry: dict[str, Any], better: bool, left_s: float) -> None:
         epoch, train = entry["epoch"], entry["train"]
         text = (
             f"epoch {epoch}/{self.settings.epochs}  "
@@ -321,7 +341,6 @@ class Fit:
             chosen = entry["selection"]
             text += f"  selection loss {chosen['loss']:.3f} UAR {chosen['uar']:.3f}"
             text += " *" if better else "  "
-        left_s = entry["seconds"] * (self.settings.epochs - epoch)
         self._progress.line(
             f"{text}  rate {entry['learning_rate']:.2g}  {entry['clips_per_s']:.0f} clips/s  "
             f"input wait {entry['input_wait_share']:.0%}  at most {duration(left_s)} left"

@@ -26,7 +26,6 @@ class Progress:
         self._in_place = self._stream.isatty()
         self._every_s = 0.2 if self._in_place else log_every_s
         self._next_s = time.monotonic() + self._every_s
-        self._rate = 0.0
         self._width = 0
 
     def line(self, text: str = "") -> None:
@@ -38,7 +37,7 @@ class Progress:
         self._stream.flush()
 
     def batch(
-        self, where: str, batch: int, batches: int, loss: float, clips: int, seconds: float
+        self, where: str, batch: int, batches: int, loss: float, clips: int, rate: float | None
     ) -> None:
         """Reports a batch if it is time to.
 
@@ -48,19 +47,17 @@ class Progress:
           batches: how many there are.
           loss: of the epoch until now.
           clips: in this batch.
-          seconds: it took, waiting for input included.
+          rate: clips a second of the epoch until now, waiting for input included; None while only
+            the step that compiles was done.
         """
-        rate = clips / max(seconds, 1e-9)
-        self._rate = rate if not self._rate else 0.9 * self._rate + 0.1 * rate
         now = time.monotonic()
         if now < self._next_s:
             return
         self._next_s = now + self._every_s
-        left = duration((batches - batch) * clips / self._rate)
-        text = (
-            f"{where}  batch {batch}/{batches}  loss {loss:.3f}  {self._rate:.0f} clips/s  "
-            f"epoch done in {left}"
-        )
+        text = f"{where}  batch {batch}/{batches}  loss {loss:.3f}"
+        if rate:
+            left = duration((batches - batch) * clips / rate)
+            text += f"  {rate:.0f} clips/s  epoch done in {left}"
         if self._in_place:
             self._stream.write("\r" + text.ljust(self._width))
             self._stream.flush()

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import math
+import re
 
 import keras
 import numpy as np
@@ -107,6 +108,27 @@ def test_tensorboard_has_every_epoch_once_whatever_was_lost(fit, tmp_path):
     events = EventAccumulator(str(tmp_path / "lost" / run_dir.TENSORBOARD))
     events.Reload()
     assert [event.step for event in events.Tensors("train/loss")] == [1, 2, 3]
+
+
+def test_rate_and_time_left_do_not_count_the_step_that_compiles(fit, monkeypatch):
+    one = fit(epochs=3, batch_size=6, augment=None)  # three steps an epoch
+    train, now_s, out = one.learner.train, [0.0], io.StringIO()
+    steps_s = iter([100.0] + [2.0] * 8)
+
+    def train_by_the_clock(*batch):
+        now_s[0] += next(steps_s)
+        return train(*batch)
+
+    monkeypatch.setattr(one.learner, "train", train_by_the_clock)
+    monkeypatch.setattr("emotion_tfdata.training.fit.time.monotonic", lambda: now_s[0])
+    one._progress = Progress(out, log_every_s=-1.0)
+    one.run()
+    assert re.search(r"epoch 1/3  batch 1/3  loss [\d.]+$", out.getvalue(), re.M)
+    assert "epoch 1/3  batch 2/3" in out.getvalue()
+    # 18 clips to train on and 6 to select on, at 3 a second; what comes after was measured.
+    told = re.findall(r"(\d+) clips/s  input .* at most (\S+) left", out.getvalue())
+    assert told == [("3", "0:16"), ("3", "0:06"), ("3", "0:00")]
+    assert one.history[0]["seconds"] == 104
 
 
 def test_the_model_kept_is_the_best_epochs(fit, tmp_path):
