@@ -38,6 +38,7 @@ from emotion_tfdata.grid.ablation.summary import summarize
 from emotion_tfdata.grid.ablation.training import Outcome
 from emotion_tfdata.grid.job import GridError, Job
 from emotion_tfdata.grid.progress import Progress
+from emotion_tfdata.protocols import NAMES as PROTOCOL_NAMES
 from emotion_tfdata.training import command, run_dir
 
 FLAGS = flags.FLAGS
@@ -50,8 +51,9 @@ flags.DEFINE_list("systems", list(SYSTEMS), "which to train; differences need th
 flags.DEFINE_list(
     "protocols",
     list(PROTOCOLS),
-    "actor: folds of actors, figures hold for new people. random: clips dealt at random within "
-    "each class, 80/20 with five folds; leaky, the same actors are trained on and tested on",
+    f"some of {', '.join(PROTOCOL_NAMES)}. actor: folds of actors, figures hold for new people. "
+    "random: clips dealt at random within each class; leaky, the same actors are trained on and "
+    "tested on. README has the published ones",
 )
 flags.DEFINE_integer("seeds", 3, "how many: 0, 1, ...", lower_bound=1, upper_bound=10_000)
 flags.DEFINE_list(

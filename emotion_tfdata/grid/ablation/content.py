@@ -99,13 +99,14 @@ def _missing(trainings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _protocol(summary: Mapping[str, Any], protocol: str, result: Mapping[str, Any]) -> list[Block]:
-    leaky = protocol == "random"
-    word = "leaky" if leaky else "actors held out"
+    leaky = result["leaky"]
     content: list[Block] = [
-        Heading(f"Protocol {protocol}: {word}"),
-        Paragraph(_meaning(summary, protocol), warning=leaky),
-        Paragraph(_clips(summary, result)),
+        Heading(f"Protocol {protocol}" + (": leaky" if leaky else "")),
+        Paragraph(_meaning(result), warning=leaky),
+        Paragraph(_clips(result)),
     ]
+    if result["notes"]:
+        content.append(Items(result["notes"]))
     for part, systems in result["parts"].items():
         if part == "all":
             content += [_table(summary, result, systems, whole=True), Paragraph(_DOCUMENT)]
@@ -117,22 +118,14 @@ def _protocol(summary: Mapping[str, Any], protocol: str, result: Mapping[str, An
     return content
 
 
-def _meaning(summary: Mapping[str, Any], protocol: str) -> str:
-    if protocol == "actor":
-        return "Nobody in the held-out fold was trained on: the figures are of new actors."
-    folds = summary["num_folds"]
-    percent = round(100 / folds)
-    return (
-        f"LEAKY: clips are dealt at random within each class to {folds} folds and one is held out "
-        f"({100 - percent}/{percent}), so the same actors are trained on and tested on, with the "
-        "same sentences. The figures say how well people are told who have been heard already, not "
-        "new ones."
-    )
+def _meaning(result: Mapping[str, Any]) -> str:
+    meaning = result["meaning"]
+    return f"{meaning[0].upper()}{meaning[1:]}."
 
 
-def _clips(summary: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+def _clips(result: Mapping[str, Any]) -> str:
     folds, clips = result["folds"], result["clips"]
-    text = f"Held out: {_numbers('fold', folds)} of {summary['num_folds']}"
+    text = f"Held out: {_numbers('fold', folds)} of {result['num_folds']}"
     text += ", one after the other." if len(folds) > 1 else " alone."
     if clips["held_out"]:
         chosen = clips["selection"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
+from emotion_tfdata import protocols as protocols_lib
 from emotion_tfdata.grid.job import GridError, Job, filled_folds
 from emotion_tfdata.manifest import Manifest, ManifestError
 
@@ -40,22 +41,24 @@ class DataSet:
       path: its folder.
       sha256: of its manifest.
       provenance: what figures made from it must be called; empty for real recordings.
-      num_folds: of either protocol.
+      num_folds: by protocol.
       filled: by protocol, the folds that hold a clip.
+      notes: by protocol, what of the data set or of the protocol has no part in it.
     """
 
     path: Path
     sha256: str
     provenance: str
-    num_folds: int
+    num_folds: Mapping[str, int]
     filled: Mapping[str, tuple[int, ...]]
+    notes: Mapping[str, tuple[str, ...]]
 
     @classmethod
-    def load(cls, data_dir: str) -> DataSet:
+    def load(cls, data_dir: str, protocols: Sequence[str]) -> DataSet:
         """Reads the manifest.
 
         Raises:
-          GridError: if there is none, or it is not one.
+          GridError: if there is none, it is not one, or a protocol does not suit the data set.
         """
         if "://" in data_dir:
             raise GridError(
@@ -64,14 +67,18 @@ class DataSet:
             )
         try:
             manifest = Manifest.load(data_dir)
+            deals = {protocol: manifest.deal(protocol) for protocol in protocols}
         except ManifestError as error:
             raise GridError(f"--data_dir={data_dir}: {error}") from error
+        except protocols_lib.ProtocolError as error:
+            raise GridError(f"--protocols={','.join(protocols)}: {error}") from error
         return cls(
             path=Path(data_dir),
             sha256=manifest.sha256,
             provenance=manifest.provenance,
-            num_folds=manifest.num_folds,
-            filled={p: tuple(filled_folds(manifest, p)) for p in PROTOCOLS},
+            num_folds={protocol: deal.num_folds for protocol, deal in deals.items()},
+            filled={p: tuple(filled_folds(manifest, p)) for p in protocols},
+            notes={protocol: deal.notes for protocol, deal in deals.items()},
         )
 
 
@@ -137,8 +144,8 @@ class Plan:
           GridError: for what does not exist or does not fit.
         """
         _check_names("systems", systems, tuple(SYSTEMS))
-        _check_names("protocols", protocols, PROTOCOLS)
-        data = DataSet.load(data_dir)
+        _check_names("protocols", protocols, protocols_lib.NAMES)
+        data = DataSet.load(data_dir, protocols)
         given = _expanded(train_args)
         if epochs is not None:
             given = (f"--epochs={epochs}", *given)

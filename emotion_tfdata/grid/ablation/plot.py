@@ -9,6 +9,7 @@ from typing import Any
 
 from emotion_tfdata.grid.ablation.plan import BASELINE
 from emotion_tfdata.grid.ablation.summary import METRICS
+from emotion_tfdata.protocols import describe
 
 _LABELS, _PANEL, _GAP, _ROW, _TOP, _BOTTOM = 120, 330, 30, 34, 30, 44
 _INK, _FAINT, _LINE = "#1d2530", "#8b97a5", "#2b6cb0"
@@ -28,8 +29,8 @@ def forest(protocol: str, systems: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     height = _TOP + _ROW * len(compared) + _BOTTOM
     width = _LABELS + len(METRICS) * (_PANEL + _GAP)
-    word = "random split, LEAKY" if protocol == "random" else "actors held out"
-    title = f"difference to the baseline, {word}"
+    leaky = ", leaky" if describe(protocol).leaky else ""
+    title = f"difference to the baseline, protocol {protocol}{leaky}"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" role="img" aria-label="{html.escape(title)}" font-family="sans-serif" '

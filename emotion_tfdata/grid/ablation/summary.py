@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from emotion_tfdata.grid.ablation import intervals
-from emotion_tfdata.grid.ablation.plan import BASELINE, PROTOCOLS, SYSTEMS, Plan, Training
+from emotion_tfdata.grid.ablation.plan import BASELINE, SYSTEMS, Plan, Training
 from emotion_tfdata.grid.ablation.training import Outcome
+from emotion_tfdata.protocols import describe
 
 WAITING = "waiting"  # a training that was not begun
 METRICS = {"uar": "UAR", "accuracy": "accuracy"}
@@ -28,7 +29,7 @@ def summarize(
       JSON values.
     """
     protocols = {}
-    for protocol in [name for name in PROTOCOLS if name in plan.protocols]:
+    for protocol in plan.protocols:
         outcomes = {
             system: {
                 (t.seed, t.fold): outcome
@@ -37,8 +38,20 @@ def summarize(
             }
             for system in plan.systems
         }
-        parts = sorted({part for t, o in finished.items() for part in o.figures if part != "all"})
+        parts = sorted(
+            {
+                part
+                for training, outcome in finished.items()
+                if training.protocol == protocol
+                for part in outcome.figures
+                if part != "all"
+            }
+        )
         protocols[protocol] = {
+            "meaning": describe(protocol).words,
+            "leaky": describe(protocol).leaky,
+            "notes": list(plan.data.notes[protocol]),
+            "num_folds": plan.data.num_folds[protocol],
             "folds": list(plan.folds[protocol]),
             "trainings_each": len(plan.folds[protocol]) * len(plan.seeds),
             "clips": _clips(outcomes),
@@ -55,7 +68,6 @@ def summarize(
         "provenance": plan.data.provenance,
         "data_dir": str(plan.data.path),
         "data_manifest_sha256": plan.data.sha256,
-        "num_folds": plan.data.num_folds,
         "seeds": list(plan.seeds),
         "train_flags": list(plan.train_args),
         "how": sorted({outcome.how for outcome in finished.values() if outcome.how}),

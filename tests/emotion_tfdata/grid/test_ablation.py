@@ -270,6 +270,7 @@ def test_a_dry_run_shows_the_commands_and_does_nothing(project_dir, fake_data_di
         (["--systems=tnc"], [], "--systems: there is no 'tnc'; give some of baseline,regul"),
         (["--systems="], [], "--systems: nothing is named"),
         (["--protocols=speaker"], [], "--protocols: there is no 'speaker'; give some of actor,ran"),
+        (["--protocols=hicmae"], [], "--protocols=hicmae: .* holds out actors of crema_d"),
         (["--folds=0,9"], [], r"no clip in fold 9 \(actor protocol\); folds with clips: 0, 1, 2,"),
         (["--folds=one"], [], "--folds=one: give 'all' or numbers, e.g. 0,2"),
         (

@@ -66,7 +66,14 @@ def outcome(uar, *, corpora=("crema_d", "ravdess")):
 @pytest.fixture
 def make_plan(tmp_path):
     def make(*, provenance="drawn clips", folds=(0, 1, 2), seeds=2, protocols=plan.PROTOCOLS):
-        data = DataSet(tmp_path, "a" * 64, provenance, 5, dict.fromkeys(protocols, folds))
+        data = DataSet(
+            tmp_path,
+            "a" * 64,
+            provenance,
+            dict.fromkeys(protocols, 5),
+            dict.fromkeys(protocols, folds),
+            dict.fromkeys(protocols, ("clips of savee have no part in it",)),
+        )
         systems = ("baseline", "tcn_video", "tcn")
         return Plan(
             data=data,
@@ -136,9 +143,18 @@ def test_random_is_called_leaky_and_says_what_that_means(make_plan):
     text = text_of(of, results(of))
     leaky = text[text.index("## Protocol random") :]
     assert leaky.startswith("## Protocol random: leaky")
-    assert "(80/20)" in leaky
-    assert "the same actors are trained on and tested on" in leaky
+    assert "the same sentences in the same voices, are trained on and tested on" in leaky
     assert "leaky" not in text[text.index("## Protocol actor") : text.index("## Protocol random")]
+
+
+def test_a_published_protocol_is_told_with_whose_figures_it_stands_beside(make_plan):
+    of = make_plan(protocols=("hicmae", "actor"))
+    text = text_of(of, results(of))
+    told = text[text.index("## Protocol hicmae\n") : text.index("## Protocol actor\n")]
+    assert "CREMA-D alone, five published folds" in told
+    assert "Used by HiCMAE and others" in told
+    assert "Held out: folds 0, 1, 2 of 5" in told
+    assert "- clips of savee have no part in it" in told
 
 
 def test_the_documents_figures_stand_beside_with_what_they_are(make_plan):
@@ -233,7 +249,7 @@ def test_seeds_come_first_so_that_every_system_has_a_figure_early(make_plan):
 
 def test_what_a_system_changes_is_read_from_the_flagfiles():
     read = {name: plan._read_flags(plan.flagfile(name)) for name in plan.SYSTEMS}
-    of = Plan(DataSet("", "", "", 5, {}), "", tuple(read), (), (), {}, (), read)
+    of = Plan(DataSet("", "", "", {}, {}, {}), "", tuple(read), (), (), {}, (), read)
     changes = {name: of.changes(name) for name in read}
     assert changes["baseline"] == []
     assert changes["regularization"] == ["--l2=0.001"]
