@@ -115,6 +115,12 @@ def plan(
         if not asked.data_dir:
             raise LaunchError("--data_dir is missing: a data set's folder, or s3://BUCKET/PREFIX")
         command = _train_command(project_dir, asked.training_flagfile, train_args)
+    try:
+        is_command = bool(shlex.split(command)) and len(command.splitlines()) == 1
+    except ValueError:  # quotes that do not close
+        is_command = False
+    if not is_command:
+        raise LaunchError(f"--command={command}: give one line as for a shell")
     is_grid = any(module in command for module in _GRIDS)
     names = [
         one.strip()
@@ -133,10 +139,11 @@ def plan(
         )
     content = [source.sha256, data.digest if data else "", command, names, asked.os, spot]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    stem = (
-        re.sub("[^a-z0-9]+", "-", Path(asked.training_flagfile).stem.lower()).strip("-")[:20]
-        or "run"
-    )
+    what = asked.training_flagfile
+    if asked.command:  # `python FILE.py ...` or `python -m MODULE ...`
+        words = [one for one in command.split() if one not in ("python", "-m")]
+        what = "".join(words[:1]).removesuffix(".py").rpartition(".")[2]
+    stem = re.sub("[^a-z0-9]+", "-", Path(what).stem.lower()).strip("-")[:20] or "run"
     run = asked.name or f"{stem}-{digest[:8]}"
     if not _NAME.fullmatch(run):
         raise LaunchError(f"--name={run}: give up to 32 of a-z, 0-9 and -, the first no hyphen")
@@ -214,9 +221,7 @@ def _train_command(project_dir: Path, flagfile: str, more: Sequence[str]) -> str
         if argument.lstrip("-").partition("=")[0] in ("data_dir", "model_dir", "flagfile"):
             raise LaunchError(f"{argument}: the machine has its own; leave it out after --")
     name = path.relative_to(project_dir.resolve()).as_posix()
-    # Half of what a machine that dies may cost; what S3 lags behind is the rest.
-    often = [] if any("checkpoint_every_s" in one for one in more) else ["--checkpoint_every_s=30"]
-    arguments = ["python", "train.py", f"--flagfile={name}", *more, *often]
+    arguments = ["python", "train.py", f"--flagfile={name}", *more]
     return f"{shlex.join(arguments)} --data_dir={{data}} --model_dir={{out}}"
 
 
@@ -357,9 +362,6 @@ def execute(aws: Aws, plan: Plan, spot: bool, say: Callable[[str], None]) -> boo
     if stack and stack.is_changing:
         say(f"AWS is at work on {name} ({stack.status}); waiting ...")
         stack = _settled(aws, stack, say)
-    if stack and stack.is_started:
-        say(f"{plan.name} has been started already; `monitor` shows it, `resume` starts it again")
-        return False
     if stack is None:
         say(f"making stack {name} ...")
         tags = _tags(plan.name, plan.machines[0], spot, plan.parameters["DiskGb"])
@@ -378,6 +380,9 @@ def execute(aws: Aws, plan: Plan, spot: bool, say: Callable[[str], None]) -> boo
             raise LaunchError(f"stack {name} was made and is gone again; try again")
         stack = aws_lib.wait(aws, stack.id, "", say)
     _refuse_other(plan, stack)
+    if stack.is_started:
+        say(f"{plan.name} has been started already; `monitor` shows it, `resume` starts it again")
+        return False
     if plan.parameters["BucketKey"] == "" and aws_lib.bucket_key(aws) is None:
         aws_lib.make_bucket(aws)
         say(f"bucket {aws.root.bucket} made")

@@ -130,6 +130,7 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         import botocore.exceptions
+        import botocore.parsers
 
         from launch.aws import LaunchError
         from launch.files import FileError
@@ -149,6 +150,8 @@ def main(argv: list[str]) -> int:
         say("launch.ec2: no AWS credentials were found: aws configure, or export AWS_PROFILE=...")
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
         say(f"launch.ec2: AWS: {error}")
+    except botocore.parsers.ResponseParserError as error:  # as of a proxy on the way
+        say(f"launch.ec2: what answered is not AWS: {' '.join(str(error).split())[:300]}")
     except KeyboardInterrupt:
         say("launch.ec2: interrupted; AWS goes on with what was asked, and `list` shows it")
         return 130
@@ -273,9 +276,10 @@ def _stop(name: str) -> int:
 
     aws = _aws()
     stack = aws_lib.find_stack(aws, name)
+    if stack is None and not (FLAGS.delete and aws.run_folder(name).objects()):
+        raise aws_lib.LaunchError(f"there is no run {name} in {aws.region}; `list` shows them")
     if not FLAGS.delete:
-        if stack is None:
-            raise aws_lib.LaunchError(f"there is no run {name} in {aws.region}; `list` shows them")
+        assert stack
         if not FLAGS.dry_run:
             _end(aws, stack)
             say(f"{name} has no machine; `resume {name}` goes on from what it saved")

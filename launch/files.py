@@ -66,16 +66,19 @@ class Folder:
         return f"{self.prefix}/{name}" if self.prefix else name
 
     def objects(self, beginning: str = "") -> list[Object]:
-        """All objects in this folder and below whose names begin so, by name."""
+        """Objects in this folder and below whose names begin so, by name; none of no bucket."""
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=self.key(beginning), **self._owned
         )
         start = len(self.key(""))
-        return [
-            Object(entry["Key"][start:], entry["Size"], entry["LastModified"].timestamp())
-            for page in pages
-            for entry in page.get("Contents", [])
-        ]
+        try:
+            return [
+                Object(entry["Key"][start:], entry["Size"], entry["LastModified"].timestamp())
+                for page in pages
+                for entry in page.get("Contents", [])
+            ]
+        except self.client.exceptions.NoSuchBucket:
+            return []
 
     def read(self, name: str, offset: int = 0) -> bytes | None:
         """A small object's content from `offset` on, or None where there is none."""

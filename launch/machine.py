@@ -29,7 +29,7 @@ from launch.files import RETRIES, FileError, Folder, check_data
 from launch.progress import last_line, progress
 
 INTERRUPTED = 75
-# With a checkpoint every 30 seconds, S3 is never more than 60 behind.
+# With train.py's checkpoint every 30 seconds, S3 is never more than 60 behind.
 SYNC_EVERY_S = 20.0
 _TICK_S = 0.5
 _NOTICE_EVERY_S = 5.0

@@ -217,8 +217,7 @@ def overview(aws: Aws) -> list[str]:
     try:
         left = {one.name.partition("/")[0] for one in aws.root.folder("runs").objects()} - names
     except botocore.exceptions.ClientError as error:
-        if error.response["Error"]["Code"] != "NoSuchBucket":
-            lines.append(f"{aws.root} cannot be read: {error}")
+        lines.append(f"{aws.root} cannot be read: {error}")
         left = set()
     return lines + [f"{name:32}  files only, in {aws.run_folder(name)}" for name in sorted(left)]
 

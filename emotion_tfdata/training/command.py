@@ -165,7 +165,7 @@ def define(values: flags.FlagValues) -> None:
     # The machine. None of these changes what is computed, but for the rounding of other thread
     # counts.
     floating(
-        "checkpoint_every_s", 60.0, "most seconds of work that a crash can cost", lower_bound=0
+        "checkpoint_every_s", 30.0, "most seconds of work that a crash can cost", lower_bound=0
     )
     flags.register_validator(
         "checkpoint_every_s", math.isfinite, "must be a number of seconds", flag_values=values

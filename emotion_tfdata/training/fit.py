@@ -71,7 +71,7 @@ class Fit:
         data: Data,
         model_dir: Path,
         *,
-        checkpoint_every_s: float = 60.0,
+        checkpoint_every_s: float = 30.0,
         should_stop: Callable[[], bool] = lambda: False,
         progress: Progress | None = None,
         profile: ProfiledSteps | None = None,

@@ -46,7 +46,7 @@ class Options:
     data_dir: str
     model_dir: Path
     overwrite: bool = False
-    checkpoint_every_s: float = 60.0
+    checkpoint_every_s: float = 30.0
     input_threads: int | None = None
     profile: ProfiledSteps | None = None
     workers: Workers | None = None

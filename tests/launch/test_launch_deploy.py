@@ -51,8 +51,7 @@ def test_a_run_is_one_stack_with_its_machine_and_its_files(cloud, project, data_
     assert firewall["IpPermissions"] == [], "nothing gets in"
     command = cloud.parameters("one")["Command"]
     assert command == (
-        "python train.py --flagfile=tcn.flags --folds=all --checkpoint_every_s=30 "
-        "--data_dir={data} --model_dir={out}"
+        "python train.py --flagfile=tcn.flags --folds=all --data_dir={data} --model_dir={out}"
     )
     packed = cloud.root.folder("runs/one").read("source.tar")
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
@@ -71,8 +70,8 @@ def test_the_same_call_starts_nothing_twice_and_another_run_keeps_its_name(
     assert [one["InstanceId"] for one in cloud.instances()] == [machine["InstanceId"]]
     assert deployed("--", "--epochs=7") != first, "named by what it runs"
     refused = cloud.run("deploy", "--yes", "--name=" + first, "--command=python -m launch.ec2")
-    assert refused.status == 0
-    assert "has been started already" in refused.err
+    assert refused.status == 1
+    assert f"there is another run {first} (its Command differs)" in refused.err
 
 
 def test_the_same_call_goes_on_where_one_was_interrupted(cloud, project, data_dir):
@@ -140,6 +139,8 @@ def test_what_cannot_run_is_refused_before_anything_is_made(cloud, project, data
     assert "up to 32 of a-z" in refused("--name=Üp")
     assert "holds no data set (no manifest.json)" in refused(data=project / "launch")
     assert "there is nothing" in refused(data=tmp_path / "nowhere")
+    for command in ("python 'x", " ", "true\nfalse"):
+        assert "give one line as for a shell" in refused(f"--command={command}")
     assert "not in us-east-1" in refused("--instance_type=c9x.large")
     assert "no driver" in refused("--instance_type=g5.xlarge")
     assert "training needs 4" in refused("--instance_type=t3.small")
@@ -170,10 +171,12 @@ def test_any_command_runs_and_a_grid_gets_the_cores_for_it(cloud, project, tmp_p
     git(project, "add", "preprocess")
     build = "python -m preprocess.build_tfrecords --ravdess_dir={data} --out_dir={out}"
     raw = f"--data_dir={tmp_path / 'raw'}"
-    told = cloud.run("deploy", "--yes", "--name=build", f"--command={build}", raw)
+    told = cloud.run("deploy", "--yes", f"--command={build}", raw)
     assert told.status == 0, told.err
-    assert cloud.parameters("build")["Command"] == build
-    assert cloud.parameters("build")["Requirements"] == "preprocess"
+    run = told.out.strip()
+    assert run.startswith("build-tfrecords-"), "named by what it runs"
+    assert cloud.parameters(run)["Command"] == build
+    assert cloud.parameters(run)["Requirements"] == "preprocess"
     ablation = project / "emotion_tfdata" / "grid" / "ablation"
     ablation.mkdir(parents=True)
     (ablation / "__main__.py").touch()

@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from fake_aws import DROP, error
+from fake_aws import DROP, Answer, error
 
 from launch import aws, monitor
 
@@ -163,11 +163,19 @@ def test_files_are_fetched_once_and_never_over_others(cloud, deployed, tmp_path)
     assert not (tmp_path / "outside").exists()
 
 
-@pytest.mark.parametrize("command", ["monitor", "fetch", "stop", "resume"])
+@pytest.mark.parametrize("command", ["monitor", "fetch", "stop", "stop --delete", "resume"])
 def test_a_run_that_is_not_there_is_status_1(cloud, project, command):
-    told = cloud.run(command, "nothing")
+    told = cloud.run(*command.split(), "nothing")
     assert told.status == 1
     assert "there is no run nothing" in told.err
+
+
+def test_what_is_no_answer_of_aws_is_told(cloud, project):
+    page = b"<!doctype html><title>Log in</title>"
+    cloud.proxy.rules.insert(0, lambda r: Answer(502, page) if r.service != "sts" else None)
+    told = cloud.run("list")
+    assert told.status == 1
+    assert "what answered is not AWS" in told.err
 
 
 def test_wrong_calls_are_told_and_touch_nothing(cloud, project):
