@@ -176,13 +176,18 @@ def plan(
         network = offers.network(aws, asked.subnet_id)
         parameters |= {"Vpc": network.vpc, "Subnets": ",".join(network.subnets)}
         parameters["PublicAddress"] = str(network.is_public).lower()
-    if machines[0].vcpus > offers.IDLE_ABOVE_VCPUS and not is_grid:
+    trainings, epochs = _trainings(project_dir, command)
+    if machines[0].vcpus > offers.IDLE_ABOVE_VCPUS * max(1, trainings) and not is_grid:
         notes.append(
-            f"advice     one training keeps few of {machines[0].vcpus} vCPUs busy: "
+            f"advice     a training keeps few of {machines[0].vcpus} vCPUs busy: "
             f"{offers.SMALL.partition(',')[0]} does for one, many are for a grid of trainings"
         )
     clips = data.clips if data else None
-    hours = None if is_grid else _hours(project_dir, command, clips)
+    hours = None
+    if trainings and clips:
+        # Three fifths of the clips are trained on, each as it is and as a copy.
+        through = clips * 1.2 * epochs * trainings
+        hours = through / offers.CLIPS_PER_S / 3600 + offers.SETUP_H
     return Plan(run, parameters, machines, hours, asked.max_hours, source, data, notes)
 
 
@@ -225,20 +230,19 @@ def _train_command(project_dir: Path, flagfile: str, more: Sequence[str]) -> str
     return f"{shlex.join(arguments)} --data_dir={{data}} --model_dir={{out}}"
 
 
-def _hours(project_dir: Path, command: str, clips: int | None) -> float | None:
-    """Of a training, computed by the rate measured on two cores; None for other commands."""
-    if clips is None or not command.startswith("python train.py"):
-        return None
+def _trainings(project_dir: Path, command: str) -> tuple[int, int]:
+    """How many trainings train.py is asked for, and of how many epochs; none by other commands."""
+    if not command.startswith("python train.py"):
+        return 0, 0
     values = flags.FlagValues()
     flags.DEFINE_integer("epochs", 60, "", flag_values=values)
+    flags.DEFINE_integer("seeds", 1, "", flag_values=values)
     flags.DEFINE_string("folds", "", "", flag_values=values)
     arguments = shlex.split(command)[1:]
     arguments = [re.sub("^--flagfile=", f"--flagfile={project_dir}/", one) for one in arguments]
     values(arguments, known_only=True)
     folds = 5 if values.folds == "all" else len(values.folds.split(","))
-    # Three fifths of the clips are trained on, each as it is and as a copy.
-    through = clips * 1.2 * values.epochs * folds
-    return through / offers.CLIPS_PER_S / 3600 + offers.SETUP_H
+    return folds * values.seeds, values.epochs
 
 
 def find_data(aws: Aws | None, data_dir: str) -> Data:

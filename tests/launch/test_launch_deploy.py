@@ -195,11 +195,14 @@ def test_a_dry_run_compares_types_and_makes_nothing(cloud, project, tmp_path):
     assert told.status == 0
     # 8,690 clips, three fifths of them twice, 60 times, at 150 a second, and 10 minutes.
     hours = 8690 * 1.2 * 60 / 150 / 3600 + 1 / 6
-    assert "advice     one training keeps few of 96 vCPUs busy: c7i.xlarge" in told.err
+    assert "advice     a training keeps few of 96 vCPUs busy: c7i.xlarge" in told.err
     (line,) = re.findall(r"^c7g.xlarge .*", told.err, re.M)
     usd = 0.145 + deploy.offers.extras_usd(30)
     assert f"${usd:.3f}/h = ${usd * hours:.2f}" in line
     assert f"${usd * 12:.2f}" in line
+    told = cloud.run(*arguments, "--", "--folds=all", "--seeds=3")
+    assert "advice" not in told.err
+    assert f"about {15 * (hours - 1 / 6) + 1 / 6:.1f} h, computed" in told.err
     assert "Command=python train.py" in told.err
     assert cloud.left_over() == []
 
