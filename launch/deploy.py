@@ -259,7 +259,8 @@ def find_data(aws: Aws | None, data_dir: str) -> Data:
         bucket, _, prefix = data_dir.removeprefix("s3://").partition("/")
         if not bucket or not prefix.strip("/"):
             raise LaunchError(f"--data_dir={data_dir}: give s3://BUCKET/PREFIX")
-        where = Folder(aws.root.client, bucket, prefix.strip("/"))
+        owner = aws.account if bucket == aws.root.bucket else ""  # else it may be another's
+        where = Folder(aws.root.client, bucket, prefix.strip("/"), owner)
         files = {one.name: one.bytes for one in where.objects("") if one.bytes}
         manifest = where.read(MANIFEST)
         missing = [name for name in named_by(manifest or b"{}") if name not in files]

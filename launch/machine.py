@@ -89,7 +89,12 @@ class Machine:
         """Anew after trouble: a client that found no credentials never gets any."""
         settings, client = self._settings, boto3.client("s3", config=RETRIES)
         self.folder = Folder(client, settings["BUCKET"], settings["FOLDER"], settings["OWNER"])
-        self.data_folder = Folder(client, settings["DATA_BUCKET"], settings["DATA_FOLDER"])
+        # A data set may be in somebody else's bucket.
+        is_own = settings["DATA_BUCKET"] == settings["BUCKET"]
+        self.data_folder = Folder(
+            *(client, settings["DATA_BUCKET"], settings["DATA_FOLDER"]),
+            settings["OWNER"] if is_own else "",
+        )
 
     def _fetch_patiently(self) -> None:
         """Credentials, a role or S3 may take a while, as just after a start."""
