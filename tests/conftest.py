@@ -2,20 +2,23 @@
 
 Processor time is a budget, so take what is made already. Records: `fake_data_dir`, read only; write
 others with `emotion_tfdata.testing` where their content matters. A training: `fit` with
-`step_by_step`, of `emotion_tfdata/training/conftest.py`. Files of clips: `drawn` and `encode`, and
+`step_by_step`; see `emotion_tfdata/training/conftest.py`. Files of clips: `drawn` and `encode`, and
 a build without processes: `in_process`, of `preprocess/conftest.py`. A command: its `main` in this
-process, as `parsed` in `test_train.py` does; an interpreter that imports TensorFlow costs 5 s, and
+process, as `parsed` does for `train.py`; an interpreter that imports TensorFlow costs 5 s, and
 so is started only where the process itself is the matter. A stream costs 1 to 2 s to trace.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
+from absl import flags as absl_flags
 from hypothesis import settings
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -46,3 +49,60 @@ def fake_data_dir(tmp_path_factory) -> str:
     path = str(tmp_path_factory.mktemp("fake"))
     testing.write_data_set(path, testing.fake_examples())
     return path
+
+
+@pytest.fixture(scope="module")
+def train_module(project_dir):
+    """train.py as a module, its flags parsed from nothing.
+
+    A command's flags are its process's; here another command's may be defined already.
+    """
+    others = absl_flags.FlagValues()
+    modules = absl_flags.FLAGS.flags_by_module_dict()
+    for name in [f.name for m, of in modules.items() if m.startswith("launch") for f in of]:
+        others[name] = absl_flags.FLAGS[name]
+    absl_flags.FLAGS.remove_flag_values(others)
+    before = set(absl_flags.FLAGS)
+    sys.path.insert(0, str(project_dir))
+    try:
+        import train as module
+    finally:
+        sys.path.pop(0)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield module
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    absl_flags.FLAGS.remove_flag_values(set(absl_flags.FLAGS) - before)
+    absl_flags.FLAGS.append_flag_values(others)
+
+
+@pytest.fixture
+def parsed(train_module, project_dir):
+    """train.py as a module, its flags parsed as the command line would."""
+    module = train_module
+
+    def parse(*flags):
+        module.FLAGS.unparse_flags()
+        for name in module.FLAGS:
+            module.FLAGS[name].unparse()
+        module.FLAGS(["train.py", *flags])
+        return module
+
+    cwd = os.getcwd()
+    os.chdir(project_dir)
+    yield parse
+    os.chdir(cwd)
+    parse()
+
+
+@pytest.fixture
+def step_by_step():
+    """Runs a training's steps without compiling them first, which would take most of the time.
+
+    TensorFlow warns that this leaves the input pipeline compiled, which is meant.
+    """
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import resource
 import signal
@@ -13,7 +12,6 @@ import sys
 import time
 
 import pytest
-from absl import flags as absl_flags
 
 from emotion_tfdata.training import command
 
@@ -45,59 +43,6 @@ def train(project_dir, tmp_path):
         )
 
     return run
-
-
-@pytest.fixture(scope="module")
-def module(project_dir):
-    """train.py as a module, its flags parsed from nothing.
-
-    A command's flags are its process's; here another command's may be defined already.
-    """
-    others = absl_flags.FlagValues()
-    modules = absl_flags.FLAGS.flags_by_module_dict()
-    for name in [f.name for m, of in modules.items() if m.startswith("launch") for f in of]:
-        others[name] = absl_flags.FLAGS[name]
-    absl_flags.FLAGS.remove_flag_values(others)
-    before = set(absl_flags.FLAGS)
-    sys.path.insert(0, str(project_dir))
-    try:
-        import train as module
-    finally:
-        sys.path.pop(0)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield module
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    absl_flags.FLAGS.remove_flag_values(set(absl_flags.FLAGS) - before)
-    absl_flags.FLAGS.append_flag_values(others)
-
-
-@pytest.fixture
-def step_by_step():
-    """Runs steps without compiling them first, which for two steps takes longer than the steps."""
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-@pytest.fixture
-def parsed(module, project_dir):
-    """Parses flags as the command line would."""
-
-    def parse(*flags):
-        module.FLAGS.unparse_flags()
-        for name in module.FLAGS:
-            module.FLAGS[name].unparse()
-        module.FLAGS(["train.py", *flags])
-        return module
-
-    cwd = os.getcwd()
-    os.chdir(project_dir)
-    yield parse
-    os.chdir(cwd)
-    parse()
 
 
 def one_line_error(result) -> str:
@@ -277,8 +222,12 @@ def test_each_seed_and_protocol_has_a_folder_of_its_own(parsed):
     assert parsed(*flags)._default_folder() == "runs/tcn-random-seed-1-folds-0-2-seeds-3"
 
 
-def test_it_trains_reports_and_says_where_everything_is(parsed, fake_data_dir, tmp_path, capsys):
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config")
+def test_it_trains_reports_and_says_where_everything_is(
+    parsed, fake_data_dir, tmp_path, capsys, step_by_step
+):
     flags = [f"--data_dir={fake_data_dir}", f"--model_dir={tmp_path / 'm'}", *SMALL]
+    flags += ["--modalities=landmarks"]
     module = parsed(*flags)
     assert module.main(["train.py"]) == 0
     out = capsys.readouterr().out

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tensorflow as tf
 
 from emotion_tfdata.augment import Augment
 from emotion_tfdata.features import Features
@@ -36,17 +35,6 @@ SMALL_MODEL = ModelConfig(
 def settings() -> Callable[..., Settings]:
     """Makes settings of a small training, with the given changes."""
     return small_settings
-
-
-@pytest.fixture
-def step_by_step() -> Iterator[None]:
-    """Runs a training's steps without compiling them first, which would take most of the time.
-
-    TensorFlow warns that this leaves the input pipeline compiled, which is meant.
-    """
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture
