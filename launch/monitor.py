@@ -97,8 +97,8 @@ def describe(aws: Aws, seen: Seen) -> str:
     if status.get("message"):
         lines.append(f"  because    {status['message']}")
     if "epochs" in status:
-        fold = f", fold {status['fold']}" if "fold" in status else ""
-        lines.append(f"  epoch      {status.get('epoch', 0)} of {status['epochs']}{fold}")
+        which = f", {status['training']}" if "training" in status else ""
+        lines.append(f"  epoch      {status.get('epoch', 0)} of {status['epochs']}{which}")
     if "metrics" in status:
         lines.append(f"  last       {_metrics(status['metrics'])}")
     since = now - status.get("updated_at", now)

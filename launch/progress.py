@@ -9,13 +9,13 @@ from typing import Any
 
 
 def progress(model_dir: Path) -> dict[str, Any]:
-    """The newest epoch of a training: `epoch`, `epochs`, `metrics`, `fold`; else empty.
+    """The newest epoch of a training: `epoch`, `epochs`, `metrics`, `training`; else empty.
 
-    train.py keeps `history.json`, an entry an epoch, and `settings.json`; a folder a fold.
+    train.py keeps `history.json`, an entry an epoch, and `settings.json`; of several trainings each
+    has a folder, such as `seed-0/fold-1`.
     """
-    histories = [*model_dir.glob("history.json"), *model_dir.glob("fold-*/history.json")]
     try:
-        newest = max(histories, key=lambda path: path.stat().st_mtime_ns)
+        newest = max(model_dir.rglob("history.json"), key=lambda path: path.stat().st_mtime_ns)
         history = json.loads(newest.read_text())
         found = {"epochs": json.loads((newest.parent / "settings.json").read_text())["epochs"]}
     except (OSError, ValueError, KeyError):
@@ -23,7 +23,7 @@ def progress(model_dir: Path) -> dict[str, Any]:
     if history:
         found |= {"epoch": history[-1].get("epoch"), "metrics": history[-1]}
     if newest.parent != model_dir:
-        found["fold"] = newest.parent.name.removeprefix("fold-")
+        found["training"] = newest.parent.relative_to(model_dir).as_posix()
     return found
 
 

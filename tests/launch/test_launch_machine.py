@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import signal
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from fake_aws import DROP, error, policy_of
 from waiting import wait_until
+
+from launch.progress import progress
 
 
 @pytest.fixture
@@ -236,6 +239,18 @@ def test_what_s3_did_not_take_is_sent_again(cloud, machine, user_data, tmp_path)
     assert len(lost) == 3
     assert cloud.root.folder("runs/one/out").read_json("checkpoint.npz") == 3
     assert cloud.status("one")["state"] == "finished"
+
+
+def test_progress_is_that_of_the_newest_of_several_trainings(tmp_path):
+    assert progress(tmp_path) == {}
+    for at, name in enumerate(("seed-0/fold-0", "seed-0/fold-1")):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "settings.json").write_text('{"epochs": 60}')
+        (folder / "history.json").write_text(json.dumps([{"epoch": 3 + at}]))
+        os.utime(folder / "history.json", (at, at))
+    newest = {"epochs": 60, "epoch": 4, "metrics": {"epoch": 4}, "training": "seed-0/fold-1"}
+    assert progress(tmp_path) == newest
 
 
 def test_the_project_s_own_training_runs_on_it(

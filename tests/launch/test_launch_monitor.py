@@ -18,12 +18,18 @@ def test_a_run_is_described(cloud, deployed):
     assert "one  setting up" in cloud.run("monitor", name).out
     (machine,) = (one["InstanceId"] for one in cloud.instances())
     metrics = {"train": {"loss": 1.25, "accuracy": 0.5}, "clips_per_s": 91.2}
-    about = {"epoch": 4, "epochs": 60, "metrics": metrics, "last_line": "so far"}
+    about = {
+        "training": "fold-1",
+        "epoch": 4,
+        "epochs": 60,
+        "metrics": metrics,
+        "last_line": "so far",
+    }
     cloud.say(name, state="running", instance_id=machine, **about)
     out = cloud.run("monitor", name).out
     assert "one  running" in out
     assert f"c7i.xlarge spot, {machine}; stack emotion-tfdata-one: UPDATE_COMPLETE" in out
-    assert "epoch      4 of 60" in out
+    assert "epoch      4 of 60, fold-1" in out
     assert "train loss 1.250 accuracy 0.500, 91 clips/s" in out
     assert " s ago: so far" in out
     usd = float(aws.find_stack(aws.connect(), name).tags["emotion-tfdata:usd-per-hour"])
