@@ -55,9 +55,9 @@ def corpus(tmp_path_factory, encode):
 
 
 @pytest.fixture(scope="module")
-def data_dir(corpus, tmp_path_factory):
+def data_dir(corpus, tmp_path_factory, in_process):
     out_dir = tmp_path_factory.mktemp("data")
-    build({"ravdess": corpus}, out_dir, BuildSettings(num_folds=2), num_workers=2)
+    build({"ravdess": corpus}, out_dir, BuildSettings(num_folds=2), **in_process)
     return str(out_dir)
 
 

@@ -24,7 +24,7 @@ _CREMA_D_EMOTIONS = ("HAP", "SAD", "ANG")
 
 
 @pytest.fixture(scope="module")
-def examples(tmp_path_factory, encode):
+def examples(tmp_path_factory, encode, in_process):
     """What a build of three clips of each form holds, by actor."""
     root = tmp_path_factory.mktemp("synchrony")
     specs = sample.plan_clips(
@@ -49,7 +49,7 @@ def examples(tmp_path_factory, encode):
                 start_offset_s=late,
             )
     roots = {corpus: root / corpus for corpus in ("ravdess", "crema_d")}
-    report = build(roots, root / "out", BuildSettings(), num_workers=2)
+    report = build(roots, root / "out", BuildSettings(), **in_process)
     assert report.clips_written == 18, str(report)
     return _examples(root / "out")
 
