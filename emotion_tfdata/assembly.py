@@ -13,7 +13,6 @@ from emotion_tfdata import reader, tf_internals
 from emotion_tfdata.batching import Batches, Buckets
 from emotion_tfdata.features import META, Features
 from emotion_tfdata.manifest import Manifest
-from emotion_tfdata.schema import AUDIO_STEP_DB
 from emotion_tfdata.silence import sounding
 from emotion_tfdata.table import Table
 from emotion_tfdata.transform import View, pose, transform
@@ -154,7 +153,7 @@ class Assembly:
             valid = tf.range(capacity)[None, :] < frames[:, None]
         stored = view.decode(contents[modality], capacity)
         if modality == "audio" and trim_db is not None:
-            valid = sounding(stored, valid, trim_db / AUDIO_STEP_DB)
+            valid = sounding(stored, valid, trim_db / (view.array.step or 1.0))
         lengths = frames, batch.frames(modality)
         grid = tf.range(tf.gather(self.buckets.frames(modality), batch.bucket))
         series, mask = transform(

@@ -56,9 +56,10 @@ def make_buckets(table: Table, num_buckets: int, stretch: tuple[float, float]) -
     if num_buckets < 1:
         raise ValueError(f"num_buckets must be at least 1, got {num_buckets}")
     low, high = min(stretch[0], 1.0), max(stretch[1], 1.0)  # clips as they are must fit too
+    audio_hz, landmarks_hz = table.rates_hz["audio"], table.rates_hz["landmarks"]
     durations_s = np.maximum(
-        np.maximum(table.audio_frames - 1, 0) / timebase.AUDIO_RATE_HZ,
-        np.maximum(table.landmarks_frames - 1, 0) / timebase.LANDMARKS_RATE_HZ,
+        np.maximum(table.audio_frames - 1, 0) / audio_hz,
+        np.maximum(table.landmarks_frames - 1, 0) / landmarks_hz,
     )
     # Half of the clips or more are as they are, the others anywhere in the range.
     spread_s = np.concatenate([durations_s * s for s in (1, 1, low, (low + high) / 2, high)])
@@ -67,15 +68,15 @@ def make_buckets(table: Table, num_buckets: int, stretch: tuple[float, float]) -
     def capacities(rate_hz: float, seconds: np.ndarray) -> np.ndarray:
         return np.array([timebase.num_frames(s, rate_hz) for s in np.ceil(seconds * 1e6) / 1e6])
 
-    audio = capacities(timebase.AUDIO_RATE_HZ, edges_s).astype(np.int32)
-    landmarks = capacities(timebase.LANDMARKS_RATE_HZ, edges_s).astype(np.int32)
+    audio = capacities(audio_hz, edges_s).astype(np.int32)
+    landmarks = capacities(landmarks_hz, edges_s).astype(np.int32)
     # One frame more than the arithmetic says costs nothing and spares an argument about rounding.
-    longest_s = np.minimum(edges_s / low + 1 / timebase.LANDMARKS_RATE_HZ, durations_s.max())
+    longest_s = np.minimum(edges_s / low + 1 / min(audio_hz, landmarks_hz), durations_s.max())
     return Buckets(
         audio_frames=audio,
         landmarks_frames=landmarks,
-        source_audio_frames=capacities(timebase.AUDIO_RATE_HZ, longest_s).astype(np.int32),
-        source_landmarks_frames=capacities(timebase.LANDMARKS_RATE_HZ, longest_s).astype(np.int32),
+        source_audio_frames=capacities(audio_hz, longest_s).astype(np.int32),
+        source_landmarks_frames=capacities(landmarks_hz, longest_s).astype(np.int32),
     )
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from emotion_tfdata import storage, timebase
+
 # (upper, lower inner lip), (brows), (upper lids below them), by number of landmarks.
 _POINTS = {
     478: ((13, 14), (105, 334), (159, 386)),
@@ -91,11 +93,14 @@ def clip_and_copy(
     return example_id, clips
 
 
-def draw(example_id: str, clips: list[dict[str, np.ndarray]], stretch: float) -> Any:
+def draw(
+    example_id: str,
+    clips: list[dict[str, np.ndarray]],
+    stretch: float,
+    audio_rate_hz: float = timebase.AUDIO_RATE_HZ,
+) -> Any:
     """Draws the two, one under the other, as a matplotlib figure."""
     from matplotlib.figure import Figure
-
-    from emotion_tfdata import timebase
 
     names = ("as it is", f"copy, stretched by {stretch:g}")
     has_face = "landmarks" in clips[0]
@@ -108,14 +113,14 @@ def draw(example_id: str, clips: list[dict[str, np.ndarray]], stretch: float) ->
     if has_sound:
         for clip, name in zip(clips, names, strict=True):
             axis = axes.pop(0)
-            end_s = len(clip["audio"]) / timebase.AUDIO_RATE_HZ
+            end_s = len(clip["audio"]) / audio_rate_hz
             axis.imshow(
                 clip["audio"].T,
                 origin="lower",
                 aspect="auto",
                 extent=(0, end_s, 0, clip["audio"].shape[1]),
             )
-            axis.set_ylabel(f"log-mel band\n{name}")
+            axis.set_ylabel(f"feature\n{name}")
     if has_face:
         widest_s = []
         for axis, measure, label in (
@@ -163,7 +168,10 @@ def main(argv: list[str]) -> None:
                 flags.FLAGS.seed,
             )
         )
-        draw(example_id, clips, flags.FLAGS.stretch).savefig(flags.FLAGS.out, dpi=110)
+        modalities = storage.load_manifest(flags.FLAGS.data_dir).modalities
+        rates_hz = [of.rate_hz for name, of in modalities.items() if name == "audio"]
+        figure = draw(example_id, clips, flags.FLAGS.stretch, *rates_hz)
+        figure.savefig(flags.FLAGS.out, dpi=110)
     except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"inspect: {error}")
     except ModuleNotFoundError as error:

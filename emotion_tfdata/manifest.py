@@ -179,6 +179,16 @@ class Manifest:
             )
         return names
 
+    def check_log_mel(self, effect: str) -> None:
+        """Refuses an effect that needs log-mel energies where the audio is something else.
+
+        Raises:
+          ValueError: if it is.
+        """
+        name = (self.settings.get("extractor") or {}).get("name", "logmel")
+        if name != "logmel":
+            raise ValueError(f"{effect} needs log-mel energies, and this data set has {name}")
+
     @property
     def num_audio_features(self) -> int:
         """`M` of the feature table; 0 without audio."""

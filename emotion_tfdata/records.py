@@ -123,7 +123,7 @@ class Records(Sequence[Clip]):
                 payload = tfrecord.read_record(
                     file, int(table.offsets[index]), int(table.lengths[index])
                 )
-            example = schema.decode(payload, example_id)
+            example = schema.decode(payload, example_id, self._modalities)
             if example.example_id != example_id:
                 raise ValueError(f"holds another record, {example.example_id}")
             for modality in self._scalings:

@@ -43,6 +43,10 @@ def make_scaling(
     Raises:
       ValueError: for landmarks the data set does not have, or a training side without a frame.
     """
+    if modality == "audio" and features.relative_level:
+        manifest.check_log_mel("relative_level")
+    if modality == "audio" and features.trim_silence_db is not None:
+        manifest.check_log_mel("trim_silence_db")
     moments = manifest.moments_of(modality, deal, train)
     if not moments.count:
         raise ValueError(

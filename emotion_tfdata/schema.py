@@ -20,6 +20,7 @@ from emotion_tfdata.manifest import Array, Modality
 from emotion_tfdata.tfrecord import ExampleMessage
 
 AUDIO_STEP_DB = 1 / 128  # +-256 dB
+_FLOAT16_MAX = 65504.0
 LANDMARKS_STEP = 1 / 8192  # +-4 distances between the eyes
 
 TEXT_FEATURES = ("example_id", "corpus", "actor", "emotion", "intensity", "sentence")
@@ -102,16 +103,35 @@ class Example:
     head: np.ndarray
 
 
-def stored_arrays(example: Example) -> dict[str, np.ndarray]:
-    """The example's arrays as they are stored: fixed point, bytes, checked.
+Stored = Mapping[str, Modality] | None  # how a data set stores its modalities; None: the default
+
+
+def specs(stored: Stored = None) -> dict[str, ArraySpec]:
+    """The table of a data set: the default one, with the audio that its manifest states."""
+    table = dict(ARRAY_FEATURES)
+    if stored and "audio" in stored:
+        array = stored["audio"].array
+        dtype = np.dtype(array.dtype).newbyteorder("<")
+        table["audio"] = dataclasses.replace(
+            table["audio"], dtype=dtype, step=array.step, unit=array.unit
+        )
+    return table
+
+
+def stored_arrays(example: Example, stored: Stored = None) -> dict[str, np.ndarray]:
+    """The example's arrays as they are stored: fixed point, float16, bytes, checked.
+
+    Args:
+      example: one clip.
+      stored: the data set's modalities.
 
     Raises:
       SchemaError: for an array of the wrong rank, of lengths that contradict each other, with a
         value that is not finite, or beyond what its fixed point holds.
     """
     sizes: dict[str, int] = {}
-    stored = {}
-    for name, spec in ARRAY_FEATURES.items():
+    arrays = {}
+    for name, spec in specs(stored).items():
         array = np.asarray(getattr(example, name))
         _check_shape(example.example_id, name, array.shape, sizes)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -126,11 +146,16 @@ def stored_arrays(example: Example) -> dict[str, np.ndarray]:
                     f"more than the {limits.max * spec.step:g} that its fixed point holds"
                 )
             array = units
-        stored[name] = np.ascontiguousarray(array, dtype=spec.dtype)
-    return stored
+        elif spec.dtype == np.float16 and array.size and np.abs(array).max() >= _FLOAT16_MAX:
+            raise SchemaError(
+                f"{example.example_id}: {name} reaches {np.abs(array).max():g}, more than float16 "
+                "holds"
+            )
+        arrays[name] = np.ascontiguousarray(array, dtype=spec.dtype)
+    return arrays
 
 
-def encode(example: Example) -> bytes:
+def encode(example: Example, stored: Stored = None) -> bytes:
     """Serializes an example to the bytes of one record.
 
     The same example gives the same bytes in every process.
@@ -145,19 +170,20 @@ def encode(example: Example) -> bytes:
         if not text:
             raise SchemaError(f"{example.example_id or 'example'}: {name} is empty")
         feature[name].bytes_list.value.append(text.encode())
-    for name, array in stored_arrays(example).items():
+    for name, array in stored_arrays(example, stored).items():
         feature[name].bytes_list.value.append(array.tobytes())
         feature[f"{name}_shape"].int64_list.value.extend(array.shape)
     # A protobuf map serializes in no fixed order unless asked to.
     return message.SerializeToString(deterministic=True)
 
 
-def decode(serialized: bytes, where: str = "record") -> Example:
+def decode(serialized: bytes, where: str = "record", stored: Stored = None) -> Example:
     """Reads one record back, outside of any graph. For inspecting and checking.
 
     Args:
       serialized: the record's bytes.
       where: names the record in errors until its id is known.
+      stored: the data set's modalities.
 
     Raises:
       SchemaError: if it is no `tf.train.Example`, or a feature is missing or does not fit its
@@ -180,7 +206,7 @@ def decode(serialized: bytes, where: str = "record") -> Example:
         where = text["example_id"]
     arrays: dict[str, Any] = {}
     sizes: dict[str, int] = {}
-    for name, spec in ARRAY_FEATURES.items():
+    for name, spec in specs(stored).items():
         content = value(name, "bytes_list")[0]
         shape = tuple(value(f"{name}_shape", "int64_list"))
         _check_shape(where, name, shape, sizes)
@@ -191,9 +217,17 @@ def decode(serialized: bytes, where: str = "record") -> Example:
                 f"{expected_bytes}"
             )
         array = np.frombuffer(content, spec.dtype).reshape(shape)
-        arrays[name] = array if spec.step is None else np.float32(spec.step) * array
+        arrays[name] = from_stored(array, spec)
     arrays["landmarks_valid"] = arrays["landmarks_valid"].astype(bool)
     return Example(**text, **arrays)
+
+
+def from_stored(array: np.ndarray, spec: ArraySpec) -> np.ndarray:
+    """Values of a stored array, in the units of its modality."""
+    if spec.dtype == np.float16:
+        return array.astype(np.float32)
+    values: np.ndarray = array if spec.step is None else np.float32(spec.step) * array
+    return values
 
 
 def modalities(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from emotion_tfdata.features import Features
 from emotion_tfdata.labels import class_index
 from emotion_tfdata.manifest import Manifest
 from emotion_tfdata.protocols import Corpora, Deal, sides
+from emotion_tfdata.timebase import RATES_HZ
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Table:
       lengths: int64 `[N]`, of the payload in bytes.
       places: int64 `[N]`, of the clips in the data set's index.
       paths: text `[S]`, of all shards.
+      rates_hz: frames a second of each modality.
     """
 
     example_ids: np.ndarray
@@ -42,6 +44,7 @@ class Table:
     lengths: np.ndarray
     places: np.ndarray
     paths: np.ndarray
+    rates_hz: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(RATES_HZ))
 
     def __len__(self) -> int:
         return len(self.example_ids)
@@ -52,7 +55,7 @@ class Table:
 
     def only(self, kept: np.ndarray) -> Table:
         """The entries that `kept`, bool `[N]`, is true for."""
-        columns = {field.name for field in dataclasses.fields(self)} - {"paths"}
+        columns = {field.name for field in dataclasses.fields(self)} - {"paths", "rates_hz"}
         return dataclasses.replace(self, **{name: getattr(self, name)[kept] for name in columns})
 
 
@@ -98,6 +101,7 @@ def select(
         lengths=index.lengths[places],
         places=places,
         paths=np.array([os.path.join(data_dir, shard.name) for shard in manifest.shards]),
+        rates_hz={**RATES_HZ, **{name: of.rate_hz for name, of in manifest.modalities.items()}},
     )
 
 

@@ -89,12 +89,12 @@ def write_data_set(
             for example in examples:
                 if actor_fold[example.corpus, example.actor] != fold:
                     continue
-                serialized = schema.encode(example)
+                serialized = schema.encode(example, modalities)
                 writer.write(serialized)
                 k = random_fold[example.example_id]
                 members.append(schema.record_of(example, modalities, k, offset, len(serialized)))
                 offset += len(serialized) + 16
-                rows = schema.valid_rows(schema.decode(serialized), modalities)
+                rows = schema.valid_rows(schema.decode(serialized, stored=modalities), modalities)
                 moments = {modality: Moments.of(each) for modality, each in rows.items()}
                 sums.add(example.corpus, example.actor, k, moments)
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Seconds and frames: the one place where the frame rates are used.
+"""Seconds and frames, and the frame rates of the default features.
 
 Frame `i` of a series is centred on `i / rate_hz` seconds of the clip's clock. Both modalities count
 from the same zero, so equal times are equal instants.
@@ -12,6 +12,7 @@ import numpy as np
 
 AUDIO_RATE_HZ = 100
 LANDMARKS_RATE_HZ = 30
+RATES_HZ = {"audio": AUDIO_RATE_HZ, "landmarks": LANDMARKS_RATE_HZ}  # where nothing says another
 
 # A duration that is a whole number of frames must not lose one of them to rounding.
 _TOLERANCE_FRAMES = 1e-6

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from emotion_tfdata import timebase
 from emotion_tfdata.augment.draw import Augment, Draws
 from emotion_tfdata.augment.mask import hidden_bands, hidden_frames
 from emotion_tfdata.augment.mel import MelAxis, mel_axis, warp_bands
@@ -21,10 +20,9 @@ from emotion_tfdata.augment.noise import WHITE_AUDIO, WHITE_LANDMARKS, noise
 from emotion_tfdata.augment.warp import warp
 from emotion_tfdata.features import Features
 from emotion_tfdata.level import clip_level
-from emotion_tfdata.manifest import Manifest
+from emotion_tfdata.manifest import Array, Manifest
 from emotion_tfdata.protocols import Deal
 from emotion_tfdata.scaling import Scaling, make_scaling
-from emotion_tfdata.schema import ARRAY_FEATURES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +37,7 @@ class View:
       scaling: of the features served.
       rate_hz: of its frames.
       salt: what keeps its noise apart from the other modality's.
+      array: how its values are stored.
       relative: whether its values count from each clip's own level.
     """
 
@@ -47,8 +46,9 @@ class View:
     valid_name: str
     indices: tuple[int, ...]
     scaling: Scaling
-    rate_hz: int
+    rate_hz: float
     salt: int
+    array: Array
     relative: bool = False
 
     @property
@@ -67,10 +67,11 @@ class View:
         return tuple(index * each + place for index in self.indices for place in range(each))
 
     def decode(self, content: tf.Tensor, capacity: tf.Tensor) -> tf.Tensor:
-        """Bytes `[B]` of stored arrays to int16 `[B, capacity, S]`, zero beyond each clip's end."""
+        """Bytes `[B]` of stored arrays to numbers `[B, capacity, S]`, zero beyond a clip's end."""
         features = math.prod(self.stored[self.modality])
-        length = capacity * features * ARRAY_FEATURES[self.modality].dtype.itemsize
-        stored = tf.io.decode_raw(content, tf.int16, fixed_length=length)
+        stored = tf.io.decode_raw(content, tf.int16, fixed_length=2 * capacity * features)
+        if self.array.dtype == "float16":  # which decode_raw has not
+            stored = tf.bitcast(stored, tf.float16)
         return tf.reshape(stored, [-1, capacity, features])
 
 
@@ -95,13 +96,13 @@ def make_view(
     """
     scaling, indices = make_scaling(manifest, modality, deal, train, features)
     relative = modality == "audio" and features.relative_level
+    rate_hz, array = manifest.modalities[modality].rate_hz, manifest.modalities[modality].array
     if modality == "audio":
         stored: dict[str, tuple[int, ...]] = {"audio": (manifest.num_audio_features,)}
-        rate_hz = timebase.AUDIO_RATE_HZ
-        return View("audio", stored, "", (), scaling, rate_hz, WHITE_AUDIO, relative)
+        return View("audio", stored, "", (), scaling, rate_hz, WHITE_AUDIO, array, relative)
     stored = {"landmarks": (manifest.num_landmarks, 3), "landmarks_valid": ()}
-    rate_hz = timebase.LANDMARKS_RATE_HZ
-    return View("landmarks", stored, "landmarks_valid", indices, scaling, rate_hz, WHITE_LANDMARKS)
+    salt = WHITE_LANDMARKS
+    return View("landmarks", stored, "landmarks_valid", indices, scaling, rate_hz, salt, array)
 
 
 def effects(manifest: Manifest, modality: str, augment: Augment | None) -> dict[str, Any]:
@@ -124,6 +125,7 @@ def effects(manifest: Manifest, modality: str, augment: Augment | None) -> dict[
             f"{most} bands could hide all {bands} bands of the data set; take fewer or narrower"
         )
     if augment.warps_mel:
+        manifest.check_log_mel("mel_warp")
         chosen["mel"] = mel_axis(manifest.settings, bands)
     if augment.frequency_masks:
         chosen["frequency_mask_bands"] = most
@@ -144,7 +146,7 @@ def transform(
     scaling: Scaling,
     *,
     columns: tuple[int, ...] = (),
-    rate_hz: int,
+    rate_hz: float,
     salt: int,
     noise_correlation: float,
     noise_slow_hz: float,
@@ -157,7 +159,7 @@ def transform(
     """Does to a batch of one modality what was drawn for it.
 
     Args:
-      stored: int16 `[B, T, S]`, as stored.
+      stored: int16 or float16 `[B, T, S]`, as stored.
       valid: bool `[B, T]`, rows that hold something.
       frames: int32 `[B]`, rows of each clip.
       frames_out: int32 `[B]`, rows after the warp.

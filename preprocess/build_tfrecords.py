@@ -62,6 +62,17 @@ _MAX_SHARD_SIZE_MB = flags.DEFINE_float("max_shard_size_mb", 64.0, "Largest shar
 _LIMIT = flags.DEFINE_integer(
     "limit", None, "Only so many clips of each corpus, spread over its actors.", lower_bound=1
 )
+_AUDIO_FEATURES = flags.DEFINE_string(
+    "audio_features",
+    "logmel",
+    "What sound becomes: logmel, mfcc (of the same mel bands), egemaps (openSMILE's low-level "
+    "descriptors, for research alone), or package.module:name of an extractor of one's own; see "
+    "preprocess/extractors.py.",
+)
+_NUM_MFCC = flags.DEFINE_integer("num_mfcc", 13, "Cepstral coefficients of mfcc.", lower_bound=1)
+_MFCC_DELTAS = flags.DEFINE_integer(
+    "mfcc_deltas", 2, "Derivatives of mfcc over time.", lower_bound=0, upper_bound=2
+)
 _NUM_MELS = flags.DEFINE_integer("num_mels", 80, "Mel bands of the audio.", lower_bound=1)
 _N_FFT = flags.DEFINE_integer("n_fft", 512, "Samples of the audio's window, at 16 kHz.")
 _FMIN_HZ = flags.DEFINE_float("fmin", 50.0, "Lower edge of the mel bands, in Hz.")
@@ -143,6 +154,9 @@ def main(argv: Sequence[str]) -> None:
             split_protocol=_SPLIT_PROTOCOL.value,
             landmarks="openface" if _RAVDESS_TRACKING_DIR.value else "facemesh",
             checksums=cast(Checksums, _CHECKSUMS.value),
+            audio_features=_AUDIO_FEATURES.value,
+            num_mfcc=_NUM_MFCC.value,
+            mfcc_deltas=_MFCC_DELTAS.value,
             audio=AudioSettings(
                 num_mels=_NUM_MELS.value,
                 n_fft=_N_FFT.value,

@@ -64,7 +64,7 @@ def build(
     """
     began_s = time.monotonic()
     # Workers may run in another folder.
-    workspace = Workspace(out_dir.absolute())
+    workspace = Workspace(out_dir.absolute(), settings.stored_modalities)
     roots = {corpus: root.absolute() for corpus, root in roots.items()}
     try:
         with (

@@ -135,7 +135,12 @@ def _measure(clip: Clip, settings: BuildSettings) -> tuple[float, int] | Stop | 
     began_s = time.process_time()
     try:
         arrays = schema.stored_arrays(
-            make_example(clip, settings.audio, num_landmarks=settings.num_landmarks)
+            make_example(
+                clip,
+                settings.extractor if clip.sound else settings.audio,
+                num_landmarks=settings.num_landmarks,
+            ),
+            settings.stored_modalities,
         )
     except ImportError as error:  # no clip is to blame
         return Stop(fitness.describe(error))

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from emotion_tfdata.schema import Example
-from preprocess import align, audio, landmarks, media, tracking
+from preprocess import align, audio, extractors, landmarks, media, tracking
 from preprocess.audio import AudioSettings
 from preprocess.corpora import Clip
 from preprocess.corpora.files import local
+from preprocess.extractors import AudioExtractor
 from preprocess.media import DEFAULT_LIMITS, Limits, MediaError, Part
 
 # Sound that never gets louder (3 steps of 16 bits) was not recorded.
@@ -35,7 +36,7 @@ class _Pictures:
 
 def make_example(
     clip: Clip,
-    settings: AudioSettings,
+    audio_features: AudioSettings | AudioExtractor,
     limits: Limits = DEFAULT_LIMITS,
     num_landmarks: int = landmarks.NUM_LANDMARKS,
     notes: list[str] | None = None,
@@ -44,7 +45,7 @@ def make_example(
 
     Args:
       clip: names the files; a modality without a file gets no rows.
-      settings: of the audio features.
+      audio_features: what makes them; settings stand for log-mel bands.
       limits: what a file may reach.
       num_landmarks: of the data set, which a clip without a picture has none of.
       notes: gets what is to be known of a clip that is used all the same.
@@ -55,13 +56,15 @@ def make_example(
       MemoryError: if it needs more than there is.
       ImportError: if a library that reads clips is not installed.
     """
+    if isinstance(audio_features, AudioSettings):
+        audio_features = extractors.LogMel(audio_features)
     with local(clip.files) as paths:
         here = dict(zip(clip.files, paths, strict=True))
         return _make_example(
             clip,
             here[clip.sound] if clip.sound else None,
             here[clip.picture] if clip.picture else None,
-            settings,
+            audio_features,
             limits,
             num_landmarks,
             notes,
@@ -72,7 +75,7 @@ def _make_example(
     clip: Clip,
     sound_path: Path | None,
     picture_path: Path | None,
-    settings: AudioSettings,
+    extractor: AudioExtractor,
     limits: Limits,
     num_landmarks: int,
     notes: list[str] | None,
@@ -106,9 +109,10 @@ def _make_example(
             f"picture and sound together last {span.duration_s:.1f} s, longer than "
             f"{limits.duration_s:g} s",
         )
-    features = np.zeros((0, settings.num_mels), np.float32)
+    features = np.zeros((0, extractor.width), np.float32)
     if sound_span:
-        features = audio.log_mel(align.align_sound(samples, sound_span[0], span), settings)
+        aligned = align.align_sound(samples, sound_span[0], span)
+        features = extractors.features(extractor, aligned)
     points = np.zeros((0, num_landmarks, 3), np.float32)
     valid = np.zeros(0, bool)
     if picture_span:

@@ -16,7 +16,7 @@ class ClipFacts:
     """Measured of one clip.
 
     Attributes:
-      loudness_db: energy in the mel bands, mean over its frames, in dB; None without sound.
+      loudness_db: energy in the mel bands, mean over its frames, in dB; None without log-mel bands.
       lag_s: how much later the mouth opens than the voice sounds; None where nothing tells.
       altered: names of its files that are not what the corpus published.
       several_faces: whether its pictures show more than one, of which the largest was taken.
@@ -29,11 +29,14 @@ class ClipFacts:
 
 
 def measure(
-    example: Example, altered: tuple[str, ...] = (), several_faces: bool = False
+    example: Example,
+    altered: tuple[str, ...] = (),
+    several_faces: bool = False,
+    is_log_mel: bool = True,
 ) -> ClipFacts:
     """Measures an example, to a tenth of a decibel and of a millisecond."""
     loudness_db = lag_s = None
-    if len(example.audio):
+    if len(example.audio) and is_log_mel:
         energy = np.sum(10 ** (np.asarray(example.audio, np.float64) / 10), axis=1)
         loudness_db = round(float(10 * np.log10(energy.mean())), 1)
         if len(example.landmarks) and example.landmarks.shape[1] in POINTS:

@@ -17,7 +17,7 @@ from emotion_tfdata import protocols, schema
 from emotion_tfdata.labels import Classes, class_index, class_names
 from emotion_tfdata.manifest import Modality
 from emotion_tfdata.splits import actor_folds, random_folds
-from preprocess import media
+from preprocess import extractors, media
 from preprocess.audio import HOP_SAMPLES, SAMPLE_RATE_HZ, AudioSettings
 from preprocess.checksums import CHECKSUMS, Checksums
 from preprocess.corpora import (
@@ -34,6 +34,7 @@ from preprocess.corpora import (
 )
 from preprocess.corpora.clips_csv import Table
 from preprocess.corpora.files import Remote, identity
+from preprocess.extractors import AudioExtractor
 from preprocess.fitness import INSTALL
 from preprocess.landmarks import NUM_LANDMARKS
 from preprocess.summary import left_out_lines
@@ -67,7 +68,10 @@ class BuildSettings:
       checksums: what becomes of a file that is not the one its corpus published: with `warn` it is
         built and named, with `require` left out; `off` does not look.
       landmarks: where they come from: `facemesh`, or `openface`, RAVDESS's own tracking record.
-      audio: of the audio features.
+      audio: of the mel bands.
+      audio_features: `logmel`, `mfcc`, `egemaps`, or an extractor's `package.module:name`.
+      num_mfcc: cepstral coefficients.
+      mfcc_deltas: their derivatives, 0 to 2.
 
     Raises:
       ValueError: for a value that is not allowed.
@@ -83,6 +87,9 @@ class BuildSettings:
     checksums: Checksums = "warn"
     landmarks: Literal["facemesh", "openface"] = "facemesh"
     audio: AudioSettings = dataclasses.field(default_factory=AudioSettings)
+    audio_features: str = "logmel"
+    num_mfcc: int = 13
+    mfcc_deltas: int = 2
 
     def __post_init__(self) -> None:
         class_names(self.classes or self.num_classes)
@@ -105,6 +112,16 @@ class BuildSettings:
             raise ValueError(f"limit must be at least 1, got {self.limit}")
         if "audio" in self.built:
             self.audio.check_filters()
+            _ = self.extractor
+
+    @property
+    def extractor(self) -> AudioExtractor:
+        """What makes the audio features.
+
+        Raises:
+          ValueError: if there is none of that name.
+        """
+        return extractors.resolve(self.audio_features, self.audio, self.num_mfcc, self.mfcc_deltas)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -119,7 +136,11 @@ class BuildSettings:
     @property
     def stored_modalities(self) -> dict[str, Modality]:
         """What the manifest says of them."""
-        return schema.modalities(self.audio.num_mels, self.num_landmarks, self.built)
+        width = self.extractor.width if "audio" in self.built else 1
+        stored = schema.modalities(width, self.num_landmarks, self.built)
+        if "audio" in stored:
+            stored["audio"] = extractors.stored(self.extractor)
+        return stored
 
     @property
     def num_landmarks(self) -> int:
@@ -133,6 +154,8 @@ class BuildSettings:
           BuildError: if a library that computes them is not installed.
         """
         packages = ["av", "librosa", "numpy", "soxr"] if "audio" in self.built else ["av", "numpy"]
+        if "audio" in self.built and self.audio_features == "egemaps":
+            packages.append("opensmile")
         if "landmarks" in self.built and self.landmarks == "facemesh":
             packages.append("mediapipe")
         try:
@@ -145,6 +168,7 @@ class BuildSettings:
             "sample_rate_hz": SAMPLE_RATE_HZ,
             "hop_samples": HOP_SAMPLES,
             "versions": versions,
+            "extractor": extractors.describe(self.extractor) if "audio" in self.built else None,
         }
 
 

@@ -11,12 +11,14 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from emotion_tfdata import schema
-from preprocess import fitness
+from preprocess import extractors, fitness
 from preprocess.audio import AudioSettings
 from preprocess.corpora import Clip, crema_d, ravdess
 from preprocess.example import make_example
+from preprocess.extractors import AudioExtractor
 from preprocess.media import PICTURE_ENDINGS, MediaError
 from preprocess.plan import RECIPE
 from preprocess.pool import Lost, Pool, WorkerError
@@ -44,7 +46,7 @@ class Features:
       modalities: that the model needs.
       data_modalities: that its data set was built with.
       class_names: in order of the outputs.
-      audio: how the sound's features are made.
+      audio: what makes the sound's features.
       versions: of the packages that made the data set's.
       trained_actors: `corpus/actor` of everyone it was trained or its epoch selected on.
       temperature: that its probabilities are calibrated by; None where they are not.
@@ -55,10 +57,15 @@ class Features:
     modalities: tuple[str, ...]
     data_modalities: tuple[str, ...]
     class_names: tuple[str, ...]
-    audio: AudioSettings
+    audio: AudioExtractor
     versions: Mapping[str, str]
     trained_actors: frozenset[str] = frozenset()
     temperature: float | None = None
+
+    @property
+    def stored(self) -> schema.Stored:
+        """How the data set stores the sound's features."""
+        return {"audio": extractors.stored(self.audio)}
 
     def trained_actor(self, path: Path) -> str | None:
         """Whose clip it is by its name, if the model was trained on that actor; else None."""
@@ -107,6 +114,27 @@ class Failure:
     reason: str
 
 
+def _extractor(build: Mapping[str, Any]) -> AudioExtractor:
+    """What made a data set's audio features.
+
+    Raises:
+      ValueError: if it is not to be had here, or another one is.
+    """
+    bands, known = AudioSettings(**build.get("audio", {})), build.get("extractor")
+    if not known:
+        return extractors.LogMel(bands)
+    found = extractors.resolve(
+        build["audio_features"], bands, build["num_mfcc"], build["mfcc_deltas"]
+    )
+    for name in ("settings", "width", "rate_hz", "step", "source_sha256"):
+        if extractors.describe(found).get(name) != known.get(name):
+            raise PredictError(
+                f"{build['audio_features']} is not the extractor that made the model's features: "
+                f"its {name} is another"
+            )
+    return found
+
+
 def load_features(model_dir: Path) -> Features:
     """Reads how a trained model's clips are to be processed.
 
@@ -128,7 +156,7 @@ def load_features(model_dir: Path) -> Features:
             modalities=tuple(content["inputs"]),
             data_modalities=tuple(content["data_modalities"]),
             class_names=tuple(content["class_names"]),
-            audio=AudioSettings(**build.get("audio", {})),
+            audio=_extractor(build),
             versions=build.get("versions", {}),
             trained_actors=frozenset(content.get("trained_actors", ())),
             temperature=content.get("temperature"),
@@ -234,7 +262,7 @@ def _example(path: Path, features: Features, modalities: set[str]) -> _Read:
     )
     notes: list[str] = []
     example = make_example(clip, features.audio, notes=notes)
-    schema.stored_arrays(example)  # what cannot be stored fails here, by name
+    schema.stored_arrays(example, features.stored)  # what cannot be stored fails here, by name
     return _Read(example, tuple(notes))
 
 
@@ -269,7 +297,8 @@ class Predictor:
         """Classifies one clip, in the 16 bits a value that the data set has too."""
         import tensorflow as tf
 
-        example = schema.decode(schema.encode(example))
+        stored = self._features.stored
+        example = schema.decode(schema.encode(example, stored), stored=stored)
         inputs = {
             "audio": example.audio,
             "audio_mask": [True] * len(example.audio),

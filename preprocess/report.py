@@ -19,7 +19,7 @@ import numpy as np
 
 from emotion_tfdata.index import Index, Record
 from emotion_tfdata.manifest import Manifest
-from emotion_tfdata.timebase import AUDIO_RATE_HZ, LANDMARKS_RATE_HZ, duration_s
+from emotion_tfdata.timebase import duration_s
 from preprocess.facts import ClipFacts
 
 JSON_NAME = "report.json"
@@ -48,6 +48,7 @@ class ReportedClip:
     place: int
     loudness_db: float | None
     lag_s: float | None
+    rates_hz: Mapping[str, float]
     oddness: float = 0.0
     why: str = ""
 
@@ -59,9 +60,8 @@ class ReportedClip:
     @property
     def duration_s(self) -> float:
         """Length of the longer modality, to a millisecond."""
-        rates_hz = {"audio": AUDIO_RATE_HZ, "landmarks": LANDMARKS_RATE_HZ}
         frames = ((int(each[self.place]), name) for name, each in self.index.frames.items())
-        return round(max(duration_s(count, rates_hz[name]) for count, name in frames), 3)
+        return round(max(duration_s(count, self.rates_hz[name]) for count, name in frames), 3)
 
     @property
     def faces_share(self) -> float | None:
@@ -102,10 +102,11 @@ def summarize(manifest: Manifest, facts: Mapping[str, ClipFacts]) -> dict[str, A
       deviation); `why` says which.
     """
     index = manifest.index
+    rates_hz = {name: of.rate_hz for name, of in manifest.modalities.items()}
     clips = []
     for place in range(len(index)):
         measured = facts[index.example_id(place)]
-        clips.append(ReportedClip(index, place, measured.loudness_db, measured.lag_s))
+        clips.append(ReportedClip(index, place, measured.loudness_db, measured.lag_s, rates_hz))
     corpora: dict[str, Sequence[ReportedClip]] = {"all": list(clips)}
     for code, corpus in enumerate(index.corpus_names):
         corpora[corpus] = [clips[place] for place in np.flatnonzero(index.corpora == code)]

@@ -72,17 +72,18 @@ def page(data_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) -> str:
         "<p>The oddest, and the least odd of each corpus. Dashed: the moments whose landmarks "
         "stand on the right.</p>",
     ]
+    rates_hz = [of.rate_hz for name, of in manifest.modalities.items() if name == "audio"]
     for clip in _few(summary["clips"]):
         example = _load(data_dir, manifest, clip)
         words = f"{clip.record.example_id}, {clip.record.emotion}"
         if clip.why:
             words += f"; {clip.why}, {clip.oddness:.1f} deviations"
-        parts += [f"<h3>{html.escape(words)}</h3>", image(plot_clip(example), dpi=100)]
+        parts += [f"<h3>{html.escape(words)}</h3>", image(plot_clip(example, *rates_hz), dpi=100)]
     return document(title, parts)
 
 
-def plot_clip(example: Example) -> Figure:
-    """Log-mel over mouth opening on one time axis, and the landmarks at three moments."""
+def plot_clip(example: Example, audio_rate_hz: float = AUDIO_RATE_HZ) -> Figure:
+    """Sound over mouth opening on one time axis, and the landmarks at three moments."""
     figure = Figure(figsize=(11, 3.4))
     # Room for the labels is given, since measuring it takes longer than drawing.
     grid = figure.add_gridspec(
@@ -100,8 +101,8 @@ def plot_clip(example: Example) -> Figure:
     shared = None
     if len(example.audio):
         shared = figure.add_subplot(grid[0, 0])
-        edge = 0.5 / AUDIO_RATE_HZ
-        end_s = (len(example.audio) - 1) / AUDIO_RATE_HZ
+        edge = 0.5 / audio_rate_hz
+        end_s = (len(example.audio) - 1) / audio_rate_hz
         shared.imshow(
             example.audio.T,
             origin="lower",
@@ -109,7 +110,7 @@ def plot_clip(example: Example) -> Figure:
             cmap="magma",
             extent=(-edge, end_s + edge, -0.5, example.audio.shape[1] - 0.5),
         )
-        shared.set_ylabel("mel band")
+        shared.set_ylabel("feature")
         shared.tick_params(labelbottom=not len(example.landmarks))
     if len(example.landmarks):
         below = figure.add_subplot(grid[1, 0], sharex=shared)
@@ -189,7 +190,7 @@ def _load(data_dir: Path, manifest: Manifest, clip: ReportedClip) -> Example:
     record = clip.record
     with open(data_dir / manifest.shards[manifest.index.shards[clip.place]].name, "rb") as file:
         file.seek(record.offset + HEADER_BYTES)
-        return schema.decode(file.read(record.length), record.example_id)
+        return schema.decode(file.read(record.length), record.example_id, manifest.modalities)
 
 
 def _measures_table(measures: Mapping[str, Any]) -> str:

@@ -122,7 +122,8 @@ def _check_shard(
             try:
                 if record.offset + HEADER_BYTES + record.length + FOOTER_BYTES > size:
                     raise ValueError("cut short")  # before so much memory is asked for
-                example = schema.decode(read_record(file, record.offset, record.length))
+                payload = read_record(file, record.offset, record.length)
+                example = schema.decode(payload, stored=manifest.modalities)
                 _check_record(example, record, manifest)
                 if manifest.index.keys[first + number] != example_key(record.example_id):
                     raise ValueError(f"its key in {INDEX_NAME} is not that of its id")

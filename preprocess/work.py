@@ -93,7 +93,11 @@ class Work:
         except BuildError as error:
             return str(error)
         found, wanted = (
-            {"recipe": settings["recipe"], **settings["versions"]}
+            {
+                "recipe": settings["recipe"],
+                **settings["versions"],
+                self.settings.audio_features: (settings["extractor"] or {}).get("source_sha256"),
+            }
             for settings in (settings_here, self.wanted)
         )
         others = [
@@ -125,11 +129,12 @@ class Work:
                 raise media.MediaError("checksum", f"{', '.join(altered)}: {ALTERED}")
             example = make_example(
                 clip,
-                self.settings.audio,
+                self.settings.extractor if clip.sound else self.settings.audio,
                 num_landmarks=self.settings.num_landmarks,
                 notes=notes,
             )
-            schema.stored_arrays(example)  # an example that cannot be stored fails here, by name
+            # An example that cannot be stored fails here, by name.
+            schema.stored_arrays(example, self.workspace.stored)
         except media.MediaError as error:
             reason = str(error)
             if self.settings.modalities == "both":
@@ -158,7 +163,12 @@ class Work:
                 if left_out.kind not in PASSING_KINDS:
                     self.workspace.store_left_out(clip.example_id, left_out)
                 return left_out
-            facts = measure(example, altered, several_faces=SEVERAL_FACES in notes)
+            facts = measure(
+                example,
+                altered,
+                several_faces=SEVERAL_FACES in notes,
+                is_log_mel=self.settings.audio_features == "logmel",
+            )
             return self.workspace.store_example(example, facts)
         except OSError as error:
             return self._cannot_write(error)

@@ -34,7 +34,15 @@ from emotion_tfdata.manifest import (
     Shard,
 )
 from emotion_tfdata.moments import GroupSums, Moments
-from emotion_tfdata.schema import ARRAY_FEATURES, TEXT_FEATURES, Example, stored_arrays
+from emotion_tfdata.schema import (
+    ARRAY_FEATURES,
+    TEXT_FEATURES,
+    Example,
+    Stored,
+    from_stored,
+    specs,
+    stored_arrays,
+)
 from emotion_tfdata.tfds import FEATURES_NAME, INFO_NAME
 from preprocess import lock
 from preprocess.corpora import LeftOut
@@ -67,10 +75,12 @@ class Workspace:
 
     Args:
       out_dir: the folder; need not exist.
+      stored: the data set's modalities.
     """
 
-    def __init__(self, out_dir: Path) -> None:
+    def __init__(self, out_dir: Path, stored: Stored = None) -> None:
         self.out_dir = out_dir
+        self.stored = stored
         self.work_dir = out_dir / _WORK_NAME
         self.token = secrets.token_hex(8)
         self._shards_plan = self.work_dir / "shards.json"
@@ -244,7 +254,7 @@ class Workspace:
         """
         about = {name: getattr(example, name) for name in TEXT_FEATURES}
         about["facts"] = dataclasses.asdict(facts or ClipFacts())
-        arrays = stored_arrays(example)
+        arrays = stored_arrays(example, self.stored)
         arrays["about"] = np.array(json.dumps(about))
         path = self._clip_path(example.example_id, ".npz")
         return self._write(path, lambda file: np.savez(file, **arrays))
@@ -277,9 +287,8 @@ class Workspace:
             raise WorkspaceError(
                 f"{path} was damaged ({error}) and is removed; {_MADE_AGAIN}"
             ) from error
-        for name, spec in ARRAY_FEATURES.items():
-            if spec.step is not None:
-                arrays[name] = np.float32(spec.step) * arrays[name]
+        for name, spec in specs(self.stored).items():
+            arrays[name] = from_stored(arrays[name], spec)
         arrays["landmarks_valid"] = arrays["landmarks_valid"].astype(bool)
         facts = _facts(about.pop("facts"))
         return Example(**about, **arrays), facts

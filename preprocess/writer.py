@@ -131,14 +131,14 @@ def write_shard(
         with open(temporary, "wb") as file:
             for example_id, fold in zip(plan.example_ids, plan.random_folds, strict=True):
                 example, facts[example_id] = load(example_id)
-                payload = schema.encode(example)
+                payload = schema.encode(example, modalities)
                 record = frame(payload)
                 file.write(record)
                 digest.update(record)
                 entry = schema.record_of(example, modalities, fold, offset, len(payload))
                 records.append(entry)
                 offset += len(record)
-                add_rows(sums, schema.decode(payload, example_id), fold, modalities)
+                add_rows(sums, schema.decode(payload, example_id, modalities), fold, modalities)
             file.flush()
             os.fsync(file.fileno())
         if sha256_of(temporary) != digest.hexdigest():

@@ -20,10 +20,9 @@ import tensorflow as tf
 import emotion_tfdata
 from emotion_tfdata.features import Features
 from emotion_tfdata.level import clip_level
+from emotion_tfdata.manifest import Manifest
 from emotion_tfdata.models import EmotionModel
-from emotion_tfdata.schema import ARRAY_FEATURES
 from emotion_tfdata.silence import sounding
-from emotion_tfdata.timebase import AUDIO_RATE_HZ, LANDMARKS_RATE_HZ
 from emotion_tfdata.training import run_dir
 from emotion_tfdata.training.data import Data
 from emotion_tfdata.transform import View, make_view
@@ -96,7 +95,7 @@ def _scale(view: View) -> Callable[[tf.Tensor], tf.Tensor]:
     """From the data contract's units to the model's, as the pipeline scales stored integers."""
     # A step is a power of two, so dividing by it rounds nothing: the product of a stored value
     # and its gain is the same number here as there.
-    step = np.float32(ARRAY_FEATURES[view.modality].step or 1.0)
+    step = np.float32(view.array.step or 1.0)
     gain = (view.scaling.gain / step).reshape(view.served_shape)
     offset = view.scaling.offset.reshape(view.served_shape)
     chosen = view.indices if view.served_shape != view.stored[view.modality] else ()
@@ -164,12 +163,18 @@ def view_of(data: Data, modality: str) -> View:
     return make_view(manifest, modality, data.deal, data.train_cells, settings.features)
 
 
+def _about(modality: str, manifest: Manifest) -> str:
+    extractor = manifest.settings.get("extractor") or {"name": "logmel"}
+    if modality != "audio" or extractor["name"] == "logmel":
+        return _FEATURES[modality]
+    return f"{extractor['name']}; frame i is at i / rate_hz seconds"
+
+
 def features_of(
     data: Data, views: Mapping[str, View], temperature: float | None = None
 ) -> dict[str, Any]:
     """What `features.json` says: how a clip becomes what the SavedModel takes."""
     settings, manifest = data.settings, data.manifest
-    rates_hz = {"audio": AUDIO_RATE_HZ, "landmarks": LANDMARKS_RATE_HZ}
     return {
         "format": "emotion_tfdata features",
         "version": _FORMAT_VERSION,
@@ -180,8 +185,8 @@ def features_of(
         "inputs": {
             name: {
                 "frame_shape": list(view.stored[name]),
-                "rate_hz": rates_hz[name],
-                "is": _FEATURES[name],
+                "rate_hz": view.rate_hz,
+                "is": _about(name, manifest),
                 "mask": "a frame of the clip" + (", with a face in it" * (name == "landmarks")),
             }
             for name, view in views.items()
