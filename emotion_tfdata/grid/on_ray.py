@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ import ray.exceptions
 from emotion_tfdata.grid import work
 from emotion_tfdata.grid.job import GridError, Job
 
-_START_S = 120.0
+_START_S, _CONNECT_S = 120.0, 10.0
 _RETRIES = 10  # after lost nodes; a training that ends its own process counts, too
 
 
@@ -46,6 +47,9 @@ class OnRay:
         handler = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place
         own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
         try:
+            if ":" in address:  # Ray itself takes minutes to say that nobody is there
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, int(port)), _CONNECT_S).close()
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise GridError(

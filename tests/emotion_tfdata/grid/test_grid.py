@@ -15,7 +15,7 @@ import pytest
 
 from emotion_tfdata.grid import progress as progress_lib
 from emotion_tfdata.grid import run, scaling, work
-from emotion_tfdata.grid.job import LOG, Job
+from emotion_tfdata.grid.job import LOG, GridError, Job
 from emotion_tfdata.grid.local import Local
 from emotion_tfdata.grid.progress import Progress
 from emotion_tfdata.training import run_dir
@@ -170,6 +170,16 @@ def test_each_process_has_cores_of_its_own_and_the_death_of_one_is_its_own_affai
 def test_more_jobs_than_memory_is_a_line():
     with pytest.raises(run.GridError, match=r"--jobs=100000: there is memory for \d+ trainings"):
         Local(100_000, 5)
+
+
+def test_without_ray_a_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "emotion_tfdata.grid.on_ray", raising=False)
+    with (
+        pytest.raises(GridError, match=r"--runner=ray needs Ray .* '\.\[train,ray\]'"),
+        run.runner_of("ray", "auto", 0, 2, 0),
+    ):
+        pass
 
 
 def test_a_folds_run_is_what_each_training_is_alone(project_dir, fake_data_dir, tmp_path):

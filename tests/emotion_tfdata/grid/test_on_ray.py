@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -19,11 +20,13 @@ from pathlib import Path
 import pytest
 
 from emotion_tfdata.grid import run
-from emotion_tfdata.grid.job import Job
+from emotion_tfdata.grid.job import GridError, Job
 from emotion_tfdata.grid.local import Local
 from emotion_tfdata.grid.progress import Progress
 
 pytest.importorskip("ray", reason="the extra [ray] is not installed")
+
+from emotion_tfdata.grid.on_ray import OnRay
 
 RAY = Path(sysconfig.get_path("scripts")) / "ray"
 PATIENCE_S = 400.0
@@ -103,6 +106,17 @@ def what_it_came_to(folder):
         for name in ("seconds", "clips_per_s", "input_wait_share"):
             del entry[name]
     return report, (folder / "predictions.csv").read_bytes()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "127.0.0.1:none"])
+def test_a_cluster_that_is_not_there_is_a_line_at_once(address):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = address.format(taken.getsockname()[1])
+    with (
+        pytest.raises(GridError, match=f"no Ray cluster .* at --ray_address={address} .*ray up"),
+        OnRay(address, 0, 1),
+    ):
+        pass
 
 
 def test_a_grid_ends_the_same_to_the_bit_with_a_node_killed(
