@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from preprocess.corpora import Clip, LeftOut
 from preprocess.corpora.clips_csv import Table
-from preprocess.ledger import Begun, Clerk, Ledger
+from preprocess.ledger import Begun, Ledger
 from preprocess.plan import BuildError, BuildSettings
 from preprocess.pool import Lost, Pool, Runner, WorkerError
 from preprocess.summary import BuildReport, Progress
@@ -20,10 +19,6 @@ from preprocess.work import GOES_ON, PASSING_KINDS, Stop, Work
 from preprocess.workspace import Workspace, WorkspaceError
 from preprocess.writer import ShardPlan
 
-Item = TypeVar("Item")
-
-# Clips that are fetched from the ledger at once.
-_BATCH = 64
 # So many clips that fail alike before any does not tell of the machine.
 _FAILING_ALIKE = 5
 
@@ -35,7 +30,6 @@ def build(
     *,
     num_workers: int | None,
     make_pool: Callable[..., Runner[Any, Any]] = Pool,
-    make_clerk_pool: Callable[..., Runner[Any, Any]] = Pool,
     clip_timeout_s: float = 300.0,
     worker_memory_mb: int = 2048,
     overwrite: bool = False,
@@ -43,8 +37,7 @@ def build(
 ) -> BuildReport:
     """Builds a data set, or goes on with one that was interrupted, or finds it finished.
 
-    Its bytes depend on clips and settings alone. What this process holds does not grow with the
-    number of clips.
+    Its bytes depend on clips and settings alone.
 
     Args:
       roots: corpus -> folder.
@@ -52,7 +45,6 @@ def build(
       settings: of the build.
       num_workers: processes, on each node where there are several; None where `make_pool` knows.
       make_pool: makes what runs the work, from what `Pool` takes.
-      make_clerk_pool: makes what runs the one process that has the list of clips.
       clip_timeout_s: longest that one clip may take.
       worker_memory_mb: memory that a worker may take, in 10^6 bytes; 0 for no limit.
       overwrite: replaces what another build left in `out_dir`, or this one if it is damaged.
@@ -67,23 +59,14 @@ def build(
     workspace = Workspace(out_dir.absolute(), settings.stored_modalities)
     roots = {corpus: root.absolute() for corpus, root in roots.items()}
     try:
-        with (
-            workspace.held(),
-            make_clerk_pool(
-                Ledger(
-                    roots,
-                    settings,
-                    workspace,
-                    [table.absolute() if isinstance(table, Path) else table for table in tables],
-                ),
-                1,
-                log_dir=None,
-                timeout_s=math.inf,
-                attempts=1,
-            ) as clerk_pool,
-        ):
-            clerk = Clerk(clerk_pool)
-            begun = clerk.ask(Ledger.begin, overwrite)
+        with workspace.held():
+            ledger = Ledger(
+                roots,
+                settings,
+                workspace,
+                [table.absolute() if isinstance(table, Path) else table for table in tables],
+            )
+            begun = ledger.begin(overwrite)
             if not begun.is_finished:
                 work = Work(roots, settings, settings.as_dict(), workspace, begun.checked)
                 with make_pool(
@@ -93,17 +76,21 @@ def build(
                     timeout_s=clip_timeout_s,
                     memory_bytes=worker_memory_mb * 10**6,
                 ) as pool:
-                    _process(clerk, begun, pool)
-                    _seal(clerk, pool, clip_timeout_s)
-                clerk.ask(Ledger.finish)
-            return clerk.ask(Ledger.report, str(out_dir), time.monotonic() - began_s)
+                    _process(ledger, begun, pool)
+                    _seal(ledger, pool, clip_timeout_s)
+                ledger.finish()
+            return ledger.report(str(out_dir), time.monotonic() - began_s)
     except (WorkspaceError, WorkerError) as error:
         raise BuildError(str(error)) from error
     except OSError as error:
         raise BuildError(f"{error}. Mend it; then {GOES_ON}") from error
+    except MemoryError as error:
+        raise BuildError(
+            f"no memory is left to list the clips; make room, then {GOES_ON}"
+        ) from error
 
 
-def _process(clerk: Clerk, begun: Begun, pool: Runner[Clip, Any]) -> None:
+def _process(ledger: Ledger, begun: Begun, pool: Runner[Clip, Any]) -> None:
     """Processes the clips that are not yet.
 
     Raises:
@@ -116,14 +103,14 @@ def _process(clerk: Clerk, begun: Begun, pool: Runner[Clip, Any]) -> None:
         print(f"{kept} clips were finished before and are kept", file=sys.stderr)
     progress = Progress(begun.clips_missing, "clips")
     failing: list[str] | None = []
-    for clip, result in pool.run(_fetch(clerk, Ledger.clips, begun.clips_missing, _BATCH)):
+    for clip, result in pool.run(ledger.missing):
         if isinstance(result, Lost):
             result = LeftOut(clip.place(), "failed", result.reason)
         if isinstance(result, Stop):
             raise BuildError(result.reason)
         if failing is not None:
             failing = _still_failing(failing, result)
-        clerk.ask(Ledger.add, clip.example_id, result)
+        ledger.add(clip.example_id, result)
         progress.add(result if isinstance(result, LeftOut) else None)
 
 
@@ -147,26 +134,18 @@ def _still_failing(failing: list[str], result: int | LeftOut) -> list[str] | Non
     )
 
 
-def _seal(clerk: Clerk, pool: Runner[ShardPlan, Any], clip_timeout_s: float) -> None:
+def _seal(ledger: Ledger, pool: Runner[ShardPlan, Any], clip_timeout_s: float) -> None:
     """Writes the shards that do not stand yet.
 
     Raises:
       BuildError: if one cannot be written.
     """
-    to_seal = clerk.ask(Ledger.plan_shards)
-    progress = Progress(to_seal.shards, "shards")
-    timeout_s = clip_timeout_s * to_seal.clips
-    for plan, result in pool.run(_fetch(clerk, Ledger.shards, to_seal.shards, 1), timeout_s):
+    unsealed = ledger.plan_shards()
+    progress = Progress(len(unsealed), "shards")
+    timeout_s = clip_timeout_s * max((len(plan.example_ids) for plan in unsealed), default=0)
+    for plan, result in pool.run(unsealed, timeout_s):
         if isinstance(result, Lost):
             raise BuildError(f"{plan.name} could not be written: {result.reason}")
         if isinstance(result, Stop):
             raise BuildError(result.reason)
         progress.add()
-
-
-def _fetch(
-    clerk: Clerk, method: Callable[[Ledger, int, int], list[Item]], count: int, batch: int
-) -> Iterator[Item]:
-    """Items of one of the ledger's lists, a few at a time, as they are wanted."""
-    for start in range(0, count, batch):
-        yield from clerk.ask(method, start, batch)

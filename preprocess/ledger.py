@@ -1,16 +1,11 @@
-"""What is to be known of all of a build's clips at once, kept in one process and asked for.
-
-Whoever hands out the work then holds a few clips at a time, however many there are.
-"""
+"""What is to be known of all of a build's clips at once: the plan, and what became of each."""
 
 from __future__ import annotations
 
 import dataclasses
-import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from emotion_tfdata.manifest import Manifest
 from preprocess import writer
@@ -18,16 +13,11 @@ from preprocess.corpora import Clip, LeftOut
 from preprocess.corpora.clips_csv import Table
 from preprocess.facts import ClipFacts
 from preprocess.plan import BuildError, BuildSettings, Plan, plan_build
-from preprocess.pool import Lost, Runner, WorkerError
 from preprocess.report import summarize, write_report
 from preprocess.summary import BuildReport, left_out_csv, left_out_lines
-from preprocess.work import ALTERED, GOES_ON, Stop
-from preprocess.workspace import LEFT_OUT_NAME, Workspace, WorkspaceError
+from preprocess.work import ALTERED
+from preprocess.workspace import LEFT_OUT_NAME, Workspace
 from preprocess.writer import ShardPlan
-
-Arguments = ParamSpec("Arguments")
-Answer = TypeVar("Answer")
-Request = tuple[str, tuple[Any, ...], dict[str, Any]]
 
 _NAMED = 3
 
@@ -51,26 +41,13 @@ class Begun:
     is_damaged: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class ToSeal:
-    """What is left to be sealed.
-
-    Attributes:
-      shards: that do not stand yet.
-      clips: in the largest of them.
-    """
-
-    shards: int
-    clips: int
-
-
 class Ledger:
-    """A build's plan and what became of each clip. Called with the name of a method and arguments.
+    """A build's plan and what became of each clip.
 
     Args:
       roots: corpus -> folder.
       settings: of the build.
-      workspace: of the build, held by who asks.
+      workspace: of the build, held.
       tables: lists of further clips.
     """
 
@@ -90,22 +67,6 @@ class Ledger:
         self._begun: Begun | None = None
         self._outcomes: dict[str, LeftOut | int] = {}
         self._missing: list[Clip] = []
-        self._unsealed: list[ShardPlan] = []
-
-    def __call__(self, request: Request) -> Any:
-        """Answers; with a `Stop` where the build cannot go on."""
-        name, arguments, options = request
-        try:
-            return getattr(self, name)(*arguments, **options)
-        except (BuildError, WorkspaceError) as error:
-            return Stop(str(error))
-        except OSError as error:
-            return Stop(f"{error}. Mend it; then {GOES_ON}")
-        except MemoryError:
-            return Stop(f"no memory is left to list the clips; make room, then {GOES_ON}")
-        except Exception as error:
-            traceback.print_exc()
-            return Stop(f"listing the clips failed ({type(error).__name__}: {error})")
 
     def begin(self, overwrite: bool) -> Begun:
         """Plans the build and makes the folder its own."""
@@ -132,9 +93,10 @@ class Ledger:
         )
         return self._begun
 
-    def clips(self, start: int, count: int) -> list[Clip]:
-        """Some of the clips that are missing."""
-        return self._missing[start : start + count]
+    @property
+    def missing(self) -> Sequence[Clip]:
+        """The clips that no earlier run has finished."""
+        return self._missing
 
     def add(self, example_id: str, outcome: LeftOut | int) -> None:
         """Notes what became of a clip: bytes that are kept of it, or why it is left out.
@@ -144,8 +106,8 @@ class Ledger:
         """
         self._outcomes[example_id] = outcome
 
-    def plan_shards(self) -> ToSeal:
-        """Decides which clip goes into which shard, unless an earlier run has.
+    def plan_shards(self) -> Sequence[ShardPlan]:
+        """The shards that do not stand yet; which clip goes into which is decided once.
 
         From here on clips are not asked for: what is held of them makes room for the manifest.
         """
@@ -159,16 +121,10 @@ class Ledger:
         plans, _ = self._workspace.load_shards_plan()
         standing = self._workspace.standing_shards()
         # The largest first, so that none is left for last.
-        self._unsealed = sorted(
+        return sorted(
             (plan for plan in plans if plan.name not in standing),
             key=lambda plan: (-len(plan.example_ids), plan.name),
         )
-        largest = len(self._unsealed[0].example_ids) if self._unsealed else 0
-        return ToSeal(len(self._unsealed), largest)
-
-    def shards(self, start: int, count: int) -> list[ShardPlan]:
-        """Some of the shards that do not stand yet."""
-        return self._unsealed[start : start + count]
 
     def finish(self) -> None:
         """Writes the manifest of shards that stand, and the report."""
@@ -260,38 +216,6 @@ class Ledger:
             apart=plan.apart,
         )
         self._workspace.store_shards_plan(shards, left_out)
-
-
-class Clerk:
-    """Asks a ledger that is in another process.
-
-    Args:
-      runner: of one process, which has the ledger, and one attempt at each request.
-    """
-
-    def __init__(self, runner: Runner[Request, Any]) -> None:
-        self._runner = runner
-
-    def ask(
-        self,
-        method: Callable[Concatenate[Ledger, Arguments], Answer],
-        *arguments: Arguments.args,
-        **options: Arguments.kwargs,
-    ) -> Answer:
-        """What a method of the ledger returns.
-
-        Raises:
-          BuildError: if the build cannot go on.
-          WorkerError: if the process dies.
-        """
-        request = (method.__name__, arguments, options)
-        ((_request, answer),) = self._runner.run([request])
-        if isinstance(answer, Stop):
-            raise BuildError(answer.reason)
-        if isinstance(answer, Lost):
-            raise WorkerError(f"the list of clips is lost: {answer.reason}; {GOES_ON}")
-        found: Answer = answer
-        return found
 
 
 def _altered_notes(facts: Mapping[str, ClipFacts]) -> list[str]:

@@ -45,7 +45,7 @@ def here() -> type[Here]:
 @pytest.fixture(scope="session")
 def in_process() -> dict[str, Any]:
     """Arguments of `build` for one that starts no process."""
-    return {"num_workers": 1, "make_pool": Here, "make_clerk_pool": Here}
+    return {"num_workers": 1, "make_pool": Here}
 
 
 @pytest.fixture(scope="session")
