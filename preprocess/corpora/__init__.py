@@ -35,7 +35,7 @@ class CorpusError(ValueError):
     """A folder that does not hold the corpus it should."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Clip:
     """One take, and the files its picture and its sound are read from.
 

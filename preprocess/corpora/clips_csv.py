@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from emotion_tfdata.labels import Classes, class_index, class_names, emotion_named
 from preprocess.corpora import (
@@ -21,7 +24,7 @@ from preprocess.corpora import (
 )
 from preprocess.corpora import Clip as Take
 from preprocess.corpora.files import File, Remote, is_url, look_up
-from preprocess.media import PICTURE_ENDINGS, SOUND_ENDINGS, Part
+from preprocess.media import PICTURE_ENDINGS, SOUND_ENDINGS, WHOLE, Part
 
 COLUMNS = (
     *("video", "audio", "actor", "emotion"),
@@ -100,20 +103,23 @@ def scan(table: Table, modalities: Modalities, classes: Classes = 6) -> Scan:
     Raises:
       CorpusError: if it cannot be read, or lacks a column.
     """
-    unused: list[str] = []
     if not isinstance(table, Path):
-        rows = [(number, clip.as_row()) for number, clip in enumerate(table)]
         return _scan(
             Path.cwd() / "clips",
-            rows,
-            unused,
+            lambda: ((number, clip.as_row()) for number, clip in enumerate(table)),
+            _urls(clip.as_row() for clip in table),
+            (),
             modalities,
             classes,
             lambda number: f"clips[{number}]",
         )
     path = table
     try:
-        rows, unused = _read(path)
+        unused = _check_head(path)
+        # Read twice, so that never all lines are held.
+        urls = _urls(row for _, row in _rows(path))
+        if next(_rows(path), None) is None:
+            raise CorpusError(f"{path} lists no clips")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path} is not in UTF-8 ({error.reason} at byte {error.start})") from (
             error
@@ -122,23 +128,36 @@ def scan(table: Table, modalities: Modalities, classes: Classes = 6) -> Scan:
         raise CorpusError(f"{path} is not a csv ({error})") from error
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror})") from error
-    return _scan(path, rows, unused, modalities, classes, lambda line: f"{path.name}:{line}")
+    return _scan(
+        path,
+        lambda: _rows(path),
+        urls,
+        unused,
+        modalities,
+        classes,
+        lambda line: f"{path.name}:{line}",
+    )
+
+
+def _urls(rows: Iterable[Mapping[str, str]]) -> list[str]:
+    values = (row.get(column, "") for row in rows for column in ("video", "audio"))
+    return [value for value in values if is_url(value)]
 
 
 def _scan(
     path: Path,
-    rows: Sequence[tuple[int, Mapping[str, str]]],
+    rows: Callable[[], Iterable[tuple[int, Mapping[str, str]]]],
+    urls: Sequence[str],
     unused: Sequence[str],
     modalities: Modalities,
     classes: Classes,
     where: Callable[[int], str],
 ) -> Scan:
-    urls = [row.get(c, "") for _, row in rows for c in ("video", "audio") if is_url(row.get(c, ""))]
     remote = look_up(urls)
     clips: list[Take] = []
     left_out: list[LeftOut] = []
     line_of: dict[str, int] = {}
-    for line, row in rows:
+    for line, row in rows():
         try:
             clip = _clip(path, row, modalities, classes, remote)
             first = line_of.setdefault(clip.example_id, line)
@@ -154,14 +173,24 @@ def _scan(
     return Scan(path.stem, path.parent, tuple(clips), tuple(left_out), counted=counted)
 
 
-def _read(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
-    """Its lines by number, and the names of columns without a meaning."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[list[str], Any]]:
+    """A csv's head, and a reader of the lines that follow."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         head_line = file.readline()
         file.seek(0)
         separator = max(",;\t", key=head_line.count)
         lines = csv.reader(file, delimiter=separator, strict=True)
-        head = [name.strip().lower() for name in next(lines, [])]
+        yield [name.strip().lower() for name in next(lines, [])], lines
+
+
+def _check_head(path: Path) -> list[str]:
+    """The names of columns without a meaning.
+
+    Raises:
+      CorpusError: if one is missing.
+    """
+    with _opened(path) as (head, _):
         missing = [name for name in ("actor", "emotion") if name not in head]
         if not {"video", "audio"} & set(head):
             missing.insert(0, "video or audio")
@@ -171,22 +200,21 @@ def _read(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
         twice = [name for name in COLUMNS if head.count(name) > 1]
         if twice:
             raise CorpusError(f"{path}: two columns {twice[0]}")
-        rows = list(_rows(lines, head))
-    if not rows:
-        raise CorpusError(f"{path} lists no clips")
-    return rows, [name for name in head if name and name not in COLUMNS]
+    return [name for name in head if name and name not in COLUMNS]
 
 
-def _rows(lines: Iterator[list[str]], head: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    line = 1
-    for values in lines:
-        # A quoted value may hold line ends: a row is named by its first line.
-        first, line = line + 1, lines.line_num  # type: ignore[attr-defined]
-        if any(value.strip() for value in values):
-            row = dict(zip(head, (value.strip() for value in values), strict=False))
-            if len(values) != len(head):
-                row[""] = f"{len(values)} values, its head has {len(head)}"
-            yield first, row
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Its lines by number, those without a value excepted."""
+    with _opened(path) as (head, lines):
+        line = lines.line_num
+        for values in lines:
+            # A quoted value may hold line ends: a row is named by its first line.
+            first, line = line + 1, lines.line_num
+            if any(value.strip() for value in values):
+                row = dict(zip(head, (value.strip() for value in values), strict=False))
+                if len(values) != len(head):
+                    row[""] = f"{len(values)} values, its head has {len(head)}"
+                yield first, row
 
 
 def _clip(
@@ -234,12 +262,12 @@ def _clip(
                 "bad name", f"{what} {text!r} is longer than {_MAX_NAME_BYTES} bytes"
             )
     return Take(
-        corpus=corpus,
+        corpus=sys.intern(corpus),
         name=name,
-        actor=actor,
+        actor=sys.intern(actor),
         emotion=emotion,
-        intensity=row.get("intensity") or _UNSTATED,
-        sentence=row.get("sentence") or _UNSTATED,
+        intensity=sys.intern(row.get("intensity") or _UNSTATED),
+        sentence=sys.intern(row.get("sentence") or _UNSTATED),
         picture=picture,
         sound=sound,
         part=part,
@@ -277,7 +305,7 @@ def _part(row: Mapping[str, str]) -> Part:
             raise _BadLineError("bad time", f"{name} {text!r} is no number of seconds") from error
         if not 0 <= times[name] < math.inf:
             raise _BadLineError("bad time", f"{name} {text} is not a time in a recording")
-    part = Part(**times)
+    part = Part(**times) if times else WHOLE
     if part.end_s is not None and part.end_s <= part.start_s:
         raise _BadLineError(
             "bad time", f"end_s {part.end_s:g} is not after start_s {part.start_s:g}"
