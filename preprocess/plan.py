@@ -289,14 +289,16 @@ def plan_build(
     if not clips:
         lines = "\n".join(left_out_lines(left_out, listed=1))
         raise BuildError(f"no clip to build; all {len(left_out)} files are left out:\n{lines}")
+    del found, ids, by_corpus  # of a million clips, 200 MB
     clips.sort(key=lambda clip: clip.example_id)
+    example_ids = [clip.example_id for clip in clips]
     by_actor = actor_folds(((clip.corpus, clip.actor) for clip in clips), settings.num_folds)
     try:
         deal = protocols.deal(settings.split_protocol, by_actor, settings.num_folds)
     except protocols.ProtocolError as error:
         raise BuildError(f"--split_protocol: {error}") from error
     classes = [str(class_index(clip.emotion, settings.class_names)) for clip in clips]
-    dealt = random_folds([c.example_id for c in clips], classes, settings.num_folds)
+    dealt = random_folds(example_ids, classes, settings.num_folds)
     apart = dealt if deal.by_clip else {}
     if settings.split_protocol not in ("actor", "random"):
         # What is in no fold comes last.
@@ -306,7 +308,10 @@ def plan_build(
     return Plan(
         clips=tuple(clips),
         checked=frozenset(checked),
-        actor_folds={clip.example_id: by_actor[clip.corpus, clip.actor] for clip in clips},
+        actor_folds={
+            example_id: by_actor[clip.corpus, clip.actor]
+            for example_id, clip in zip(example_ids, clips, strict=True)
+        },
         random_folds=dealt,
         apart=apart,
         left_out=tuple(sorted(left_out, key=lambda entry: entry.path)),
