@@ -235,13 +235,13 @@ def resolve(
 
 def describe(extractor: AudioExtractor) -> dict[str, Any]:
     """What an extractor is made of, for JSON: other code gives another description."""
-    described = {
-        name: getattr(extractor, name)
-        for name in ("name", "version", "settings", "rate_hz", "width", "unit", "step")
-    }
-    if not type(extractor).__module__.startswith("preprocess."):
-        source = inspect.getsource(inspect.getmodule(type(extractor)) or type(extractor))
-        described["source_sha256"] = hashlib.sha256(source.encode()).hexdigest()
+    described: dict[str, Any] = {"name": extractor.name, "version": extractor.version}
+    if isinstance(extractor, LogMel | Mfcc | EGemaps):  # the build's own settings say the rest
+        return described
+    for name in ("settings", "rate_hz", "width", "unit", "step"):
+        described[name] = getattr(extractor, name)
+    source = inspect.getsource(inspect.getmodule(type(extractor)) or type(extractor))
+    described["source_sha256"] = hashlib.sha256(source.encode()).hexdigest()
     return described
 
 
