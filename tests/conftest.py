@@ -63,6 +63,7 @@ def train_module(project_dir):
         others[name] = absl_flags.FLAGS[name]
     absl_flags.FLAGS.remove_flag_values(others)
     before = set(absl_flags.FLAGS)
+    sys.modules.pop("train", None)  # of another file's tests, whose end took its flags away
     sys.path.insert(0, str(project_dir))
     try:
         import train as module

@@ -310,5 +310,7 @@ def test_sound_is_what_ffmpeg_plays(sounds, ffmpeg):
 def test_sound_that_is_shorter_than_its_head_states_is_refused(sounds, tmp_path, name):
     whole = (sounds / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2 + 1])
-    with pytest.raises(MediaError, match=r"ends at [01]\.\d\d s of the [12]\.\d\d s it states"):
+    # Of a frame of MP3 that is cut in two, the decoder may say so first.
+    said = r"ends at [01]\.\d\d s of the [12]\.\d\d s it states|decoding fails at [01]\.\d\d s"
+    with pytest.raises(MediaError, match=said):
         media.read_sound(tmp_path / name)
