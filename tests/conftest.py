@@ -55,15 +55,16 @@ def fake_data_dir(tmp_path_factory) -> str:
 def train_module(project_dir):
     """train.py as a module, its flags parsed from nothing.
 
-    A command's flags are its process's; here another command's may be defined already.
+    A command's flags are its process's; here other commands' may be defined already.
     """
+    usual = absl_flags.FLAGS
+    by_module = usual.flags_by_module_dict()
+    absls = {each.name for name, of in by_module.items() if name.startswith("absl") for each in of}
     others = absl_flags.FlagValues()
-    modules = absl_flags.FLAGS.flags_by_module_dict()
-    for name in [f.name for m, of in modules.items() if m.startswith("launch") for f in of]:
-        others[name] = absl_flags.FLAGS[name]
-    absl_flags.FLAGS.remove_flag_values(others)
-    before = set(absl_flags.FLAGS)
-    sys.modules.pop("train", None)  # of another file's tests, whose end took its flags away
+    for name in set(usual) - absls:
+        others[name] = usual[name]
+    usual.remove_flag_values(others)
+    sys.modules.pop("train", None)
     sys.path.insert(0, str(project_dir))
     try:
         import train as module
@@ -73,8 +74,8 @@ def train_module(project_dir):
     yield module
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    absl_flags.FLAGS.remove_flag_values(set(absl_flags.FLAGS) - before)
-    absl_flags.FLAGS.append_flag_values(others)
+    usual.remove_flag_values(set(usual) - absls)
+    usual.append_flag_values(others)
 
 
 @pytest.fixture
