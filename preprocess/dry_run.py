@@ -12,10 +12,10 @@ from pathlib import Path
 
 from emotion_tfdata import schema
 from preprocess import fitness
+from preprocess.container import MediaError
 from preprocess.corpora import Clip
 from preprocess.corpora.clips_csv import Table
 from preprocess.example import make_example
-from preprocess.media import MediaError
 from preprocess.plan import BuildError, BuildSettings, plan_build
 from preprocess.pool import Pool, WorkerError
 from preprocess.summary import clock, left_out_lines

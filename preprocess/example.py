@@ -11,10 +11,11 @@ import numpy as np
 from emotion_tfdata.schema import Example
 from preprocess import align, audio, extractors, landmarks, media, tracking
 from preprocess.audio import AudioSettings
+from preprocess.container import DEFAULT_LIMITS, Limits, MediaError
 from preprocess.corpora import Clip
 from preprocess.corpora.files import local
 from preprocess.extractors import AudioExtractor
-from preprocess.media import DEFAULT_LIMITS, Limits, MediaError, Part
+from preprocess.media import Part
 
 # Sound that never gets louder (3 steps of 16 bits) was not recorded.
 _SILENCE = 1e-4
@@ -97,6 +98,8 @@ def _make_example(
         if not track.found.any():
             raise MediaError("no face", f"no face in any of its {len(track.found)} pictures")
         picture_span = align.picture_span(track.times_s)
+        if sound_span and sound.note and notes is not None:
+            notes.append(sound.note)
 
     span = align.clip_span(sound_span, picture_span)
     if span.duration_s < limits.min_duration_s - align.TOLERANCE_S:

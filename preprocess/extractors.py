@@ -35,7 +35,7 @@ from emotion_tfdata.manifest import Array, Modality
 from emotion_tfdata.schema import AUDIO_STEP_DB
 from preprocess import audio
 from preprocess.audio import HOP_SAMPLES, SAMPLE_RATE_HZ, AudioSettings
-from preprocess.media import MediaError
+from preprocess.container import MediaError
 
 BUILT_IN = ("logmel", "mfcc", "egemaps")
 # Times of frames are sums of binary fractions.

@@ -19,19 +19,19 @@ class ClipFacts:
       loudness_db: energy in the mel bands, mean over its frames, in dB; None without log-mel bands.
       lag_s: how much later the mouth opens than the voice sounds; None where nothing tells.
       altered: names of its files that are not what the corpus published.
-      several_faces: whether its pictures show more than one, of which the largest was taken.
+      notes: what is to be known of it, in words that clips share.
     """
 
     loudness_db: float | None = None
     lag_s: float | None = None
     altered: tuple[str, ...] = ()
-    several_faces: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def measure(
     example: Example,
     altered: tuple[str, ...] = (),
-    several_faces: bool = False,
+    notes: tuple[str, ...] = (),
     is_log_mel: bool = True,
 ) -> ClipFacts:
     """Measures an example, to a tenth of a decibel and of a millisecond."""
@@ -42,4 +42,4 @@ def measure(
         if len(example.landmarks) and example.landmarks.shape[1] in POINTS:
             lag = mouth_lag_s(example.audio, example.landmarks, example.landmarks_valid)
             lag_s = None if lag is None else round(lag, 4)
-    return ClipFacts(loudness_db, lag_s, altered, several_faces)
+    return ClipFacts(loudness_db, lag_s, altered, notes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
@@ -37,8 +38,9 @@ POINTS: dict[int, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] = {
 _MAX_REACH = 3.9
 _MIN_EYE_DISTANCE = 0.005  # picture widths
 
-# Faces are counted once in so many pictures, since that takes longer than FaceMesh.
-_COUNTED_PICTURES = 75
+# Faces are counted so often, since that takes longer than FaceMesh: a person who is there for a
+# second is seen.
+_COUNT_EVERY_S = 0.95
 # Where FaceMesh finds a face in fewer pictures, the face is searched for.
 _FOUND_SHARE = 0.5
 
@@ -126,7 +128,7 @@ def points_of(face: Any) -> np.ndarray:
 def track_face(pictures: Iterable[tuple[float, np.ndarray]]) -> Track:
     """Follows the face through a clip's pictures with trackers of its own.
 
-    Every so many pictures the full-range detector counts the faces. Where there are several, or
+    About once a second the full-range detector counts the faces. Where there are several, or
     where FaceMesh finds one in less than half of the pictures, the person whose face is largest
     over the clip is cut out for it, as `face_search` has it.
 
@@ -148,9 +150,12 @@ def _track_any(pictures: Iterable[tuple[float, np.ndarray]]) -> Track | None:
     times_s: list[float] = []
     rows: list[np.ndarray | None] = []
     with contextlib.closing(_Trackers()) as trackers:
-        for number, (time_s, rgb) in enumerate(pictures):
-            if number % _COUNTED_PICTURES == 0 and len(face_search.find_boxes(rgb)) > 1:
-                return None
+        count_at_s = -math.inf
+        for time_s, rgb in pictures:
+            if time_s >= count_at_s:
+                count_at_s = time_s + _COUNT_EVERY_S
+                if len(face_search.find_boxes(rgb)) > 1:
+                    return None
             times_s.append(time_s)
             rows.append(trackers.tracker_for(rgb.shape).find(rgb))
     return _make_track(times_s, rows)

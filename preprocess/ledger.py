@@ -147,7 +147,7 @@ class Ledger:
                 "notes": [
                     *self._plan.notes,
                     *_altered_notes(facts),
-                    *_faces_notes(facts),
+                    *_clip_notes(facts),
                     *_processor_notes(processors),
                 ],
             },
@@ -246,17 +246,15 @@ def _processor_notes(processors: Sequence[str]) -> list[str]:
     ]
 
 
-def _faces_notes(facts: Mapping[str, ClipFacts]) -> list[str]:
-    """One note on clips that show more than one face."""
-    names = sorted(name for name, each in facts.items() if each.several_faces)
-    if not names:
-        return []
-    clips = "clip" if len(names) == 1 else "clips"
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return [
-        f"several faces in {len(names)} {clips}; the one largest over the clip is taken: "
-        f"{', '.join(names[:_NAMED])}{more}"
-    ]
+def _clip_notes(facts: Mapping[str, ClipFacts]) -> list[str]:
+    """One line for each note that clips have."""
+    lines = []
+    for note in sorted({note for each in facts.values() for note in each.notes}):
+        names = sorted(name for name, each in facts.items() if note in each.notes)
+        clips = "clip" if len(names) == 1 else "clips"
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        lines.append(f"{len(names)} {clips}: {note}: {', '.join(names[:_NAMED])}{more}")
+    return lines
 
 
 def _warnings(clips: Mapping[int, int], num_folds: int) -> list[str]:

@@ -17,7 +17,7 @@ from emotion_tfdata import protocols, schema
 from emotion_tfdata.labels import Classes, class_index, class_names
 from emotion_tfdata.manifest import Modality
 from emotion_tfdata.splits import actor_folds, random_folds
-from preprocess import extractors, media
+from preprocess import container, extractors
 from preprocess.audio import HOP_SAMPLES, SAMPLE_RATE_HZ, AudioSettings
 from preprocess.checksums import CHECKSUMS, Checksums
 from preprocess.corpora import (
@@ -360,14 +360,14 @@ def _refused(clip: Clip, settings: BuildSettings) -> LeftOut | None:
         if isinstance(path, Remote):
             continue
         try:
-            error = media.not_media(path)
+            error = container.not_media(path)
         except OSError as failure:
             if failure.errno not in FILE_ERRNOS:
                 raise BuildError(
                     f"{path}: cannot be read ({failure.strerror}). Mend it; then run the same "
                     "command again"
                 ) from failure
-            error = media.MediaError("unreadable", f"cannot be read ({failure.strerror})")
+            error = container.MediaError("unreadable", f"cannot be read ({failure.strerror})")
         if error:
             return LeftOut(clip.place(path), error.kind, str(error))
     return None

@@ -16,10 +16,10 @@ from typing import Any
 from emotion_tfdata import schema
 from preprocess import extractors, fitness
 from preprocess.audio import AudioSettings
+from preprocess.container import PICTURE_ENDINGS, MediaError
 from preprocess.corpora import Clip, crema_d, ravdess
 from preprocess.example import make_example
 from preprocess.extractors import AudioExtractor
-from preprocess.media import PICTURE_ENDINGS, MediaError
 from preprocess.plan import RECIPE
 from preprocess.pool import Lost, Pool, WorkerError
 

@@ -136,7 +136,9 @@ def summarize(manifest: Manifest, facts: Mapping[str, ClipFacts]) -> dict[str, A
         "left_out": dict(Counter(entry["kind"] for entry in manifest.skipped).most_common()),
         "notes": list(manifest.settings["notes"]),
         "altered": sorted(name for each in facts.values() for name in each.altered),
-        "several_faces": sorted(name for name, each in facts.items() if each.several_faces),
+        "clip_notes": {
+            name: list(facts[name].notes) for name in sorted(facts) if facts[name].notes
+        },
         "clips": clips,
     }
 

@@ -102,3 +102,10 @@ def states_length(path: str | os.PathLike[str], demuxer: str) -> bool:
             head = file.read(_HEAD_BYTES)
         # The frame that encoders put first, to say how many follow.
         return any(name in head[:4096] for name in (b"Xing", b"Info", b"VBRI"))
+
+
+def is_without_edit_list(path: str | os.PathLike[str]) -> bool:
+    """Whether an mp4 is in fragments and has no edit list, which would say what encoders delay."""
+    with open(path, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return b"mvex" in head and b"elst" not in head

@@ -15,8 +15,8 @@ from typing import TextIO
 
 import numpy as np
 
+from preprocess.container import DEFAULT_LIMITS, Limits, MediaError
 from preprocess.landmarks import Track, are_faces
-from preprocess.media import DEFAULT_LIMITS, Limits, MediaError
 
 NUM_POINTS = 68
 # Of RAVDESS's videos; the record does not say.

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from emotion_tfdata import schema
-from preprocess import checksums, fitness, media, processor, writer
+from preprocess import checksums, container, fitness, processor, writer
 from preprocess.corpora import FILE_ERRNOS, NO_PICTURE, NO_SOUND, Clip, LeftOut
-from preprocess.example import SEVERAL_FACES, make_example
+from preprocess.example import make_example
 from preprocess.facts import measure
 from preprocess.plan import BuildError, BuildSettings
 from preprocess.workspace import Workspace, WorkspaceError
@@ -126,7 +126,7 @@ class Work:
             paths = [file for file in clip.files if isinstance(file, Path)]
             altered = checksums.altered(clip.corpus, paths) if checked else ()
             if altered and self.settings.checksums == "require":
-                raise media.MediaError("checksum", f"{', '.join(altered)}: {ALTERED}")
+                raise container.MediaError("checksum", f"{', '.join(altered)}: {ALTERED}")
             example = make_example(
                 clip,
                 self.settings.extractor if clip.sound else self.settings.audio,
@@ -135,7 +135,7 @@ class Work:
             )
             # An example that cannot be stored fails here, by name.
             schema.stored_arrays(example, self.workspace.stored)
-        except media.MediaError as error:
+        except container.MediaError as error:
             reason = str(error)
             if self.settings.modalities == "both":
                 hints = dict([NO_PICTURE, NO_SOUND])
@@ -166,7 +166,7 @@ class Work:
             facts = measure(
                 example,
                 altered,
-                several_faces=SEVERAL_FACES in notes,
+                tuple(notes),
                 is_log_mel=self.settings.audio_features == "logmel",
             )
             return self.workspace.store_example(example, facts)

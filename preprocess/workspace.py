@@ -508,7 +508,8 @@ def _record(content: Mapping[str, Any]) -> Record:
 
 
 def _facts(content: Mapping[str, Any]) -> ClipFacts:
-    return ClipFacts(**{**content, "altered": tuple(content["altered"])})
+    texts = {name: tuple(map(sys.intern, content[name])) for name in ("altered", "notes")}
+    return ClipFacts(**{**content, **texts})
 
 
 def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from preprocess.container import PICTURE_ENDINGS, SOUND_ENDINGS
 from preprocess.corpora.files import File, Remote
-from preprocess.media import PICTURE_ENDINGS, SOUND_ENDINGS, WHOLE, Part
+from preprocess.media import WHOLE, Part
 
 Modalities = Literal["both", "audio", "landmarks"]
 MODALITIES: tuple[Modalities, ...] = ("both", "audio", "landmarks")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from emotion_tfdata.labels import Classes, class_index, class_names, emotion_named
+from preprocess.container import PICTURE_ENDINGS, SOUND_ENDINGS
 from preprocess.corpora import (
     NO_PICTURE,
     NO_SOUND,
@@ -24,7 +25,7 @@ from preprocess.corpora import (
 )
 from preprocess.corpora import Clip as Take
 from preprocess.corpora.files import File, Remote, is_url, look_up
-from preprocess.media import PICTURE_ENDINGS, SOUND_ENDINGS, WHOLE, Part
+from preprocess.media import WHOLE, Part
 
 COLUMNS = (
     *("video", "audio", "actor", "emotion"),

@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from emotion_tfdata.labels import CREMA_D_EMOTIONS
+from preprocess.container import PICTURE_ENDINGS, SOUND_ENDINGS
 from preprocess.corpora import (
     NO_PICTURE,
     Clip,
@@ -20,7 +21,6 @@ from preprocess.corpora import (
     place,
     unknown_name,
 )
-from preprocess.media import PICTURE_ENDINGS, SOUND_ENDINGS
 
 CORPUS = "crema_d"
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import functools
 import http.server
 import os
@@ -93,6 +94,20 @@ def test_a_list_is_built_with_its_own_classes_and_says_so_in_the_manifest(
     assert manifest.index.corpus_names == ("clinic",)
     assert sorted(manifest.index.emotion_names) == ["angry", "joy"]
     assert build({}, tmp_path / "out", settings, tables=[path], **in_process).was_finished
+
+
+def test_a_clip_whose_sound_is_not_certain_is_named_in_manifest_and_report(
+    tmp_path, corpora_dir, ffmpeg, in_process
+):
+    source = min(corpora_dir.glob("crema_d/VideoFlash/*.flv"))
+    ffmpeg("-i", source, "-t", 0.5, "-c:v", "mjpeg", "-c:a", "ac3", tmp_path / "a.avi")
+    listed = write_list(tmp_path / "own.csv", [{"video": "a.avi", "actor": "P", "emotion": "sad"}])
+    build({}, tmp_path / "out", BuildSettings(num_folds=2), tables=[listed], **in_process)
+    line = f"1 clip: {media.AVI_DELAY}: own/a"
+    assert line in Manifest.load(str(tmp_path / "out")).settings["notes"]
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert line in report["notes"]
+    assert report["clip_notes"] == {"own/a": [media.AVI_DELAY]}
 
 
 def test_what_the_list_says_of_a_clip_is_part_of_the_build(sounds, tmp_path, in_process):

@@ -19,7 +19,7 @@ from emotion_tfdata.training.settings import Settings
 from preprocess import extractors, verify
 from preprocess.audio import AudioSettings
 from preprocess.building import build
-from preprocess.media import MediaError
+from preprocess.container import MediaError
 from preprocess.plan import BuildError, BuildSettings
 
 OWN = "tests.preprocess.own_extractors"

@@ -72,6 +72,23 @@ def test_of_two_faces_the_largest_is_followed_and_that_there_are_two_is_said(peo
     assert distance(track, people[1 - larger][1]) > 0.03
 
 
+def test_a_second_person_who_is_there_for_a_second_is_noticed(people, monkeypatch):
+    """At whichever time: pictures without them are repeated before and after."""
+    looked = []
+    find = face_search.find_boxes
+    monkeypatch.setattr(face_search, "find_boxes", lambda rgb: looked.append(rgb) or find(rgb))
+    picture = people[0][0][0][1]
+    together = np.concatenate([picture, people[1][0][0][1]], axis=1)
+    alone = np.concatenate([picture, np.full_like(picture, 110)], axis=1)
+    for first in (1, 17):
+        shown = [together if first <= number < first + 30 else alone for number in range(60)]
+        track = lm.track_face([(number / 30, rgb) for number, rgb in enumerate(shown)])
+        assert track.faces == 2
+    looked.clear()
+    lm.track_face([(number / 30, alone) for number in range(60)])
+    assert len(looked) == 3
+
+
 @pytest.mark.parametrize(
     ("stored", "said"),
     [

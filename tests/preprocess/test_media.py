@@ -15,8 +15,8 @@ from scipy import signal
 from scipy.io import wavfile
 
 from preprocess import media
+from preprocess.container import Limits, MediaError
 from preprocess.corpora.sample_encode import NTSC_FRAME_RATE
-from preprocess.media import Limits, MediaError
 
 
 def bumps(rate_hz, duration_s=1.0, centres_s=(0.3, 0.55, 0.8)):

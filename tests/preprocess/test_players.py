@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from preprocess import align, audio, media
-from preprocess.media import MediaError
+from preprocess.container import MediaError
 
 TURNS = list(itertools.product((0, 90, 180, 270), (False, True)))
 RATIOS = {"2:1": 2.0, "3:4": 0.75, "12:11": 12 / 11}
@@ -144,6 +144,10 @@ def clips(tmp_path_factory, ffmpeg):
         "vorbis.webm": ("-c:v", "libvpx", "-deadline", "realtime", "-c:a", "libvorbis"),
         "a.avi": ("-c:v", "mjpeg", "-c:a", "pcm_s16le"),
         "h264.avi": (*X264, "-c:a", "pcm_s16le"),
+        "b-frames.avi": (*X264, "-bf", 3, "-c:a", "pcm_s16le"),
+        "mpeg4-b-frames.avi": ("-c:v", "mpeg4", "-bf", 2, "-c:a", "pcm_s16le"),
+        "mp3.avi": (*X264, "-c:a", "libmp3lame"),
+        "cmaf.mp4": (*H264_AAC, "-movflags", "cmaf"),
         "mp3.ts": (*X264, "-bf", 0, "-c:a", "libmp3lame"),
     }.items():
         outputs += ["-map", 0, "-map", 1, *how, folder / name]
@@ -189,12 +193,13 @@ SHIFT_LATE = ("-itsoffset", 0.37)
 @pytest.mark.parametrize(
     "name",
     ["a.mp4", "a.mov", "mp3.flv", "a.webm", "vorbis.webm", "a.avi", "h264.avi", "mp3.ts"]
-    + ["uneven.mp4"],
+    + ["b-frames.avi", "mpeg4-b-frames.avi", "uneven.mp4"],
 )
 def test_a_click_is_where_its_flash_is(clips, name):
     lags = lags_s(clips / name)
     assert len(lags) == len(EVENTS_S)
     assert np.abs(lags).max() < 0.002, lags
+    assert not media.read_sound(clips / name).note
 
 
 @pytest.mark.parametrize(
@@ -217,6 +222,24 @@ def test_a_click_stays_with_its_flash_however_the_file_was_copied(clips, ffmpeg,
     lags = lags_s(clips / name)
     assert len(lags) == len(EVENTS_S)
     assert np.abs(lags).max() < 0.002, lags
+
+
+@pytest.mark.parametrize(
+    ("name", "note", "most_s"),
+    [
+        ("mp3.avi", media.AVI_DELAY, 0.05),
+        ("cmaf.mp4", media.MP4_DELAY, 0.1),
+        ("lost.ts", media.TS_GAPS, 0.048),
+    ],
+)
+def test_a_file_that_does_not_say_when_its_sound_is_has_a_note(clips, ffmpeg, name, note, most_s):
+    if name == "lost.ts":
+        ffmpeg("-i", clips / "a.mp4", "-c", "copy", "-bsf:a", DROP, clips / "lossy.mkv")
+        ffmpeg("-i", clips / "lossy.mkv", "-c", "copy", clips / name)
+    assert media.read_sound(clips / name).note == note
+    lags = lags_s(clips / name)
+    assert len(lags) == len(EVENTS_S)
+    assert 0.002 < np.abs(lags).max() <= most_s
 
 
 @pytest.mark.parametrize("late", ["sound", "picture"])

@@ -12,9 +12,9 @@ from emotion_tfdata import Features, make_dataset, schema
 from emotion_tfdata.manifest import Manifest
 from preprocess import landmarks as lm
 from preprocess.building import build
+from preprocess.container import Limits, MediaError
 from preprocess.corpora import Clip, CorpusError, ravdess
 from preprocess.example import make_example
-from preprocess.media import Limits, MediaError
 from preprocess.plan import BuildError, BuildSettings, plan_build
 from preprocess.tracking import read_track
 

@@ -13,10 +13,10 @@ import pytest
 
 from preprocess import fitness
 from preprocess.building import build
+from preprocess.container import MediaError
 from preprocess.corpora import LeftOut
 from preprocess.dry_run import estimate
 from preprocess.example import make_example
-from preprocess.media import MediaError
 from preprocess.plan import BuildError, BuildSettings, plan_build
 from preprocess.work import Stop, Work
 from preprocess.workspace import Workspace
