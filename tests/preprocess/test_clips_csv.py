@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import csv
-import json
 import functools
 import http.server
+import json
 import os
 import re
 import shutil
