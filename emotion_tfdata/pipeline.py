@@ -139,8 +139,6 @@ def make_dataset(
         threads=threads,
     )
 
-    # A function of its own: with every batch, tf.data looks at all operations of `batches_of`.
-    @tf.function(autograph=False)
     def plan(epoch: tf.Tensor, columns: assembly.Contents) -> batching.Batches:
         return batching.plan_epoch(
             assembly.in_the_graph(table, columns),
@@ -152,6 +150,9 @@ def make_dataset(
             shuffle=shuffle,
         )
 
+    def lines_of(batches: batching.Batches) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices(batches)
+
     def one_pass(number: tf.Tensor, given: Any) -> tf.data.Dataset:
         columns, codes, cached = given
         first = start_epoch + number * (num_epochs or 1)
@@ -159,7 +160,10 @@ def make_dataset(
         def batches_of(epoch: tf.Tensor) -> tf.data.Dataset:
             at_start = (number == 0) & (epoch == start_epoch)
             passed_over = tf.where(at_start, tf.constant(start_batch, tf.int64), 0)
-            return tf.data.Dataset.from_tensor_slices(plan(epoch, columns)).skip(passed_over)
+            inputs = tf.data.Dataset.from_tensors((epoch, columns))
+            # A step of its own: with every batch, tf.data looks at all operations of `lines_of`.
+            planned = tf_internals.map_inline(inputs, plan)
+            return tf_internals.flat_map(planned, lines_of).skip(passed_over)
 
         end = _FOREVER if num_epochs is None else first + num_epochs
         lines = tf_internals.flat_map(tf.data.Dataset.range(first, end), batches_of)

@@ -111,7 +111,8 @@ def effects(manifest: Manifest, modality: str, augment: Augment | None) -> dict[
     Raises:
       ValueError: for an augmentation that the data set's features do not allow.
     """
-    augment = augment or Augment()
+    if augment is None:
+        return {}
     chosen: dict[str, Any] = {
         "noise_correlation": augment.noise_correlation,
         "noise_slow_hz": augment.noise_slow_hz,
@@ -148,8 +149,8 @@ def transform(
     columns: tuple[int, ...] = (),
     rate_hz: float,
     salt: int,
-    noise_correlation: float,
-    noise_slow_hz: float,
+    noise_correlation: float | None = None,
+    noise_slow_hz: float = 0.0,
     relative: bool = False,
     mel: MelAxis | None = None,
     frequency_mask_bands: int = 0,
@@ -188,16 +189,17 @@ def transform(
     if relative:
         series -= clip_level(stored, valid)[:, None, None]
     series = series * scaling.gain + scaling.offset
-    added = noise(
-        draws.noise_key,
-        draws.noise_level,
-        salt,
-        frame_numbers / rate_hz,
-        stored.shape[-1],
-        noise_correlation,
-        noise_slow_hz,
-    )
-    series += added * scaling.deviation
+    if noise_correlation is not None:
+        added = noise(
+            draws.noise_key,
+            draws.noise_level,
+            salt,
+            frame_numbers / rate_hz,
+            stored.shape[-1],
+            noise_correlation,
+            noise_slow_hz,
+        )
+        series += added * scaling.deviation
     if frequency_mask_bands:
         hidden = hidden_bands(draws.frequency_masks, stored.shape[-1], frequency_mask_bands)
         series = tf.where(hidden[:, None, :], scaling.mean, series)
