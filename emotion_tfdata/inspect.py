@@ -106,9 +106,9 @@ def draw(
     has_face = "landmarks" in clips[0]
     has_sound = "audio" in clips[0]
     rows = 2 * has_sound + 2 * has_face
-    figure = Figure(figsize=(9, 2.2 * rows), layout="constrained")
+    figure = Figure(figsize=(9, 1.7 * rows), layout="constrained")
     axes = list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
-    figure.suptitle(example_id)
+    figure.suptitle(example_id, x=0.01, ha="left")
     colours = ("tab:blue", "tab:orange")
     if has_sound:
         for clip, name in zip(clips, names, strict=True):
@@ -134,7 +134,7 @@ def draw(
                 if measure is mouth_opening and np.isfinite(series).any():
                     widest_s.append(times_s[np.nanargmax(series)])
             axis.set_ylabel(f"{label}\n(eye distances)")
-            axis.legend(loc="upper right")
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside upper right", ncols=2)
         for axis in figure.axes:
             # The copy's own maximum may lie elsewhere for its noise; the warp's rule is exact.
             for time_s, colour in zip((widest_s[0], widest_s[0] * stretch), colours, strict=True):

@@ -1,4 +1,4 @@
-"""What README.md says works: its Python runs, its commands have the flags it gives them."""
+"""What the READMEs say works: their Python runs, their commands have the flags, links lead on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ from emotion_tfdata import testing
 _DATA_DIR = "data/sample/tfrecords"
 
 
+def _readmes(project_dir):
+    found = [project_dir / "README.md", *sorted(project_dir.glob("[a-z]*/README.md"))]
+    assert len(found) == 5
+    return found
+
+
 def _blocks(project_dir, language):
-    text = (project_dir / "README.md").read_text()
+    text = "".join(path.read_text() for path in _readmes(project_dir))
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
@@ -37,7 +43,7 @@ def test_every_python_example_runs(project_dir, sample_data_dir, monkeypatch, ca
     """Each with no name of another's, in this process: an import of TensorFlow costs seconds."""
     monkeypatch.chdir(project_dir)
     blocks = _blocks(project_dir, "python")
-    assert len(blocks) >= 2
+    assert len(blocks) >= 3
     for block in blocks:
         assert _DATA_DIR in block
         code = block.replace(_DATA_DIR, sample_data_dir)
@@ -75,6 +81,29 @@ def test_every_command_names_a_program_and_flags_that_exist(project_dir):
     assert checked >= 4
 
 
+def test_every_link_and_every_file_of_a_map_is_there(project_dir):
+    for path in _readmes(project_dir):
+        text = path.read_text()
+        for link in re.findall(r"\]\(([^)]+)\)", text):
+            file, _, anchor = link.partition("#")
+            if link.startswith("http"):
+                continue
+            target = path.parent / file if file else path
+            assert target.exists(), f"{path}: {link}"
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.M) if anchor else []
+            anchors = [re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings]
+            assert not anchor or anchor in anchors, f"{path}: {link}"
+        tables = "".join(line for line in text.splitlines(keepends=True) if line[0:1] == "|")
+        folders = path.parent, project_dir, path.parent / "benchmarks"
+        for name in re.findall(r"`([\w./*]+\.(?:py|sh|yaml|json|lock|txt))`", tables):
+            there = any(list(folder.glob(name)) for folder in folders)
+            assert there or name == "FILE.json", f"{path}: {name}"
+
+
+def test_the_first_page_is_short(project_dir):
+    assert len((project_dir / "README.md").read_text().splitlines()) <= 150
+
+
 def test_no_figure_is_left_to_fill_in(project_dir):
-    for name in ("README.md", "BUILD_NOTES.md"):
-        assert "@@" not in (project_dir / name).read_text(), name
+    for path in (*_readmes(project_dir), project_dir / "BUILD_NOTES.md"):
+        assert "@@" not in path.read_text(), path

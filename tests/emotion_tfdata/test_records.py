@@ -149,7 +149,8 @@ def test_a_user_s_program_is_type_checked(tmp_path, project_dir):
 
 def test_the_pytorch_example_runs(project_dir, fake_data_dir, capsys):
     pytest.importorskip("torch", reason="PyTorch is not among what the tests install")
-    (block,) = re.findall(r"```py\n(.*?)```", (project_dir / "README.md").read_text(), re.DOTALL)
+    text = (project_dir / "emotion_tfdata" / "README.md").read_text()
+    (block,) = re.findall(r"```py\n(.*?)```", text, re.DOTALL)
     block = block.replace("num_workers=2", "num_workers=0")
     exec(block.replace("data/sample/tfrecords", fake_data_dir), {})
     assert "torch.Size([24, " in capsys.readouterr().out

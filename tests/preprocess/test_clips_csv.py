@@ -242,7 +242,7 @@ def test_a_clip_behind_a_url_gives_what_the_file_gives(sounds, tmp_path):
 
 
 def test_the_script_in_readme_lists_savee_and_mead(project_dir, tmp_path):
-    text = (project_dir / "README.md").read_text()
+    text = (project_dir / "preprocess" / "README.md").read_text()
     (script,) = re.findall(r"```py\n(import csv.*?)```", text, re.DOTALL)
     names = (
         *("AudioVisualClip/DC/a1.avi", "AudioVisualClip/KL/sa15.avi", "AudioVisualClip/JE/su2.avi"),
