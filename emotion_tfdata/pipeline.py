@@ -116,7 +116,7 @@ def make_dataset(
     shuffle = split == "train" if shuffle is None else shuffle
     threads = reading.num_threads or os.cpu_count() or 1
     views = [make_view(manifest, modality, deal, train, features) for modality in chosen]
-    table, cached, left_out = soundness.check(
+    table, cached, skipped = soundness.check(
         *(data, data.fetch(table), assembly.wanted_arrays(views, features)),
         *(reading.on_corrupt, reading.cache, threads),
     )
@@ -168,8 +168,8 @@ def make_dataset(
         end = _FOREVER if num_epochs is None else first + num_epochs
         lines = tf_internals.flat_map(tf.data.Dataset.range(first, end), batches_of)
         dataset = made.batches(lines, assembly.in_the_graph(table, columns), codes, cached)
-        if left_out:
-            at_the_end = soundness.words_at_the_end(left_out, dataset.element_spec)
+        if skipped:
+            at_the_end = soundness.message_at_the_end(skipped, dataset.element_spec)
             dataset = dataset.concatenate(at_the_end)
         return dataset
 

@@ -28,13 +28,13 @@ def check(
       data: the data set.
       table: the clips wanted.
       wanted: their arrays.
-      on_corrupt: `"raise"`, or `"skip"` to leave corrupt records out, with a warning.
+      on_corrupt: `"raise"`, or `"skip"` to skip corrupt records, with a warning.
       cache: whether the bytes are to be kept in memory.
       threads: to read with.
 
     Returns:
       The clips to serve; the bytes of each of their arrays, string `[N]`, empty without `cache`;
-      and what was left out, in words.
+      and what was skipped, in words.
 
     Raises:
       reader.CorruptDataError: for files that are not the manifest's or, where all records are read,
@@ -49,7 +49,7 @@ def check(
         return table, {}, ""
     contents, sound, unsound = reader.read_all(table, wanted, threads)
     wrong = [*unsound, *(f"{data_dir}: {problem}" for problem in problems)]
-    left_out = ""
+    skipped = ""
     if problems and not unsound:  # of clips that are not served here
         warnings.warn("\n".join(wrong), stacklevel=3)
     elif wrong:
@@ -58,11 +58,11 @@ def check(
             raise reader.CorruptDataError(found)
         if not sound.any():
             raise reader.CorruptDataError(f"{found}\nNone is left to serve.")
-        left_out = f"Left out, {found}"
-        warnings.warn(left_out, stacklevel=3)
+        skipped = f"Skipped: {found}"
+        warnings.warn(skipped, stacklevel=3)
         table = table.only(sound)
         contents = {name: tf.boolean_mask(values, sound) for name, values in contents.items()}
-    return table, contents if cache else {}, left_out
+    return table, contents if cache else {}, skipped
 
 
 def shard_problems(manifest: Manifest, data_dir: str) -> list[str]:
@@ -81,7 +81,7 @@ def shard_problems(manifest: Manifest, data_dir: str) -> list[str]:
     return problems
 
 
-def words_at_the_end(words: str, element_spec: Any) -> tf.data.Dataset:
+def message_at_the_end(words: str, element_spec: Any) -> tf.data.Dataset:
     """An empty data set that prints to the standard error when it is its turn.
 
     Args:

@@ -136,7 +136,7 @@ def test_an_interrupted_fetch_goes_on_where_it_stopped(server, fake_data_dir, mo
 def test_a_connection_that_always_breaks_off_is_named(server):
     server.faults.update(breaks=10**6)
     with pytest.raises(
-        StorageError, match=r"\.npz: broke off after 0 of \d+ bytes, 5 times \(Client"
+        StorageError, match=r"\.npz: interrupted after 0 of \d+ bytes, 5 times \(Client"
     ):
         Records(server.url, "all")
 
