@@ -9,6 +9,7 @@ both modalities. It needs matplotlib (extra [train]) and no display.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -56,8 +57,8 @@ def clip_and_copy(
 
     Returns:
       Its id, and for each of the two the arrays of one clip, cut to its length: `audio`
-      `[Ta, M]` in dB, and, where the data set has them, `landmarks` `[Tv, L, 3]`, NaN where there
-      is no face.
+      `[Ta, M]`, and, where the data set has them, `landmarks` `[Tv, L, 3]` or `[Tv, W]`, NaN where
+      there is no face.
     """
     from emotion_tfdata import Augment, Features, make_dataset, storage
 
@@ -87,7 +88,7 @@ def clip_and_copy(
             series = features[name].numpy()[0]
             mask = features[f"{name}_mask"].numpy()[0]
             if name == "landmarks":
-                series = np.where(mask[:, None, None], series, np.nan)
+                series = np.where(mask.reshape(-1, *[1] * (series.ndim - 1)), series, np.nan)
             clip[name] = series[: np.flatnonzero(mask)[-1] + 1] if mask.any() else series[:0]
         clips.append(clip)
     return example_id, clips
@@ -97,28 +98,25 @@ def draw(
     example_id: str,
     clips: list[dict[str, np.ndarray]],
     stretch: float,
-    audio_rate_hz: float = timebase.AUDIO_RATE_HZ,
+    rates_hz: Mapping[str, float] = timebase.RATES_HZ,
 ) -> Any:
-    """Draws the two, one under the other, as a matplotlib figure."""
+    """Draws the two, one under the other, as a matplotlib figure; `rates_hz` by modality."""
     from matplotlib.figure import Figure
 
     names = ("as it is", f"copy, stretched by {stretch:g}")
-    has_face = "landmarks" in clips[0]
-    has_sound = "audio" in clips[0]
-    rows = 2 * has_sound + 2 * has_face
+    has_face = clips[0].get("landmarks", np.zeros(0)).ndim == 3
+    images = [modality for modality, series in clips[0].items() if series.ndim == 2]
+    rows = 2 * len(images) + 2 * has_face
     figure = Figure(figsize=(9, 1.7 * rows), layout="constrained")
     axes = list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
     figure.suptitle(example_id, x=0.01, ha="left")
     colours = ("tab:blue", "tab:orange")
-    if has_sound:
+    for modality in images:
         for clip, name in zip(clips, names, strict=True):
-            axis = axes.pop(0)
-            end_s = len(clip["audio"]) / audio_rate_hz
+            axis, series = axes.pop(0), clip[modality]
+            end_s = len(series) / rates_hz[modality]
             axis.imshow(
-                clip["audio"].T,
-                origin="lower",
-                aspect="auto",
-                extent=(0, end_s, 0, clip["audio"].shape[1]),
+                series.T, origin="lower", aspect="auto", extent=(0, end_s, 0, series.shape[1])
             )
             axis.set_ylabel(f"feature\n{name}")
     if has_face:
@@ -129,7 +127,7 @@ def draw(
         ):
             for clip, name, colour in zip(clips, names, colours, strict=True):
                 series = measure(clip["landmarks"])
-                times_s = timebase.frame_times_s(len(series), timebase.LANDMARKS_RATE_HZ)
+                times_s = timebase.frame_times_s(len(series), rates_hz["landmarks"])
                 axis.plot(times_s, series, color=colour, label=name)
                 if measure is mouth_opening and np.isfinite(series).any():
                     widest_s.append(times_s[np.nanargmax(series)])
@@ -169,8 +167,8 @@ def main(argv: list[str]) -> None:
             )
         )
         modalities = storage.load_manifest(flags.FLAGS.data_dir).modalities
-        rates_hz = [of.rate_hz for name, of in modalities.items() if name == "audio"]
-        figure = draw(example_id, clips, flags.FLAGS.stretch, *rates_hz)
+        rates_hz = {name: modality.rate_hz for name, modality in modalities.items()}
+        figure = draw(example_id, clips, flags.FLAGS.stretch, rates_hz)
         figure.savefig(flags.FLAGS.out, dpi=110)
     except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"inspect: {error}")

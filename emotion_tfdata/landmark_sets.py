@@ -45,24 +45,26 @@ _JAW_AND_CHEEKS = (
 EXPRESSIVE = tuple(sorted({*_LIPS, *_BROWS, *_EYES, *_IRISES, *_JAW_AND_CHEEKS}))
 
 
-def landmark_indices(choice: str | Sequence[int], num_landmarks: int) -> tuple[int, ...]:
+def landmark_indices(choice: str | Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
     """Indices of the landmarks a choice stands for.
 
     Args:
-      choice: `"all"`; `"expressive"`: lips, brows, eyes, irises, jaw and cheeks of FaceMesh, or
-        everything but the jaw line of OpenFace's 68; or the indices themselves.
-      num_landmarks: how many the data set has.
+      choice: `"all"`; `"expressive"`: lips, brows, eyes, irises, jaw and cheeks of FaceMesh,
+        everything but the jaw line of OpenFace's 68, or all of what are no landmarks; or the
+        indices themselves.
+      shape: of a frame: `(L, 3)`, or `(W,)` of other face features.
 
     Raises:
       ValueError: for an unknown word, an index out of range or twice, or no index at all.
     """
+    num_landmarks = shape[0]
     if isinstance(choice, str):
-        if choice == "all":
-            return tuple(range(num_landmarks))
-        if choice != "expressive":
+        if choice not in ("all", "expressive"):
             raise ValueError(
                 f"landmarks must be 'all', 'expressive' or a list of indices, got {choice!r}"
             )
+        if choice == "all" or len(shape) == 1:
+            return tuple(range(num_landmarks))
         if num_landmarks == FACEMESH_LANDMARKS:
             return EXPRESSIVE
         if num_landmarks == OPENFACE_LANDMARKS:

@@ -64,11 +64,14 @@ class Modality:
       array: its own, of the modality's name in a record.
       beside: further arrays of as many rows, by their names in a record. `<modality>_valid` says
         which rows hold something; without it all do.
+      largest_error: of its values as they are stored, over all clips, in its unit; None where it is
+        not known.
     """
 
     rate_hz: float
     array: Array
     beside: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+    largest_error: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +199,7 @@ class Manifest:
 
     @property
     def num_landmarks(self) -> int:
-        """`L` of the feature table; 0 without landmarks."""
+        """`L` of the feature table, or the width of other face features; 0 without either."""
         return self.modalities["landmarks"].array.shape[0] if "landmarks" in self.modalities else 0
 
     def deal(self, protocol: str) -> Deal:

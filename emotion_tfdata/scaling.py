@@ -47,7 +47,7 @@ def make_scaling(
         manifest.check_log_mel("relative_level")
     if modality == "audio" and features.trim_silence_db is not None:
         manifest.check_log_mel("trim_silence_db")
-    moments = manifest.moments_of(modality, deal, train)
+    array, moments = manifest.modalities[modality].array, manifest.moments_of(modality, deal, train)
     if not moments.count:
         raise ValueError(
             f"no frame of {modality} is left to train on under protocol {deal.protocol.name}, so "
@@ -58,11 +58,14 @@ def make_scaling(
         mean = mean - mean.mean()
     indices: tuple[int, ...] = ()
     if modality == "landmarks":
-        indices = landmark_indices(features.landmarks, manifest.num_landmarks)
+        if features.head and "head" not in manifest.modalities[modality].beside:
+            name = (manifest.settings.get("face_extractor") or {}).get("name", "others")
+            raise ValueError(f"head=True needs face landmarks, and this data set has {name}")
+        indices = landmark_indices(features.landmarks, array.shape)
         mean, deviation = mean[list(indices)].ravel(), deviation[list(indices)].ravel()
-    step = manifest.modalities[modality].array.step or 1.0
     # A feature that never changes has no deviation, but it is only known to within a step.
-    deviation = np.maximum(deviation, step)
+    deviation = np.maximum(deviation, array.step or np.spacing(np.abs(mean).astype(np.float16)))
+    step = array.step or 1.0
     unit = deviation if features.normalize else np.ones_like(deviation)
     zero = mean if features.normalize else np.zeros_like(mean)
     scaling = Scaling(

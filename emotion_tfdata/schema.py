@@ -32,7 +32,7 @@ class ArraySpec:
 
     Attributes:
       shape: letters name sizes that vary from clip to clip (`Ta`, `Tv`) or from data set to data
-        set (`M` audio features, `L` landmarks).
+        set (`M` audio features, `L` landmarks); a data set's own table has its numbers.
       dtype: as stored.
       step: what one unit of the stored integer stands for, or None where values are stored as is.
       unit: of its values.
@@ -86,9 +86,10 @@ class Example:
       intensity: the corpus's own word for how strongly it is acted.
       sentence: the corpus's own code of the sentence spoken.
       audio: float32 `[Ta, M]`, dB, 100 frames/s; no rows where the clip has no sound.
-      landmarks: float32 `[Tv, L, 3]`, 30 frames/s; zero rows where no face was found.
+      landmarks: float32 `[Tv, L, 3]`, 30 frames/s; zero rows where no face was found. Of a data
+        set with other face features `[Tv, W]`, at their own rate.
       landmarks_valid: bool `[Tv]`.
-      head: float32 `[Tv, 4]`.
+      head: float32 `[Tv, 4]`; `[Tv, 0]` without landmarks.
     """
 
     example_id: str
@@ -107,14 +108,19 @@ Stored = Mapping[str, Modality] | None  # how a data set stores its modalities; 
 
 
 def specs(stored: Stored = None) -> dict[str, ArraySpec]:
-    """The table of a data set: the default one, with the audio that its manifest states."""
+    """The table of a data set: the default one, with the modalities that its manifest states."""
     table = dict(ARRAY_FEATURES)
-    if stored and "audio" in stored:
-        array = stored["audio"].array
-        dtype = np.dtype(array.dtype).newbyteorder("<")
-        table["audio"] = dataclasses.replace(
-            table["audio"], dtype=dtype, step=array.step, unit=array.unit
+    for name, modality in (stored or {}).items():
+        array, spec = modality.array, table[name]
+        table[name] = dataclasses.replace(
+            spec,
+            shape=(spec.shape[0], *array.shape),
+            dtype=np.dtype(array.dtype).newbyteorder("<"),
+            step=array.step,
+            unit=array.unit,
         )
+    if stored and "landmarks" in stored and "head" not in stored["landmarks"].beside:
+        del table["head"]
     return table
 
 
@@ -133,7 +139,7 @@ def stored_arrays(example: Example, stored: Stored = None) -> dict[str, np.ndarr
     arrays = {}
     for name, spec in specs(stored).items():
         array = np.asarray(getattr(example, name))
-        _check_shape(example.example_id, name, array.shape, sizes)
+        _check_shape(example.example_id, name, array.shape, spec, sizes)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             raise SchemaError(f"{example.example_id}: {name} is not finite at {at}")
@@ -209,7 +215,7 @@ def decode(serialized: bytes, where: str = "record", stored: Stored = None) -> E
     for name, spec in specs(stored).items():
         content = value(name, "bytes_list")[0]
         shape = tuple(value(f"{name}_shape", "int64_list"))
-        _check_shape(where, name, shape, sizes)
+        _check_shape(where, name, shape, spec, sizes)
         expected_bytes = int(np.prod(shape)) * spec.dtype.itemsize
         if len(content) != expected_bytes:
             raise SchemaError(
@@ -218,8 +224,28 @@ def decode(serialized: bytes, where: str = "record", stored: Stored = None) -> E
             )
         array = np.frombuffer(content, spec.dtype).reshape(shape)
         arrays[name] = from_stored(array, spec)
-    arrays["landmarks_valid"] = arrays["landmarks_valid"].astype(bool)
-    return Example(**text, **arrays)
+    return Example(**text, **completed(arrays))
+
+
+def completed(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Arrays of an `Example` from those that were stored, in their units."""
+    valid = arrays["landmarks_valid"].astype(bool)
+    without_head = np.zeros((len(valid), 0), np.float32)
+    return {"head": without_head, **arrays, "landmarks_valid": valid}
+
+
+def storage_errors(example: Example, stored: Mapping[str, Modality]) -> dict[str, float]:
+    """The largest error of an example's values as stored, by modality, in its unit.
+
+    Raises:
+      SchemaError: as `stored_arrays`.
+    """
+    table, arrays = specs(stored), stored_arrays(example, stored)
+    errors = {}
+    for name in stored:
+        error = np.abs(from_stored(arrays[name], table[name]) - getattr(example, name))
+        errors[name] = float(error.max(initial=0.0))
+    return errors
 
 
 def from_stored(array: np.ndarray, spec: ArraySpec) -> np.ndarray:
@@ -280,9 +306,10 @@ def valid_rows(example: Example, built: Mapping[str, Modality]) -> dict[str, np.
     return rows
 
 
-def _check_shape(example_id: str, name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
+def _check_shape(
+    example_id: str, name: str, shape: tuple[int, ...], spec: ArraySpec, sizes: dict[str, int]
+) -> None:
     """Checks a shape against the table; `sizes` collects what the letters stand for."""
-    spec = ARRAY_FEATURES[name]
     fits = len(shape) == len(spec.shape) and all(
         size == (wanted if isinstance(wanted, int) else sizes.setdefault(wanted, size))
         for size, wanted in zip(shape, spec.shape, strict=False)

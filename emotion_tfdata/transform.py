@@ -100,7 +100,7 @@ def make_view(
     if modality == "audio":
         stored: dict[str, tuple[int, ...]] = {"audio": (manifest.num_audio_features,)}
         return View("audio", stored, "", (), scaling, rate_hz, WHITE_AUDIO, array, relative)
-    stored = {"landmarks": (manifest.num_landmarks, 3), "landmarks_valid": ()}
+    stored = {"landmarks": array.shape, "landmarks_valid": ()}
     salt = WHITE_LANDMARKS
     return View("landmarks", stored, "landmarks_valid", indices, scaling, rate_hz, salt, array)
 
@@ -129,6 +129,7 @@ def effects(manifest: Manifest, modality: str, augment: Augment | None) -> dict[
         manifest.check_log_mel("mel_warp")
         chosen["mel"] = mel_axis(manifest.settings, bands)
     if augment.frequency_masks:
+        manifest.check_log_mel("frequency_masks")
         chosen["frequency_mask_bands"] = most
     if augment.time_masks:
         chosen["time_mask_s"] = augment.time_mask_s

@@ -113,22 +113,27 @@ def align_sound(samples: np.ndarray, start_s: float, span: Span) -> np.ndarray:
     return aligned
 
 
-def align_track(track: lm.Track, span: Span) -> tuple[np.ndarray, np.ndarray]:
-    """Resamples a tracked face to 30 rows/s by the pictures' times.
+def align_track(
+    track: lm.Track, span: Span, rate_hz: float = LANDMARKS_RATE_HZ, hold_s: float = HOLD_S
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resamples a tracked face to rows of an even rate by the pictures' times.
 
     A row lies on the straight line between the pictures before and after it. Where only one of the
     two has a face, that one is held for half the way to the other. No face is held longer than
-    `HOLD_S`, before the first picture and after the last neither.
+    `hold_s`, before the first picture and after the last neither.
 
     Args:
       track: the face, picture by picture.
       span: what to cover.
+      rate_hz: rows a second.
+      hold_s: longest that a face is held; pictures more than twice that apart have a hole between.
 
     Returns:
-      float32 `[Tv, L, 3]` in picture widths, zero where not valid, and `valid`, bool `[Tv]`.
+      float32 `[Tv, L, 3]` in picture widths, or `[Tv, W]` in the track's units; zero where not
+      valid, and `valid`, bool `[Tv]`.
     """
-    rows = num_frames(span.duration_s, LANDMARKS_RATE_HZ)
-    times_s = span.start_s + frame_times_s(rows, LANDMARKS_RATE_HZ)
+    rows = num_frames(span.duration_s, rate_hz)
+    times_s = span.start_s + frame_times_s(rows, rate_hz)
     last = len(track.times_s) - 1
     after = np.searchsorted(track.times_s, times_s)
     inside = (after > 0) & (after <= last)
@@ -139,12 +144,12 @@ def align_track(track: lm.Track, span: Span) -> tuple[np.ndarray, np.ndarray]:
     nearest = np.where(inside & (weight < 0.5), before, after)
     away_s = np.abs(times_s - track.times_s[nearest])
 
-    is_hole = gap_s > 2 * HOLD_S + _ROUNDING_S
+    is_hole = gap_s > 2 * hold_s + _ROUNDING_S
     between = inside & track.found[before] & track.found[after] & ~is_hole
-    held = ~between & track.found[nearest] & (away_s <= HOLD_S + TOLERANCE_S)
+    held = ~between & track.found[nearest] & (away_s <= hold_s + TOLERANCE_S)
     points = np.zeros((rows, *track.points.shape[1:]), np.float32)
     points[held] = track.points[nearest[held]]
-    share = weight[between, None, None].astype(np.float32)
+    share = weight[between].astype(np.float32).reshape(-1, *[1] * (points.ndim - 1))
     points[between] = (1 - share) * track.points[before[between]]
     points[between] += share * track.points[after[between]]
     return points, between | held

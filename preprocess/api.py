@@ -56,7 +56,7 @@ def build(
       clips: each a `Clip`, or a csv that lists some, as `--clips` takes it.
       settings: what the data set's bytes depend on.
       ravdess_dir: RAVDESS as unzipped.
-      ravdess_tracking_dir: RAVDESS's tracking record, with `settings.landmarks="openface"`.
+      ravdess_tracking_dir: RAVDESS's tracking record, with `settings.face_features="openface"`.
       crema_d_dir: CREMA-D as cloned.
       num_workers: processes, with Ray those of each node; None for as many as cores.
       runner: `"local"`, or `"ray"` for all nodes of a Ray cluster.

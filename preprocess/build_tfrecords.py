@@ -73,6 +73,12 @@ _NUM_MFCC = flags.DEFINE_integer("num_mfcc", 13, "Cepstral coefficients of mfcc.
 _MFCC_DELTAS = flags.DEFINE_integer(
     "mfcc_deltas", 2, "Derivatives of mfcc over time.", lower_bound=0, upper_bound=2
 )
+_FACE_FEATURES = flags.DEFINE_string(
+    "face_features",
+    "facemesh",
+    "What pictures become: facemesh, openface (with --ravdess_tracking_dir), none, or "
+    "package.module:name of an extractor of one's own; see preprocess/face_extractors.py.",
+)
 _NUM_MELS = flags.DEFINE_integer("num_mels", 80, "Mel bands of the audio.", lower_bound=1)
 _N_FFT = flags.DEFINE_integer("n_fft", 512, "Samples of the audio's window, at 16 kHz.")
 _FMIN_HZ = flags.DEFINE_float("fmin", 50.0, "Lower edge of the mel bands, in Hz.")
@@ -143,6 +149,9 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         cli.fail(f"what is {argv[1]!r}? Flags are written --name=value")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    face_features = _FACE_FEATURES.value
+    if _RAVDESS_TRACKING_DIR.value and face_features == "facemesh":
+        face_features = "openface"
     try:
         settings = BuildSettings(
             modalities=cast(Modalities, _MODALITIES.value),
@@ -152,7 +161,7 @@ def main(argv: Sequence[str]) -> None:
             max_shard_size_mb=_MAX_SHARD_SIZE_MB.value,
             limit=_LIMIT.value,
             split_protocol=_SPLIT_PROTOCOL.value,
-            landmarks="openface" if _RAVDESS_TRACKING_DIR.value else "facemesh",
+            face_features=face_features,
             checksums=cast(Checksums, _CHECKSUMS.value),
             audio_features=_AUDIO_FEATURES.value,
             num_mfcc=_NUM_MFCC.value,

@@ -128,7 +128,7 @@ def _measure(clip: Clip, settings: BuildSettings) -> tuple[float, int] | Stop | 
     """Seconds of CPU and bytes of one clip, or None where it cannot be used. Runs in a worker."""
     unfit = fitness.why_unfit(
         sound="audio" in settings.built,
-        faces="landmarks" in settings.built and settings.landmarks == "facemesh",
+        faces=settings.needs_facemesh,
     )
     if unfit:
         return Stop(unfit)
@@ -138,7 +138,7 @@ def _measure(clip: Clip, settings: BuildSettings) -> tuple[float, int] | Stop | 
             make_example(
                 clip,
                 settings.extractor if clip.sound else settings.audio,
-                num_landmarks=settings.num_landmarks,
+                face=settings.face,
             ),
             settings.stored_modalities,
         )

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from emotion_tfdata.schema import Example
-from preprocess import align, audio, extractors, landmarks, media, tracking
+from preprocess import align, audio, extractors, face_extractors, media, tracking
 from preprocess.audio import AudioSettings
 from preprocess.container import DEFAULT_LIMITS, Limits, MediaError
 from preprocess.corpora import Clip
 from preprocess.corpora.files import local
 from preprocess.extractors import AudioExtractor
+from preprocess.face_extractors import FACEMESH, FaceFeatures
 from preprocess.media import Part
 
 # Sound that never gets louder (3 steps of 16 bits) was not recorded.
@@ -24,22 +25,30 @@ SEVERAL_FACES = "several faces in its pictures; the one that is largest over the
 
 @dataclasses.dataclass(frozen=True)
 class _Pictures:
-    """A clip's pictures with their times, decoded anew whenever they are iterated."""
+    """A clip's pictures with their times, decoded anew whenever they are iterated.
+
+    Attributes:
+      times_s: of all pictures, once they have been iterated to the end.
+    """
 
     path: Path
     limits: Limits
     part: Part
+    times_s: list[float] = dataclasses.field(default_factory=list)
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        times_s: list[float] = []
         for picture in media.in_batches(media.read_pictures(self.path, self.limits, self.part)):
+            times_s.append(picture.time_s)
             yield picture.time_s, picture.rgb
+        self.times_s[:] = times_s
 
 
 def make_example(
     clip: Clip,
     audio_features: AudioSettings | AudioExtractor,
     limits: Limits = DEFAULT_LIMITS,
-    num_landmarks: int = landmarks.NUM_LANDMARKS,
+    face: FaceFeatures = FACEMESH,
     notes: list[str] | None = None,
 ) -> Example:
     """Builds a clip's example from its files.
@@ -48,7 +57,7 @@ def make_example(
       clip: names the files; a modality without a file gets no rows.
       audio_features: what makes them; settings stand for log-mel bands.
       limits: what a file may reach.
-      num_landmarks: of the data set, which a clip without a picture has none of.
+      face: what makes those of the pictures.
       notes: gets what is to be known of a clip that is used all the same.
 
     Raises:
@@ -67,7 +76,7 @@ def make_example(
             here[clip.picture] if clip.picture else None,
             audio_features,
             limits,
-            num_landmarks,
+            face,
             notes,
         )
 
@@ -78,7 +87,7 @@ def _make_example(
     picture_path: Path | None,
     extractor: AudioExtractor,
     limits: Limits,
-    num_landmarks: int,
+    face: FaceFeatures,
     notes: list[str] | None,
 ) -> Example:
     sound_span = picture_span = None
@@ -91,13 +100,16 @@ def _make_example(
     if picture_path:
         if picture_path.suffix.lower() == ".csv":
             track = tracking.read_track(picture_path, limits)
+            shown_s = track.times_s
         else:
-            track = landmarks.track_face(_Pictures(picture_path, limits, clip.part))
+            pictures = _Pictures(picture_path, limits, clip.part)
+            track = face.track(pictures)
             if track.faces > 1 and notes is not None:
                 notes.append(SEVERAL_FACES)
+            shown_s = np.array(pictures.times_s or track.times_s)
         if not track.found.any():
-            raise MediaError("no face", f"no face in any of its {len(track.found)} pictures")
-        picture_span = align.picture_span(track.times_s)
+            raise face_extractors.no_face(face, track)
+        picture_span = align.picture_span(shown_s)
         if sound_span and sound.note and notes is not None:
             notes.append(sound.note)
 
@@ -116,14 +128,15 @@ def _make_example(
     if sound_span:
         aligned = align.align_sound(samples, sound_span[0], span)
         features = extractors.features(extractor, aligned)
-    points = np.zeros((0, num_landmarks, 3), np.float32)
+    values = np.zeros((0, *face.shape), np.float32)
     valid = np.zeros(0, bool)
     if picture_span:
-        points, valid = align.align_track(track, span)
+        values, valid = align.align_track(track, span, face.rate_hz, face.hold_s)
         if not valid.any():
-            raise MediaError("no face", "no face in any row of 1/30 s")
-    head = np.zeros((len(valid), 4), np.float32)
-    points[valid], head[valid] = landmarks.to_face_frame(points[valid])
+            raise MediaError("no face", f"no face in any row of 1/{face.rate_hz:g} s")
+    finished, pose = face.finish(values[valid])
+    head = np.zeros((len(valid), pose.shape[1]), np.float32)
+    values[valid], head[valid] = finished, pose
     return Example(
         example_id=clip.example_id,
         corpus=clip.corpus,
@@ -132,7 +145,7 @@ def _make_example(
         intensity=clip.intensity,
         sentence=clip.sentence,
         audio=features,
-        landmarks=points,
+        landmarks=values,
         landmarks_valid=valid,
         head=head,
     )

@@ -221,31 +221,49 @@ def resolve(
                 "pip install 'emotion_tfdata[egemaps]'"
             ) from error
         return EGemaps()
+    return cast(AudioExtractor, load("audio_features", name, ", ".join(BUILT_IN)))
+
+
+@functools.lru_cache(maxsize=8)
+def load(flag: str, name: str, known: str) -> Any:
+    """An extractor of one's own.
+
+    Args:
+      flag: that names it.
+      name: `package.module:name`.
+      known: what else there is, for errors.
+
+    Raises:
+      ValueError: if there is none, or it lacks what an extractor has.
+    """
     module, separator, attribute = name.partition(":")
     if not separator:
-        known = ", ".join(BUILT_IN)
-        raise ValueError(f"audio_features must be {known} or package.module:name, got {name!r}")
+        raise ValueError(f"{flag} must be {known} or package.module:name, got {name!r}")
     try:
         extractor = getattr(importlib.import_module(module), attribute)()
     except Exception as error:  # whatever is wrong with code that is not ours
-        raise ValueError(f"audio_features={name}: {type(error).__name__}: {error}") from error
-    _check(name, extractor)
-    return cast(AudioExtractor, extractor)
+        raise ValueError(f"{flag}={name}: {type(error).__name__}: {error}") from error
+    _check(f"{flag}={name}", extractor)
+    return extractor
 
 
 def describe(extractor: AudioExtractor) -> dict[str, Any]:
     """What an extractor is made of, for JSON: other code gives another description."""
-    described: dict[str, Any] = {"name": extractor.name, "version": extractor.version}
     if isinstance(extractor, LogMel | Mfcc | EGemaps):  # the build's own settings say the rest
-        return described
-    for name in ("settings", "rate_hz", "width", "unit", "step"):
-        described[name] = getattr(extractor, name)
+        return {"name": extractor.name, "version": extractor.version}
+    return described(extractor)
+
+
+def described(extractor: Any) -> dict[str, Any]:
+    """What an extractor of one's own is made of."""
+    names = ("name", "version", "settings", "rate_hz", "width", "unit", "step")
+    found = {name: getattr(extractor, name) for name in names}
     source = inspect.getsource(inspect.getmodule(type(extractor)) or type(extractor))
-    described["source_sha256"] = hashlib.sha256(source.encode()).hexdigest()
-    return described
+    found["source_sha256"] = hashlib.sha256(source.encode()).hexdigest()
+    return found
 
 
-def stored(extractor: AudioExtractor) -> Modality:
+def stored(extractor: Any) -> Modality:
     """How its values are stored."""
     kind = "float16" if extractor.step is None else "int16"
     array = Array((extractor.width,), kind, extractor.step, extractor.unit)
@@ -265,7 +283,21 @@ def features(extractor: AudioExtractor, samples: np.ndarray) -> np.ndarray:
     Raises:
       MediaError: if the extractor gives something else than it says.
     """
-    found, times = extractor.extract(samples, SAMPLE_RATE_HZ)
+    values, times_s = checked(extractor, *extractor.extract(samples, SAMPLE_RATE_HZ))
+    rows = timebase.num_frames(len(samples) / SAMPLE_RATE_HZ, extractor.rate_hz)
+    wanted_s = timebase.frame_times_s(rows, extractor.rate_hz)
+    if len(times_s) >= rows and np.allclose(times_s[:rows], wanted_s, rtol=0, atol=_TOLERANCE_S):
+        return values[:rows]
+    columns = [np.interp(wanted_s, times_s, values[:, column]) for column in range(extractor.width)]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def checked(extractor: Any, found: Any, times: Any) -> tuple[np.ndarray, np.ndarray]:
+    """What an extractor gave, float32 `[T, width]`, and its times, float64 `[T]`.
+
+    Raises:
+      MediaError: if it is not what the extractor says.
+    """
     values, times_s = np.asarray(found, np.float32), np.asarray(times, np.float64)
     problem = None
     if values.ndim != 2 or values.shape[1] != extractor.width:
@@ -280,19 +312,14 @@ def features(extractor: AudioExtractor, samples: np.ndarray) -> np.ndarray:
         problem = f"gave times that go back, at {times_s[1:][np.diff(times_s) <= 0][0]:g} s"
     if problem:
         raise MediaError("features", f"{extractor.name} {problem}")
-    rows = timebase.num_frames(len(samples) / SAMPLE_RATE_HZ, extractor.rate_hz)
-    wanted_s = timebase.frame_times_s(rows, extractor.rate_hz)
-    if len(times_s) >= rows and np.allclose(times_s[:rows], wanted_s, rtol=0, atol=_TOLERANCE_S):
-        return values[:rows]
-    columns = [np.interp(wanted_s, times_s, values[:, column]) for column in range(extractor.width)]
-    return np.stack(columns, axis=1).astype(np.float32)
+    return values, times_s
 
 
 def _check(name: str, extractor: Any) -> None:
     """Refuses what is no extractor, by what it lacks."""
 
     def refuse(what: str) -> None:
-        raise ValueError(f"audio_features={name}: {what}")
+        raise ValueError(f"{name}: {what}")
 
     for attribute in ("name", "version", "settings", "rate_hz", "width", "unit", "step", "extract"):
         if not hasattr(extractor, attribute):

@@ -57,7 +57,8 @@ class Track:
 
     Attributes:
       times_s: float64 `[F]`, rising.
-      points: float32 `[F, L, 3]`, picture widths; zero where no face was found.
+      points: float32 `[F, L, 3]`, picture widths; zero where no face was found. Of an extractor
+        of one's own `[F, W]`.
       found: bool `[F]`.
       faces: the most that were seen in one picture, where they were counted; 1 otherwise.
     """

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from emotion_tfdata.manifest import Manifest
 from preprocess import writer
 from preprocess.corpora import Clip, LeftOut
@@ -20,6 +22,8 @@ from preprocess.workspace import LEFT_OUT_NAME, Workspace
 from preprocess.writer import ShardPlan
 
 _NAMED = 3
+# The least deviation of a feature, in errors of storing it: at most 2 % of its power is noise.
+_LEAST_STEPS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +145,10 @@ class Ledger:
             provenance=self._plan.provenance,
             classes=settings.class_names,
             num_folds=settings.num_folds,
-            modalities=settings.stored_modalities,
+            modalities={
+                name: dataclasses.replace(modality, largest_error=_largest_error(name, facts))
+                for name, modality in settings.stored_modalities.items()
+            },
             settings={
                 **settings.as_dict(),
                 "notes": [
@@ -182,7 +189,10 @@ class Ledger:
             left_out=len(left_out),
             left_out_lines=tuple(left_out_lines(left_out)),
             notes=tuple(manifest.settings["notes"]),
-            warnings=tuple(_warnings(clips_written, manifest.num_folds)),
+            warnings=(
+                *_warnings(clips_written, manifest.num_folds),
+                *_storage_warnings(manifest),
+            ),
             seconds=seconds,
             was_finished=self._begun.is_finished,
         )
@@ -216,6 +226,29 @@ class Ledger:
             apart=plan.apart,
         )
         self._workspace.store_shards_plan(shards, left_out)
+
+
+def _largest_error(modality: str, facts: Mapping[str, ClipFacts]) -> float:
+    return max(getattr(each, f"{modality}_error") for each in facts.values())
+
+
+def _storage_warnings(manifest: Manifest) -> list[str]:
+    """One warning a modality whose stored numbers are too coarse for what they are to tell."""
+    warnings = []
+    for name, modality in manifest.modalities.items():
+        moments = manifest.moments(name, "actor", range(manifest.num_folds))
+        size = np.abs(moments.mean) + moments.deviation
+        spacing = modality.array.step or np.spacing(size.astype(np.float16)).astype(np.float64)
+        errors = np.minimum(spacing / 2, modality.largest_error or 0.0)
+        coarse = int((moments.deviation < _LEAST_STEPS * errors).sum())
+        if coarse:
+            stored = f"steps of {modality.array.step:g}" if modality.array.step else "float16"
+            warnings.append(
+                f"{coarse} of {size.size} features of {name} deviate by less than {_LEAST_STEPS} "
+                f"times the error of storing them in {stored}: give the extractor a smaller step, "
+                "or another unit or zero"
+            )
+    return warnings
 
 
 def _altered_notes(facts: Mapping[str, ClipFacts]) -> list[str]:

@@ -9,15 +9,15 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from emotion_tfdata import protocols, schema
+from emotion_tfdata import protocols
 from emotion_tfdata.labels import Classes, class_index, class_names
 from emotion_tfdata.manifest import Modality
 from emotion_tfdata.splits import actor_folds, random_folds
-from preprocess import container, extractors
+from preprocess import container, extractors, face_extractors
 from preprocess.audio import HOP_SAMPLES, SAMPLE_RATE_HZ, AudioSettings
 from preprocess.checksums import CHECKSUMS, Checksums
 from preprocess.corpora import (
@@ -35,10 +35,9 @@ from preprocess.corpora import (
 from preprocess.corpora.clips_csv import Table
 from preprocess.corpora.files import Remote, identity
 from preprocess.extractors import AudioExtractor
+from preprocess.face_extractors import FaceFeatures
 from preprocess.fitness import INSTALL
-from preprocess.landmarks import NUM_LANDMARKS
 from preprocess.summary import left_out_lines
-from preprocess.tracking import NUM_POINTS
 
 # Raised whenever the same input would give other bytes than before.
 RECIPE = 3
@@ -67,11 +66,12 @@ class BuildSettings:
       limit: clips of each corpus, spread over its actors; None for all.
       checksums: what becomes of a file that is not the one its corpus published: with `warn` it is
         built and named, with `require` left out; `off` does not look.
-      landmarks: where they come from: `facemesh`, or `openface`, RAVDESS's own tracking record.
       audio: of the mel bands.
       audio_features: `logmel`, `mfcc`, `egemaps`, or an extractor's `package.module:name`.
       num_mfcc: cepstral coefficients.
       mfcc_deltas: their derivatives, 0 to 2.
+      face_features: `facemesh`, `openface` (RAVDESS's own tracking record), `none` (audio alone),
+        or an extractor's `package.module:name`.
 
     Raises:
       ValueError: for a value that is not allowed.
@@ -85,13 +85,19 @@ class BuildSettings:
     max_shard_size_mb: float = 64.0
     limit: int | None = None
     checksums: Checksums = "warn"
-    landmarks: Literal["facemesh", "openface"] = "facemesh"
     audio: AudioSettings = dataclasses.field(default_factory=AudioSettings)
     audio_features: str = "logmel"
     num_mfcc: int = 13
     mfcc_deltas: int = 2
+    face_features: str = "facemesh"
 
     def __post_init__(self) -> None:
+        if self.face_features == "none":
+            if self.modalities == "landmarks":
+                raise ValueError(
+                    "modalities=landmarks and face_features=none leave nothing to build"
+                )
+            object.__setattr__(self, "modalities", "audio")
         class_names(self.classes or self.num_classes)
         if self.modalities not in MODALITIES:
             raise ValueError(
@@ -113,6 +119,8 @@ class BuildSettings:
         if "audio" in self.built:
             self.audio.check_filters()
             _ = self.extractor
+        if "landmarks" in self.built:
+            _ = self.face
 
     @property
     def extractor(self) -> AudioExtractor:
@@ -122,6 +130,25 @@ class BuildSettings:
           ValueError: if there is none of that name.
         """
         return extractors.resolve(self.audio_features, self.audio, self.num_mfcc, self.mfcc_deltas)
+
+    @property
+    def face(self) -> FaceFeatures:
+        """What makes the features of the pictures.
+
+        Raises:
+          ValueError: if there is none of that name.
+        """
+        return face_extractors.resolve(self.face_features if self.needs_pictures else "facemesh")
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Whether pictures are looked at."""
+        return "landmarks" in self.built
+
+    @property
+    def needs_facemesh(self) -> bool:
+        """Whether FaceMesh looks for faces."""
+        return self.needs_pictures and self.face_features == "facemesh"
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -136,16 +163,12 @@ class BuildSettings:
     @property
     def stored_modalities(self) -> dict[str, Modality]:
         """What the manifest says of them."""
-        width = self.extractor.width if "audio" in self.built else 1
-        stored = schema.modalities(width, self.num_landmarks, self.built)
-        if "audio" in stored:
+        stored = {}
+        if "audio" in self.built:
             stored["audio"] = extractors.stored(self.extractor)
+        if self.needs_pictures:
+            stored["landmarks"] = face_extractors.stored(self.face)
         return stored
-
-    @property
-    def num_landmarks(self) -> int:
-        """Points of a face."""
-        return NUM_POINTS if self.landmarks == "openface" else NUM_LANDMARKS
 
     def as_dict(self) -> dict[str, Any]:
         """All settings, what is fixed, and what computes the values with its versions, for JSON.
@@ -156,7 +179,7 @@ class BuildSettings:
         packages = ["av", "librosa", "numpy", "soxr"] if "audio" in self.built else ["av", "numpy"]
         if "audio" in self.built and self.audio_features == "egemaps":
             packages.append("opensmile")
-        if "landmarks" in self.built and self.landmarks == "facemesh":
+        if self.needs_facemesh:
             packages.append("mediapipe")
         try:
             versions = {name: importlib.metadata.version(name) for name in packages}
@@ -169,6 +192,7 @@ class BuildSettings:
             "hop_samples": HOP_SAMPLES,
             "versions": versions,
             "extractor": extractors.describe(self.extractor) if "audio" in self.built else None,
+            "face_extractor": face_extractors.describe(self.face) if self.needs_pictures else None,
         }
 
 
@@ -226,8 +250,8 @@ def plan_build(
     """
     corpora = sorted(roots.keys() - {RAVDESS_TRACKING})
     tracking_dir = roots.get(RAVDESS_TRACKING)
-    if (settings.landmarks == "openface") != (tracking_dir is not None):
-        raise BuildError("landmarks='openface' and a folder of tracking records go together")
+    if (settings.face_features == "openface") != (tracking_dir is not None):
+        raise BuildError("--face_features=openface and --ravdess_tracking_dir go together")
     if tracking_dir and (corpora != ["ravdess"] or settings.modalities == "audio" or tables):
         raise BuildError(
             "--ravdess_tracking_dir has 68 landmarks of RAVDESS's faces: it goes with "

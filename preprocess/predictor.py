@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from emotion_tfdata import schema
-from preprocess import extractors, fitness
+from preprocess import extractors, face_extractors, fitness
 from preprocess.audio import AudioSettings
 from preprocess.container import PICTURE_ENDINGS, MediaError
 from preprocess.corpora import Clip, crema_d, ravdess
 from preprocess.example import make_example
 from preprocess.extractors import AudioExtractor
+from preprocess.face_extractors import FACEMESH, OPENFACE, FaceFeatures
 from preprocess.plan import RECIPE
 from preprocess.pool import Lost, Pool, WorkerError
 
@@ -47,6 +48,7 @@ class Features:
       data_modalities: that its data set was built with.
       class_names: in order of the outputs.
       audio: what makes the sound's features.
+      face: what makes those of the pictures.
       versions: of the packages that made the data set's.
       trained_actors: `corpus/actor` of everyone it was trained or its epoch selected on.
       temperature: that its probabilities are calibrated by; None where they are not.
@@ -58,14 +60,19 @@ class Features:
     data_modalities: tuple[str, ...]
     class_names: tuple[str, ...]
     audio: AudioExtractor
+    face: FaceFeatures
     versions: Mapping[str, str]
     trained_actors: frozenset[str] = frozenset()
     temperature: float | None = None
 
     @property
     def stored(self) -> schema.Stored:
-        """How the data set stores the sound's features."""
-        return {"audio": extractors.stored(self.audio)}
+        """How the data set stores its features."""
+        stored = {
+            "audio": extractors.stored(self.audio),
+            "landmarks": face_extractors.stored(self.face),
+        }
+        return {name: stored[name] for name in self.data_modalities}
 
     def trained_actor(self, path: Path) -> str | None:
         """Whose clip it is by its name, if the model was trained on that actor; else None."""
@@ -126,13 +133,35 @@ def _extractor(build: Mapping[str, Any]) -> AudioExtractor:
     found = extractors.resolve(
         build["audio_features"], bands, build["num_mfcc"], build["mfcc_deltas"]
     )
-    for name in ("settings", "width", "rate_hz", "step", "source_sha256"):
-        if extractors.describe(found).get(name) != known.get(name):
-            raise PredictError(
-                f"{build['audio_features']} is not the extractor that made the model's features: "
-                f"its {name} is another"
-            )
+    _check_same(build["audio_features"], extractors.describe(found), known)
     return found
+
+
+def _face(build: Mapping[str, Any]) -> FaceFeatures:
+    """What made a data set's face features.
+
+    Raises:
+      ValueError: if it is not to be had here, or another one is.
+    """
+    known = build.get("face_extractor")
+    if not known:
+        return OPENFACE if build.get("landmarks") == "openface" else FACEMESH
+    found = face_extractors.resolve(build["face_features"])
+    _check_same(build["face_features"], face_extractors.describe(found), known)
+    return found
+
+
+def _check_same(name: str, found: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuses an extractor that is not the data set's.
+
+    Raises:
+      PredictError: if it is not.
+    """
+    for part in ("settings", "width", "rate_hz", "step", "source_sha256"):
+        if found.get(part) != known.get(part):
+            raise PredictError(
+                f"{name} is not the extractor that made the model's features: its {part} is another"
+            )
 
 
 def load_features(model_dir: Path) -> Features:
@@ -157,6 +186,7 @@ def load_features(model_dir: Path) -> Features:
             data_modalities=tuple(content["data_modalities"]),
             class_names=tuple(content["class_names"]),
             audio=_extractor(build),
+            face=_face(build),
             versions=build.get("versions", {}),
             trained_actors=frozenset(content.get("trained_actors", ())),
             temperature=content.get("temperature"),
@@ -175,7 +205,7 @@ def load_features(model_dir: Path) -> Features:
             f"features by recipe {RECIPE}. Use the release it was built with "
             f"({content['emotion_tfdata']}), or build and train again"
         )
-    if "landmarks" in features.modalities and build.get("landmarks", "facemesh") != "facemesh":
+    if "landmarks" in features.modalities and features.face == OPENFACE:
         raise PredictError(
             f"{model_dir}: its landmarks are those of RAVDESS's tracking record (OpenFace), which "
             "are not found in raw clips. Train on a data set built from the videos"
@@ -225,7 +255,8 @@ def read_clip(path: Path, features: Features) -> _Read | Failure | _Unfit:
     model uses one of them; where only what the model does not use is missing, the rest will do.
     """
     wanted = set(features.modalities)
-    unfit = fitness.why_unfit(sound="audio" in wanted, faces="landmarks" in wanted)
+    needs_facemesh = "landmarks" in wanted and features.face == FACEMESH
+    unfit = fitness.why_unfit(sound="audio" in wanted, faces=needs_facemesh)
     if unfit:
         return _Unfit(unfit)
     tried = wanted
@@ -261,7 +292,7 @@ def _example(path: Path, features: Features, modalities: set[str]) -> _Read:
         sound=path if "audio" in modalities else None,
     )
     notes: list[str] = []
-    example = make_example(clip, features.audio, notes=notes)
+    example = make_example(clip, features.audio, face=features.face, notes=notes)
     schema.stored_arrays(example, features.stored)  # what cannot be stored fails here, by name
     return _Read(example, tuple(notes))
 

@@ -16,8 +16,8 @@ from emotion_tfdata.html_page import document, image, note, table
 from emotion_tfdata.manifest import Manifest
 from emotion_tfdata.schema import Example
 from emotion_tfdata.tfrecord import HEADER_BYTES
-from emotion_tfdata.timebase import AUDIO_RATE_HZ, LANDMARKS_RATE_HZ, frame_times_s
-from preprocess.landmarks import mouth_opening
+from emotion_tfdata.timebase import RATES_HZ, frame_times_s
+from preprocess.landmarks import POINTS, mouth_opening
 from preprocess.report import ReportedClip
 
 _LISTED = 20
@@ -72,18 +72,21 @@ def page(data_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) -> str:
         "<p>The oddest, and the least odd of each corpus. Dashed: the moments whose landmarks "
         "stand on the right.</p>",
     ]
-    rates_hz = [of.rate_hz for name, of in manifest.modalities.items() if name == "audio"]
+    rates_hz = {name: modality.rate_hz for name, modality in manifest.modalities.items()}
     for clip in _few(summary["clips"]):
         example = _load(data_dir, manifest, clip)
         words = f"{clip.record.example_id}, {clip.record.emotion}"
         if clip.why:
             words += f"; {clip.why}, {clip.oddness:.1f} deviations"
-        parts += [f"<h3>{html.escape(words)}</h3>", image(plot_clip(example, *rates_hz), dpi=100)]
+        parts += [f"<h3>{html.escape(words)}</h3>", image(plot_clip(example, rates_hz), dpi=100)]
     return document(title, parts)
 
 
-def plot_clip(example: Example, audio_rate_hz: float = AUDIO_RATE_HZ) -> Figure:
-    """Sound over mouth opening on one time axis, and the landmarks at three moments."""
+def plot_clip(example: Example, rates_hz: Mapping[str, float] = RATES_HZ) -> Figure:
+    """Sound over mouth opening on one time axis, and the landmarks at three moments.
+
+    Face features that are no known landmarks are drawn as sound's are, in place of the opening.
+    """
     figure = Figure(figsize=(11, 3.4))
     # Room for the labels is given, since measuring it takes longer than drawing.
     grid = figure.add_gridspec(
@@ -101,24 +104,19 @@ def plot_clip(example: Example, audio_rate_hz: float = AUDIO_RATE_HZ) -> Figure:
     shared = None
     if len(example.audio):
         shared = figure.add_subplot(grid[0, 0])
-        edge = 0.5 / audio_rate_hz
-        end_s = (len(example.audio) - 1) / audio_rate_hz
-        shared.imshow(
-            example.audio.T,
-            origin="lower",
-            aspect="auto",
-            cmap="magma",
-            extent=(-edge, end_s + edge, -0.5, example.audio.shape[1] - 0.5),
-        )
-        shared.set_ylabel("feature")
+        _draw_features(shared, example.audio, rates_hz["audio"])
         shared.tick_params(labelbottom=not len(example.landmarks))
     if len(example.landmarks):
         below = figure.add_subplot(grid[1, 0], sharex=shared)
-        times_s = frame_times_s(len(example.landmarks), LANDMARKS_RATE_HZ)
+        times_s = frame_times_s(len(example.landmarks), rates_hz["landmarks"])
+        below.set_xlabel("s")
+        if example.landmarks.ndim != 3 or example.landmarks.shape[1] not in POINTS:
+            rows = example.landmarks.reshape(len(times_s), -1)
+            _draw_features(below, rows, rates_hz["landmarks"])
+            return figure
         opening = np.where(example.landmarks_valid, mouth_opening(example.landmarks), np.nan)
         below.plot(times_s, opening, color="#b02a5b")
         below.set_ylabel("lips apart")
-        below.set_xlabel("s")
         rows = np.flatnonzero(example.landmarks_valid)
         moments = rows[[len(rows) * quarter // 4 for quarter in (1, 2, 3)]] if len(rows) else rows
         for axes in figure.axes:
@@ -128,6 +126,14 @@ def plot_clip(example: Example, audio_rate_hz: float = AUDIO_RATE_HZ) -> Figure:
     elif shared is not None:
         shared.set_xlabel("s")
     return figure
+
+
+def _draw_features(axes: Axes, rows: np.ndarray, rate_hz: float) -> None:
+    """Rows `[T, W]` as a picture, time to the right."""
+    edge, end_s = 0.5 / rate_hz, (len(rows) - 1) / rate_hz
+    extent = (-edge, end_s + edge, -0.5, rows.shape[1] - 0.5)
+    axes.imshow(rows.T, origin="lower", aspect="auto", cmap="magma", extent=extent)
+    axes.set_ylabel("feature")
 
 
 def _draw_faces(axes: Axes, faces: np.ndarray, times_s: np.ndarray) -> None:

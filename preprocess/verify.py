@@ -29,6 +29,8 @@ from emotion_tfdata.tfrecord import FOOTER_BYTES, HEADER_BYTES, read_record
 from preprocess import cli, writer
 from preprocess.checksums import sha256_of
 
+_FLOAT16_SPACING = 32.0  # between the largest numbers that it has
+
 
 def verify(data_dir: Path) -> Iterator[str]:
     """Yields what is wrong with a data set, in words that name shard and record.
@@ -55,6 +57,11 @@ def verify(data_dir: Path) -> Iterator[str]:
     for path in sorted(data_dir.iterdir()):
         if writer.SHARD_NAME.fullmatch(path.name) and path.name not in known:
             yield f"{path.name}: not in the manifest"
+    for name, modality in manifest.modalities.items():
+        stated, most = modality.largest_error, (modality.array.step or _FLOAT16_SPACING) / 2
+        # Float32's own rounding is the rest.
+        if stated is not None and not 0 <= stated <= most * (1 + 1e-2):
+            yield f"{name}: values off by {stated:g}, more than the {most:g} of their format"
     ends = np.cumsum([shard.records for shard in manifest.shards])
     sums, sound = GroupSums(), True
     for shard, end in zip(manifest.shards, ends.tolist(), strict=True):

@@ -22,6 +22,8 @@ GOES_ON = "the same command goes on from here"
 ALTERED = "not the file that its corpus published (its SHA-256 is another)"
 # What may be the machine's fault as well as a clip's: listed, but tried again by the next run.
 PASSING_KINDS = ("failed", "no decoder")
+# The settings that name an extractor, and where they say what it is made of.
+_EXTRACTORS = {"audio_features": "extractor", "face_features": "face_extractor"}
 # Tokens of the builds that this process was found fit for.
 _checked: set[str] = set()
 
@@ -96,7 +98,10 @@ class Work:
             {
                 "recipe": settings["recipe"],
                 **settings["versions"],
-                self.settings.audio_features: (settings["extractor"] or {}).get("source_sha256"),
+                **{
+                    self.settings.__dict__[flag]: (settings[key] or {}).get("source_sha256")
+                    for flag, key in _EXTRACTORS.items()
+                },
             }
             for settings in (settings_here, self.wanted)
         )
@@ -113,7 +118,7 @@ class Work:
         built = self.settings.built
         return fitness.why_unfit(
             sound="audio" in built,
-            faces="landmarks" in built and self.settings.landmarks == "facemesh",
+            faces=self.settings.needs_facemesh,
         )
 
     def _process(self, clip: Clip) -> int | LeftOut | Stop:
@@ -130,11 +135,11 @@ class Work:
             example = make_example(
                 clip,
                 self.settings.extractor if clip.sound else self.settings.audio,
-                num_landmarks=self.settings.num_landmarks,
+                face=self.settings.face,
                 notes=notes,
             )
             # An example that cannot be stored fails here, by name.
-            schema.stored_arrays(example, self.workspace.stored)
+            errors = schema.storage_errors(example, self.settings.stored_modalities)
         except container.MediaError as error:
             reason = str(error)
             if self.settings.modalities == "both":
@@ -168,6 +173,7 @@ class Work:
                 altered,
                 tuple(notes),
                 is_log_mel=self.settings.audio_features == "logmel",
+                errors=errors,
             )
             return self.workspace.store_example(example, facts)
         except OSError as error:

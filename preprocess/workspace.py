@@ -35,10 +35,10 @@ from emotion_tfdata.manifest import (
 )
 from emotion_tfdata.moments import GroupSums, Moments
 from emotion_tfdata.schema import (
-    ARRAY_FEATURES,
     TEXT_FEATURES,
     Example,
     Stored,
+    completed,
     from_stored,
     specs,
     stored_arrays,
@@ -273,7 +273,7 @@ class Workspace:
         path = self._clip_path(example_id, ".npz")
         try:
             with np.load(path, allow_pickle=False) as content:
-                arrays = {name: content[name] for name in (*ARRAY_FEATURES, "about")}
+                arrays = {name: content[name] for name in (*specs(self.stored), "about")}
             about = json.loads(str(arrays.pop("about")))
         except FileNotFoundError as error:
             raise WorkspaceError(f"{path} is gone; {_MADE_AGAIN}") from error
@@ -289,9 +289,8 @@ class Workspace:
             ) from error
         for name, spec in specs(self.stored).items():
             arrays[name] = from_stored(arrays[name], spec)
-        arrays["landmarks_valid"] = arrays["landmarks_valid"].astype(bool)
         facts = _facts(about.pop("facts"))
-        return Example(**about, **arrays), facts
+        return Example(**about, **completed(arrays)), facts
 
     # -- shards -----------------------------------------------------------------------------------
 

@@ -92,11 +92,11 @@ class ResidualBlock(keras.layers.Layer):
 
 
 class VideoBranch(keras.layers.Layer):
-    """TCN or BiLSTM, the average over time, a dense layer: `[N, 3 * L]` to `[B, units]`."""
+    """TCN or BiLSTM, the average over time, a dense layer: `[N, axes * L]` to `[B, units]`."""
 
     def __init__(self, config: ModelConfig, seed: int) -> None:
         super().__init__(name="video")
-        width = 3 * config.num_landmarks
+        width = config.landmark_axes * config.num_landmarks
         self.blocks, self.lstm = [], None
         if config.video == "tcn":
             for i, dilation in enumerate(config.tcn_dilations, start=1):

@@ -32,6 +32,7 @@ class ModelConfig:
       num_classes: width of the output.
       num_audio_features: `M` of `audio [B, Ta, M]`.
       num_landmarks: `L` of `landmarks [B, Tv, L, 3]`.
+      landmark_axes: numbers of a landmark; with 1 the model takes `landmarks [B, Tv, L]`.
       audio_filters: filters of the two audio convolutions, of kernel size 3.
       audio_lstm_units: units, a direction, of the two audio BiLSTMs.
       audio_lstm_dropout: dropout between the two.
@@ -60,6 +61,7 @@ class ModelConfig:
     num_classes: int = 6
     num_audio_features: int = 80
     num_landmarks: int = 478
+    landmark_axes: int = 3
     audio_filters: tuple[int, int] = (64, 128)
     audio_lstm_units: tuple[int, int] = (128, 64)
     audio_lstm_dropout: float = 0.3

@@ -66,8 +66,8 @@ class EmotionModel(keras.Model):
 
         Args:
           features: `audio [B, Ta, M]` float32 with `audio_mask [B, Ta]` bool, `landmarks
-            [B, Tv, L, 3]` float32 with `landmarks_mask [B, Tv]` bool, or the pair that the model's
-            modality needs; others are left alone.
+            [B, Tv, L, 3]` (or `[B, Tv, L]`, as the config has it) float32 with `landmarks_mask
+            [B, Tv]` bool, or the pair that the model's modality needs; others are left alone.
           training: dropout on, normalisation by the batch.
 
         Returns:
@@ -90,7 +90,8 @@ class EmotionModel(keras.Model):
             x, frames = _packed(features, "audio", (config.num_audio_features,))
             branches.append(self.audio(x, frames, training=training))
         if self.video:
-            x, frames = _packed(features, "landmarks", (config.num_landmarks, 3))
+            axes = () if config.landmark_axes == 1 else (config.landmark_axes,)
+            x, frames = _packed(features, "landmarks", (config.num_landmarks, *axes))
             branches.append(self.video(x, frames, training=training))
         return self.head(tf.concat(branches, axis=1), training=training)
 

@@ -164,10 +164,11 @@ def view_of(data: Data, modality: str) -> View:
 
 
 def _about(modality: str, manifest: Manifest) -> str:
-    extractor = manifest.settings.get("extractor") or {"name": "logmel"}
-    if modality != "audio" or extractor["name"] == "logmel":
+    key = "extractor" if modality == "audio" else "face_extractor"
+    name = (manifest.settings.get(key) or {}).get("name")
+    if name in (None, "logmel", "facemesh", "openface"):
         return _FEATURES[modality]
-    return f"{extractor['name']}; frame i is at i / rate_hz seconds"
+    return f"{name}; frame i is at i / rate_hz seconds"
 
 
 def features_of(

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,8 @@ def model_config(
 
     manifest = load_manifest(data_dir)
     given = dict(fields)
-    from_data = {"modalities", "num_classes", "num_audio_features", "num_landmarks"}
+    from_data = {"modalities", "num_classes", "num_audio_features"}
+    from_data |= {"num_landmarks", "landmark_axes"}
     known = {field.name: field.default for field in dataclasses.fields(ModelConfig)}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -95,7 +97,9 @@ def model_config(
     if manifest.num_audio_features:
         given["num_audio_features"] = manifest.num_audio_features
     if features.modalities != "audio" and "landmarks" in manifest.modalities:
-        given["num_landmarks"] = len(landmark_indices(features.landmarks, manifest.num_landmarks))
+        shape = manifest.modalities["landmarks"].array.shape
+        given["num_landmarks"] = len(landmark_indices(features.landmarks, shape))
+        given["landmark_axes"] = math.prod(shape[1:])
     modalities = features.modalities or "both"
     num_classes = len(manifest.class_names(features.num_classes))
     return ModelConfig(modalities=modalities, num_classes=num_classes, **given)

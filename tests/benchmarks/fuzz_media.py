@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from emotion_tfdata import schema
-from preprocess import media, tracking
+from preprocess import face_extractors, media
 from preprocess.audio import AudioSettings
 from preprocess.corpora import Clip
 from preprocess.example import make_example
@@ -114,7 +114,7 @@ def _read_pictures(path: Path) -> None:
 
 def _read_tracking(path: Path) -> None:
     clip = Clip("ravdess", path.stem, "01", "happy", "normal", "01", path, None)
-    schema.stored_arrays(make_example(clip, AudioSettings(), num_landmarks=tracking.NUM_POINTS))
+    schema.stored_arrays(make_example(clip, AudioSettings(), face=face_extractors.OPENFACE))
 
 
 def write_tracking(path: Path) -> Path:

@@ -10,7 +10,7 @@ def test_expressive_holds_the_contours_that_facemesh_names():
     connections = pytest.importorskip(
         "mediapipe.python.solutions.face_mesh_connections", reason="needs mediapipe"
     )
-    expressive = set(landmark_indices("expressive", 478))
+    expressive = set(landmark_indices("expressive", (478, 3)))
     for name in ("LIPS", "LEFT_EYE", "RIGHT_EYE", "LEFT_EYEBROW", "RIGHT_EYEBROW", "IRISES"):
         contour = getattr(connections, f"FACEMESH_{name}")
         assert {point for pair in contour for point in pair} <= expressive, name
@@ -18,12 +18,14 @@ def test_expressive_holds_the_contours_that_facemesh_names():
 
 
 def test_expressive_of_openface_is_all_but_the_jaw_line():
-    assert landmark_indices("expressive", 68) == tuple(range(17, 68))
+    assert landmark_indices("expressive", (68, 3)) == tuple(range(17, 68))
 
 
 def test_all_and_indices():
-    assert landmark_indices("all", 5) == (0, 1, 2, 3, 4)
-    assert landmark_indices([3, 1], 5) == (3, 1)
+    assert landmark_indices("all", (5, 3)) == (0, 1, 2, 3, 4)
+    assert landmark_indices([3, 1], (5, 3)) == (3, 1)
+    # What is no landmark has no expressive part: the trainer's default serves all.
+    assert landmark_indices("expressive", (3,)) == landmark_indices("all", (3,)) == (0, 1, 2)
     assert tuple(sorted(set(landmark_sets.EXPRESSIVE))) == landmark_sets.EXPRESSIVE
 
 
@@ -40,4 +42,4 @@ def test_all_and_indices():
 )
 def test_other_choices_are_refused_with_what_is_allowed(choice, number, message):
     with pytest.raises(ValueError, match=message):
-        landmark_indices(choice, number)
+        landmark_indices(choice, (number, 3))

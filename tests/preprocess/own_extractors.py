@@ -75,3 +75,53 @@ class NoWidth:
 
 class OddStep(Wide):
     step = 0.3
+
+
+class Colour:
+    """Mean red, green and blue of a picture; nothing where it is dark."""
+
+    name, version = "colour", "1"
+    settings: Mapping[str, Any] = {}
+    rate_hz, width, unit = 25, 3, "of full scale"
+    step: float | None = 1 / 4096
+
+    def extract(self, pictures):
+        rows = [(time_s, rgb.mean(axis=(0, 1)) / 255) for time_s, rgb in pictures]
+        times_s, values = map(np.array, zip(*rows, strict=True))
+        return np.where(values.mean(axis=1, keepdims=True) < 0.1, np.nan, values), times_s
+
+
+class ColourInFloats(Colour):
+    step = None
+
+
+class CoarseColour(Colour):
+    step = 1.0
+
+
+class SlowColour(Colour):
+    """At every fifth picture, and two frames a second."""
+
+    rate_hz = 2
+
+    def extract(self, pictures):
+        values, times_s = super().extract(pictures)
+        return values[::5], times_s[::5]
+
+
+class HalfMissing(Colour):
+    def extract(self, pictures):
+        values, times_s = super().extract(pictures)
+        values[3, 1] = np.nan
+        return values, times_s
+
+
+class Blind(Colour):
+    def extract(self, pictures):
+        values, times_s = super().extract(pictures)
+        return np.full_like(values, np.nan), times_s
+
+
+class Crashing(Colour):
+    def extract(self, pictures):
+        raise RuntimeError("no weights")

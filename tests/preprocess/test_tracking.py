@@ -72,7 +72,7 @@ def corpus(tmp_path):
     return {"ravdess": tmp_path / "ravdess", "ravdess_tracking": tmp_path / "tracking"}
 
 
-SETTINGS = BuildSettings(num_folds=2, landmarks="openface", checksums="off")
+SETTINGS = BuildSettings(num_folds=2, face_features="openface", checksums="off")
 
 
 def test_points_are_in_picture_widths_with_the_face_s_own_depth(tmp_path):
@@ -161,7 +161,7 @@ def test_damaged_cells_and_bytes_raise_nothing_but_typed_errors(tmp_path):
         path.write_bytes(damaged)
         clip = Clip("ravdess", "a", "01", "happy", "normal", "01", path, None)
         try:
-            schema.stored_arrays(make_example(clip, SETTINGS.audio, num_landmarks=68))
+            schema.stored_arrays(make_example(clip, SETTINGS.audio, face=SETTINGS.face))
             outcomes["read"] += 1
         except MediaError:
             outcomes["refused"] += 1
@@ -181,7 +181,7 @@ def test_a_data_set_of_68_landmarks_is_built_and_served(corpus, tmp_path, in_pro
     assert report.clips_written == 2, str(report)
     manifest = Manifest.load(str(tmp_path / "out"))
     assert manifest.num_landmarks == 68
-    assert manifest.settings["landmarks"] == "openface"
+    assert manifest.settings["face_features"] == "openface"
     assert "mediapipe" not in manifest.settings["versions"]
     served = Features(normalize=False, with_ids=True)
     (batch, *_) = make_dataset(str(tmp_path / "out"), "all", features=served)
