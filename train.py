@@ -9,7 +9,7 @@ With --folds or --seeds it trains several, --jobs at a time on cores of their ow
 a Ray cluster), each in its own folder, and reports over all. What is finished is kept; Ctrl-C has
 all save first.
 
-With TF_CONFIG set, as many such processes as it names train one model, on one machine or several.
+With --runner=ray --workers=2 two processes of the cluster, or more, do one training together.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
+from emotion_tfdata.grid import runner_flags
 from emotion_tfdata.training import command
 
 if TYPE_CHECKING:
@@ -38,35 +39,12 @@ flags.DEFINE_list(
 flags.DEFINE_integer(
     "seeds", 1, "train with so many seeds, from --seed on", lower_bound=1, upper_bound=10_000
 )
-flags.DEFINE_integer(
-    "jobs",
-    0,
-    "with --folds or --seeds: trainings at a time, each on its share of the cores; 0: one a core, "
-    "if there is memory",
-    lower_bound=0,
-    upper_bound=100_000,
-)
-flags.DEFINE_integer(
-    "cores_each", 0, "of each training; 0: its share of this machine's, on Ray one", lower_bound=0
-)
-flags.DEFINE_enum(
-    "runner",
-    "local",
-    ["local", "ray"],
-    "with --folds or --seeds: where trainings are done: on this machine, or on a Ray cluster whose "
-    "nodes all see --data_dir and --model_dir under the same paths. The figures are the same",
-)
-flags.DEFINE_string(
-    "ray_address", "auto", "of the Ray cluster: auto, HOST:PORT, or local for one of its own here"
-)
+runner_flags.define()
+flags.adopt_module_key_flags(runner_flags)
 # What says which trainings there are, and what is each one's own.
 _OF_THE_GRID = {
     "folds",
     "seeds",
-    "jobs",
-    "cores_each",
-    "runner",
-    "ray_address",
     "fold",
     "seed",
     "model_dir",
@@ -87,7 +65,12 @@ def main(argv: list[str]) -> int:
         except ManifestError as error:
             default = FLAGS["data_dir"].using_default_value
             return command.fail(f"{error}{' (./launch/quickstart.sh makes it)' if default else ''}")
-        if FLAGS.folds or FLAGS.seeds > 1:
+        if "TF_CONFIG" in os.environ:
+            return command.fail(
+                "TF_CONFIG is set; unset it. Several machines train one model by --runner=ray "
+                "--workers=N"
+            )
+        if FLAGS.folds or FLAGS.seeds > 1 or FLAGS.runner == "ray" or FLAGS.workers > 1:
             return _train_grid(manifest)
         stop = _StopRequest()
         status = command.train(FLAGS, stop.is_asked)
@@ -106,8 +89,6 @@ def _train_grid(manifest: Manifest | None) -> int:
     given = [FLAGS[name] for name in FLAGS if FLAGS[name].present and name not in _OF_THE_GRID]
     shared = [arg for flag in given for arg in flag.serialize().splitlines() if _is_ours(flag)]
     try:
-        if "TF_CONFIG" in os.environ:
-            raise GridError("TF_CONFIG is set, but each of several trainings is one process")
         jobs = []
         folds, seeds = _folds(manifest), range(FLAGS.seed, FLAGS.seed + FLAGS.seeds)
         for seed in seeds:
@@ -115,11 +96,8 @@ def _train_grid(manifest: Manifest | None) -> int:
                 parts = [f"seed-{seed}"] * (len(seeds) > 1) + [f"fold-{fold}"] * bool(FLAGS.folds)
                 own = folder.joinpath(*parts)
                 args = (*shared, f"--fold={fold}", f"--seed={seed}", f"--model_dir={own}")
-                jobs.append(Job("/".join(parts), own, args, FLAGS.epochs))
-        runner = run.runner_of(
-            FLAGS.runner, FLAGS.ray_address, FLAGS.jobs, len(jobs), FLAGS.cores_each
-        )
-        with runner as where:
+                jobs.append(Job("/".join(parts) or FLAGS.name, own, args, FLAGS.epochs))
+        with run.runner_of(FLAGS, len(jobs)) as where:
             problem = where.check(jobs[0].args)
             if problem:
                 raise GridError(problem)

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from emotion_tfdata.grid import work
+from emotion_tfdata.grid import together, work
 from emotion_tfdata.grid.job import GridError, Job
 
 _START_S, _CONNECT_S = 120.0, 10.0
@@ -29,19 +29,20 @@ _RETRIES = 10  # after lost nodes; a training that ends its own process counts, 
 class OnRay:
     """Runs trainings as Ray tasks, as many at a time as there are CPUs. A context manager."""
 
-    def __init__(self, address: str, jobs: int, cpus: int) -> None:
+    def __init__(self, address: str, jobs: int, cpus: int, workers: int = 1) -> None:
         """Joins the cluster.
 
         Args:
           address: `auto` for the one that this machine belongs to, `host:port`, or `local` for one
             of its own on this machine.
           jobs: most trainings at a time; 0 for what there are CPUs for.
-          cpus: of each training.
+          cpus: of each training, or of each of its workers.
+          workers: processes that do a training together.
 
         Raises:
-          GridError: if there is no such cluster, or no node of it has so many CPUs.
+          GridError: if there is no such cluster, or it has too few CPUs.
         """
-        self._most, self._cpus = jobs, cpus
+        self._most, self._cpus, self._workers = jobs, cpus, workers
         self._jobs: dict[Any, Job] = {}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         handler = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place
@@ -58,10 +59,15 @@ class OnRay:
                 "`ray start --head`, and on the other machines `ray start --address=HOST:6379`"
             ) from error
         signal.signal(signal.SIGTERM, handler)
-        if not any(_cpus_of(node) >= cpus for node in _nodes()):
+        if not self._slots():
             ray.shutdown()
-            raise GridError(f"no node of the Ray cluster has {cpus} CPUs, which a training takes")
+            raise GridError(
+                f"the Ray cluster has no room for {workers} times {cpus} CPUs, each on one node, "
+                "which a training takes"
+            )
         self.how = f"{self._slots()} at a time on {len(_nodes())} Ray nodes, {cpus} CPUs each"
+        if workers > 1:
+            self.how += f" of {workers} workers"
 
     def __enter__(self) -> OnRay:
         return self
@@ -86,7 +92,7 @@ class OnRay:
 
     def check(self, args: Sequence[str]) -> str:
         """Why a training cannot be done as its flags say; empty if it can."""
-        return self.call(work.check, work.with_threads(args, self._cpus))
+        return self.call(work.check, work.with_threads(args, self._cpus), self._workers)
 
     def room(self) -> int:
         """How many more trainings could begin now; nodes may have come or gone."""
@@ -95,7 +101,13 @@ class OnRay:
     def start(self, job: Job, stop_file: Path) -> None:
         """Begins a training."""
         own = dataclasses.replace(job, args=work.with_threads(job.args, self._cpus))
-        self._jobs[self._remote(work.train).remote(own, str(stop_file))] = job
+        if self._workers == 1:
+            reference = self._remote(work.train).remote(own, str(stop_file))
+        else:
+            share = self._workers, self._cpus, _RETRIES
+            train = self._remote(together.train).options(num_cpus=0)
+            reference = train.remote(own, str(stop_file), *share)
+        self._jobs[reference] = job
 
     def wait(self, seconds: float) -> list[tuple[Job, str]]:
         """Waits for one to end, so long at most; those that did and what went wrong with each."""
@@ -103,11 +115,11 @@ class OnRay:
         return [(self._jobs.pop(reference), _problem(reference)) for reference in done]
 
     def _slots(self) -> int:
-        slots = sum(int(_cpus_of(node) // self._cpus) for node in _nodes())
+        slots = sum(int(_cpus_of(node) // self._cpus) for node in _nodes()) // self._workers
         return min(slots, self._most) if self._most else slots
 
     def _remote(self, function: Callable[..., Any]) -> Any:
-        return ray.remote(function).options(num_cpus=self._cpus, max_retries=_RETRIES)
+        return ray.remote(num_cpus=self._cpus, max_retries=_RETRIES)(function)
 
 
 def _nodes() -> Sequence[dict[str, Any]]:

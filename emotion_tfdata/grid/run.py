@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -163,23 +162,25 @@ def figure(report: Mapping[str, Any], name: str) -> str:
 
 
 @contextlib.contextmanager
-def runner_of(kind: str, address: str, jobs: int, trainings: int, cores_each: int) -> Any:
+def runner_of(values: Any, trainings: int) -> Any:
     """The runner that flags name.
 
     Args:
-      kind: `local` or `ray`.
-      address: of the Ray cluster.
-      jobs: trainings at a time; 0 for what there is room for.
+      values: flags, as `runner_flags` defines them.
       trainings: how many there are.
-      cores_each: of each; 0 for its share of this machine's, on Ray for one.
 
     Raises:
       GridError: if there is none.
     """
-    if kind == "local":
+    if values.runner == "local":
         from emotion_tfdata.grid.local import Local
 
-        with Local(jobs, trainings, cores_each) as runner:
+        if values.workers > 1:
+            raise GridError(
+                f"--workers={values.workers} needs --runner=ray; add --ray_address=local for this "
+                "machine alone"
+            )
+        with Local(values.jobs, trainings, values.cores_each) as runner:
             yield runner
         return
     try:
@@ -189,7 +190,7 @@ def runner_of(kind: str, address: str, jobs: int, trainings: int, cores_each: in
             f"--runner=ray needs Ray ({error}). Install the extra [ray], on every node: "
             "pip install -c launch/constraints.txt '.[train,ray]'"
         ) from error
-    with OnRay(address, jobs, cores_each or 1) as cluster:
+    with OnRay(values.ray_address, values.jobs, values.cores_each or 1, values.workers) as cluster:
         yield cluster
 
 
@@ -201,15 +202,7 @@ def locked(folder: Path) -> Iterator[None]:
       GridError: if it cannot be written, or another process has it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".grid.lock", "a")  # noqa: SIM115 (closed below, kept while yielding)
-    except OSError as error:
-        raise GridError(f"--model_dir={folder} cannot be written: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise GridError(
-                f"--model_dir={folder} is in use by another grid of trainings"
-            ) from error
-        yield
+        with run_dir.locked(folder, ".grid.lock", "another grid of trainings"):
+            yield
+    except run_dir.RunDirError as error:
+        raise GridError(str(error)) from error

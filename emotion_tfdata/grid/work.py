@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from emotion_tfdata.training.learner import Learners
 
 # Said of a folder that a lost training has not let go of yet.
-_IN_USE, _LEAVES_WITHIN_S = "is in use by another training", 60.0
+IN_USE, _LEAVES_WITHIN_S = "is in use by another training", 60.0
 _LOOK_EVERY_S = 0.1
 _slot: object = None  # the lock of this process's cores, held until it ends
 _learners: Learners | None = None  # what this process has compiled
@@ -44,13 +44,14 @@ def begin(slots: Sequence[Sequence[int]], folder: str) -> None:
         lock.close()
 
 
-def train(job: Job, stop_file: str, log: bool = True) -> str:
+def train(job: Job, stop_file: str, log: bool = True, several: bool = False) -> str:
     """Trains, with what it says going to the folder's log.
 
     Args:
       job: the training.
       stop_file: a file that appears when the training is to save and leave.
       log: whether output goes to the log; it is shown, too, if not.
+      several: whether this is one of the processes that do it together.
 
     Returns:
       Nothing if it is finished, else what it said last.
@@ -75,17 +76,17 @@ def train(job: Job, stop_file: str, log: bool = True) -> str:
         return stopped
 
     job.folder.mkdir(parents=True, exist_ok=True)
-    began_s = time.monotonic()
+    in_use_until_s = time.monotonic() + _LEAVES_WITHIN_S
     while True:
         with _into(job.folder / LOG) if log else contextlib.nullcontext():
             values = command.parse(job.args)
-            status = command.train(values, should_stop, _learners)
+            status = command.train(values, should_stop, _learners, several)
         said = job.last_line if log else "it failed"
         if status == 0:
             return ""
         if os.getppid() != parent:  # an answer would count as an end; a death is tried elsewhere
             os._exit(status)
-        if _IN_USE not in said or time.monotonic() - began_s > _LEAVES_WITHIN_S or should_stop():
+        if several or should_stop() or IN_USE not in said or time.monotonic() > in_use_until_s:
             return said or f"status {status}, without a word"
         time.sleep(1.0)
 
@@ -96,8 +97,8 @@ def with_threads(args: Sequence[str], cores: int) -> tuple[str, ...]:
     return (*(f"--{name}_threads={number}" for name, number in suited.items()), *args)
 
 
-def check(args: Sequence[str]) -> str:
-    """Why a training cannot be done as its flags say; empty if it can."""
+def check(args: Sequence[str], workers: int = 1) -> str:
+    """Why a training cannot be done as its flags say, by so many workers; empty if it can."""
     from emotion_tfdata.training import command
 
     command.before_tensorflow()
@@ -107,6 +108,11 @@ def check(args: Sequence[str]) -> str:
 
     try:
         values = command.parse(args)
+        if values.batch_size % workers:
+            return (
+                f"--batch_size={values.batch_size} cannot be shared equally by {workers} workers; "
+                f"take a multiple of {workers}"
+            )
         # Making a stream makes TensorFlow's pools, which the trainings of this process then have.
         threads.choose(values.intra_op_threads, values.inter_op_threads, values.input_threads)
         check_precision(values.precision)
@@ -118,14 +124,20 @@ def check(args: Sequence[str]) -> str:
 
 
 def summarize(folder: Path, jobs: Sequence[Job]) -> str:
-    """Writes the report over finished trainings, and returns it as text with what is where."""
+    """Writes the report over finished trainings, and returns it as text with what is where.
+
+    One training in the grid's own folder has written its report itself.
+    """
     from emotion_tfdata.training import command
 
     command.before_tensorflow()
     from emotion_tfdata.training import report as reports
     from emotion_tfdata.training import run
 
-    report = reports.folds_report([job.report for job in jobs if job.report])
+    found = [job.report for job in jobs if job.report]
+    if [job.folder for job in jobs] == [folder]:
+        return run.closing(found[0], folder)
+    report = reports.folds_report(found)
     reports.write(folder, report)
     return run.closing(report, folder)
 

@@ -309,6 +309,7 @@ def train(
     values: flags.FlagValues,
     should_stop: Callable[[], bool] = lambda: False,
     learners: Learners | None = None,
+    several: bool = False,
 ) -> int:
     """Trains as the flags say, tells of it on standard output, and of failures in a line.
 
@@ -316,9 +317,13 @@ def train(
       values: as `parse` gives them.
       should_stop: asked before the first batch and after every one.
       learners: of this process's earlier trainings, whose compiled graphs serve again.
+      several: whether this process is one of those that `TF_CONFIG` names, which train together.
 
     Returns:
       0 if the training is finished, 1 if it failed, `STOPPED` if it was asked to stop.
+
+    Raises:
+      tensorflow.errors.OpError: where another worker is gone.
     """
     before_tensorflow()
     import tensorflow as tf
@@ -328,9 +333,7 @@ def train(
     from emotion_tfdata.reader import CorruptDataError
     from emotion_tfdata.storage import StorageError
     from emotion_tfdata.training import run, threads
-    from emotion_tfdata.training import workers as workers_lib
     from emotion_tfdata.training.checkpoint import CheckpointError
-    from emotion_tfdata.training.cluster import ClusterError
     from emotion_tfdata.training.data import DataError
     from emotion_tfdata.training.fit import StoppedError, TrainingError
     from emotion_tfdata.training.precision import check_precision
@@ -338,6 +341,7 @@ def train(
     from emotion_tfdata.training.progress import Progress
     from emotion_tfdata.training.quiet import start_compiler
     from emotion_tfdata.training.run_dir import RunDirError
+    from emotion_tfdata.training.workers import SeveralWorkers, Workers
 
     keep_freed_memory()
     try:
@@ -353,13 +357,9 @@ def train(
         return fail(f"--{error}")
     try:
         settings = settings_of(values)
-        workers = workers_lib.join(lambda: run.claim(settings, values.data_dir), should_stop)
-        workers_lib.check_shares(values.batch_size, workers.count)
-    except StoppedError as stopped:
-        print(f"stopped at {stopped}", file=sys.stderr)
-        return STOPPED
-    except (ClusterError, ValueError, StorageError) as error:
+    except (ValueError, StorageError) as error:
         return fail(str(error))
+    workers = SeveralWorkers() if several else Workers()
     start_compiler()
     options = run.Options(
         data_dir=values.data_dir,
@@ -377,8 +377,7 @@ def train(
     try:
         report = run.train_fold(settings, options, progress)
     except StoppedError as stopped:
-        workers.close()
-        progress.line(f"stopped at {stopped}; the same command goes on from there")
+        progress.line(f"stopped at {stopped}; the same command resumes there")
         return STOPPED
     except (
         *(CheckpointError, CorruptDataError, DataError, ManifestError, RunDirError),
@@ -386,15 +385,12 @@ def train(
         tf.errors.InvalidArgumentError,  # a corrupt record, named by the reader
     ) as error:
         reason = getattr(error, "message", None) or str(error)
-        if workers.count > 1:
-            reason = f"worker {workers.index}: {reason}"
-        workers.close(failure=reason)
-        return fail(reason)
+        return fail(f"worker {workers.index}: {reason}" if several else reason)
     except tf.errors.OpError as error:
-        workers.recover(error)
+        if several:
+            raise
         said = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message)  # TensorFlow's own names
         return fail(f"{options.model_dir}: {said}")
-    workers.close()
     progress.line()
     if workers.is_chief:
         progress.line(run.closing(report, options.model_dir))

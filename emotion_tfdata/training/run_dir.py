@@ -88,15 +88,22 @@ def read_report(model_dir: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def locked(model_dir: Path) -> Iterator[None]:
+def locked(
+    model_dir: Path, name: str = _LOCK, whose: str = "another training"
+) -> Iterator[None]:
     """Makes the folder and holds it for this process, however that ends.
+
+    Args:
+      model_dir: the folder.
+      name: of the file that says so.
+      whose: who else may hold it, for the message.
 
     Raises:
       RunDirError: if the folder cannot be written, or another process trains into it.
     """
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
-        lock = open(model_dir / _LOCK, "a")  # noqa: SIM115 (closed below, kept while yielding)
+        lock = open(model_dir / name, "a")  # noqa: SIM115 (closed below, kept while yielding)
     except OSError as error:
         raise RunDirError(f"--model_dir={model_dir} cannot be written: {error.strerror}") from error
     with lock:
@@ -104,8 +111,8 @@ def locked(model_dir: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise RunDirError(
-                f"--model_dir={model_dir} is in use by another training; wait for it or choose "
-                "another folder"
+                f"--model_dir={model_dir} is in use by {whose}; wait for it or choose another "
+                "folder"
             ) from error
         yield
 

@@ -21,14 +21,13 @@ every training, after the flagfile's: -- --select_on=none --lr_schedule=cosine.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Mapping
 
 from absl import app, flags
 
-from emotion_tfdata.grid import run
+from emotion_tfdata.grid import run, runner_flags
 from emotion_tfdata.grid.ablation import training as folders
 from emotion_tfdata.grid.ablation.content import blocks
 from emotion_tfdata.grid.ablation.markdown import markdown
@@ -63,26 +62,8 @@ flags.DEFINE_list(
     "that speaks of other actors",
 )
 flags.DEFINE_integer("epochs", None, "most epochs (default: the flagfiles')", lower_bound=1)
-flags.DEFINE_integer(
-    "jobs",
-    0,
-    "trainings at a time, each on its share of the cores; 0: one a core, if there is memory",
-    lower_bound=0,
-    upper_bound=100_000,
-)
-flags.DEFINE_integer(
-    "cores_each", 0, "of each training; 0: its share of this machine's, on Ray one", lower_bound=0
-)
-flags.DEFINE_enum(
-    "runner",
-    "local",
-    ["local", "ray"],
-    "where trainings are done: on this machine, or on a Ray cluster whose nodes all see --data_dir "
-    "and --model_dir under the same paths. The figures are the same",
-)
-flags.DEFINE_string(
-    "ray_address", "auto", "of the Ray cluster: auto, HOST:PORT, or local for one of its own here"
-)
+runner_flags.define()
+flags.adopt_module_key_flags(runner_flags)
 flags.DEFINE_bool("overwrite", False, "train anew what --model_dir holds with other settings")
 flags.DEFINE_bool("dry_run", False, "show what would be trained, and do nothing")
 
@@ -102,8 +83,6 @@ def main(argv: list[str]) -> int:
         )
         jobs = {training: plan.job(training, FLAGS.overwrite) for training in plan.trainings}
         _check_flags(plan, jobs)
-        if "TF_CONFIG" in os.environ:
-            raise GridError("TF_CONFIG is set, but every training here is one process; unset it")
         if FLAGS.dry_run:
             return _show(plan, jobs)
         with run.locked(plan.model_dir):
@@ -131,9 +110,7 @@ def _run(plan: Plan, jobs: Mapping[Training, Job]) -> int:
     if not grid.waiting:
         progress.line(f"{len(jobs)} trainings, all of them finished")
     else:
-        with run.runner_of(
-            FLAGS.runner, FLAGS.ray_address, FLAGS.jobs, len(grid.waiting), FLAGS.cores_each
-        ) as runner:
+        with run.runner_of(FLAGS, len(jobs)) as runner:
             for job in {training.system: job for training, job in jobs.items()}.values():
                 problem = runner.check(job.args)
                 if problem:
