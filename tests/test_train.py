@@ -319,5 +319,5 @@ def test_sigterm_saves_and_leaves_with_status_0(project_dir, fake_data_dir, tmp_
     assert process.returncode == 0
     assert errors == ""  # TensorFlow and XLA have said nothing of their start
     assert time.monotonic() - asked_s < 20
-    assert re.search(r"stopped at epoch \d+, batch \d+; the same command goes on", rest)
+    assert re.search(r"stopped at epoch \d+, batch \d+; the same command resumes", rest)
     assert (tmp_path / "checkpoint.npz").exists()

@@ -59,6 +59,8 @@ def train(job: Job, stop_file: str, workers: int, cpus: int, retries: int) -> st
             name=_STORAGE,
             storage_path=str(job.folder.absolute()),
             failure_config=FailureConfig(max_failures=retries),
+            # Ray Train imports TensorFlow there before we are asked.
+            worker_runtime_env={"env_vars": {"TF_CPP_MIN_LOG_LEVEL": "3"}},
         ),
     )
     try:

@@ -1,4 +1,4 @@
-"""The training loop: epochs, selection, and a state that can be left and taken up at any batch."""
+"""The training loop: epochs, selection, and a state that can be saved and resumed at any batch."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Fit:
 
     Of several workers the chief alone reads and writes the folder; the others begin with its state.
 
-    What it keeps is a function of settings and data alone, but for seconds and rates: broken off at
-    any batch and taken up from the last checkpoint, it ends with the same weights to the bit.
+    What it keeps is a function of settings and data alone, but for seconds and rates: interrupted
+    at any batch and resumed from the last checkpoint, it ends with the same weights to the bit.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Fit:
         workers: Workers | None = None,
         learners: Learners | None = None,
     ) -> None:
-        """Builds the model and, where `model_dir` has a checkpoint, takes its state up.
+        """Builds the model and, where `model_dir` has a checkpoint, resumes from it.
 
         Raises:
           CheckpointError: if the checkpoint cannot be read or is of another model.
@@ -312,16 +312,16 @@ class Fit:
         path = str(self._model_dir / run_dir.CHECKPOINT)
         if self._workers.is_chief:
             with contextlib.suppress(FileNotFoundError):
-                self._take_up(path, *checkpoint.load(path))
+                self._resume(path, *checkpoint.load(path))
                 self._progress.line(
-                    f"goes on from {path}: epoch {self._at.epoch + 1}, batch {self._at.batch}"
+                    f"resumes from {path}: epoch {self._at.epoch + 1}, batch {self._at.batch}"
                 )
         if self._workers.count > 1:
             content = self._workers.share(lambda: checkpoint.to_bytes(*self._state()))
             if not self._workers.is_chief:
-                self._take_up("the chief's state", *checkpoint.load(io.BytesIO(content)))
+                self._resume("the chief's state", *checkpoint.load(io.BytesIO(content)))
 
-    def _take_up(self, path: str, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
+    def _resume(self, path: str, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
         learner = self.learner
         checkpoint.assign(learner.model.variables, arrays, "model", path)
         checkpoint.assign(learner.optimizer.variables, arrays, "optimizer", path)

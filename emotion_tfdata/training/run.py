@@ -34,7 +34,7 @@ class Options:
     Attributes:
       data_dir: the data set.
       model_dir: where everything goes.
-      overwrite: whether another training's files there are removed; this one's are gone on with.
+      overwrite: whether another training's files there are removed; this one's are kept.
       checkpoint_every_s: most seconds between checkpoints.
       input_threads: threads that read and augment; None for one a core.
       profile: the steps to profile, or None.
@@ -114,8 +114,8 @@ def train_fold(settings: Settings, options: Options, progress: Progress) -> dict
     Raises:
       ManifestError, DataError, StorageError, CorruptDataError: for a data set that does not serve.
       RunDirError: for a folder that cannot be used.
-      CheckpointError: for a checkpoint that cannot be taken up.
-      StoppedError: if asked to stop; the same call goes on from there.
+      CheckpointError: for a checkpoint that cannot be used.
+      StoppedError: if asked to stop; the same call resumes there.
       TrainingError: for a loss that is not finite.
     """
     return _train(_served(settings, options), options, progress)

@@ -124,7 +124,7 @@ def claim(model_dir: Path, settings: Mapping[str, Any], overwrite: bool) -> None
       model_dir: an existing folder.
       settings: as JSON holds them.
       overwrite: remove another run's files instead of refusing. This very run's stay, so that a
-        command with `--overwrite` goes on like any other; files that are not a training's are never
+        command with `--overwrite` resumes like any other; files that are not a training's are never
         touched.
 
     Raises:

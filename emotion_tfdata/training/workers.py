@@ -60,6 +60,7 @@ class SeveralWorkers(Workers):
 
     def __init__(self) -> None:
         """Waits for the others. To be made before TensorFlow has computed anything."""
+        tf.get_logger().setLevel("WARNING")  # not a line for each exchange
         with without_stderr():
             self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
         self.index = self._strategy.cluster_resolver.task_id

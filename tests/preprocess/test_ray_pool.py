@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import re
@@ -10,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 import types
@@ -22,9 +20,10 @@ from preprocess.pool import Lost, WorkerError
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 
+import ray_cluster
+
 from preprocess.ray_pool import RayPool  # noqa: E402
 
-RAY = Path(sysconfig.get_path("scripts")) / "ray"
 HERE = Path(__file__)
 PATIENCE_S = 120.0
 
@@ -52,65 +51,8 @@ def behave(task, marks):
 @pytest.fixture
 def env():
     """Of processes that use Ray, whose token, logs and sockets lie in a folder of the test."""
-    # Not pytest's: paths of sockets must be short.
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    path = f"{HERE.parent}:{HERE.parents[2]}"
-    own = {"HOME": folder, "TMPDIR": folder, "RAY_AUTH_MODE": "token", "PYTHONPATH": path}
-    yield {**os.environ, **own}
-    shutil.rmtree(folder)
-
-
-class Cluster:
-    """Nodes in processes of their own, started as README says."""
-
-    def __init__(self, env):
-        self._env = env
-        self._nodes = []
-        self.address = None
-
-    def start_node(self):
-        """Starts one; the first is the head."""
-        flags = ["--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats"]
-        if self.address:
-            flags.append(f"--address={self.address}")
-        else:
-            flags += ["--head", "--port=0", "--include-dashboard=false"]
-        node = subprocess.Popen(
-            [RAY, "start", *flags, "--block"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=self._env,
-            start_new_session=True,
-        )
-        self._nodes.append(node)
-        lines = []
-        for line in node.stdout:
-            lines.append(line)
-            found = re.search(r"ray start --address='(\S+)'", line)
-            if found:
-                self.address = found[1]
-            if "will now block" in line:
-                return node
-        raise AssertionError("".join(lines))
-
-    def kill(self, node):
-        """Kills a node and all that runs on it, at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(node.pid, signal.SIGKILL)
-        node.wait()
-        node.stdout.close()
-
-    def __enter__(self):
-        subprocess.run(
-            [RAY, "get-auth-token", "--generate"], check=True, capture_output=True, env=self._env
-        )
-        return self
-
-    def __exit__(self, *_):
-        for node in self._nodes[::-1]:
-            if node.returncode is None:
-                self.kill(node)
+    with ray_cluster.environment(HERE.parent, HERE.parents[2]) as own:
+        yield own
 
 
 def build(project_dir, corpus, out_dir, env, *flags):
@@ -138,7 +80,7 @@ def test_three_nodes_one_killed_on_the_way(encode, project_dir, tmp_path, env):
         shutil.copy(clip, corpus / f"{actor}_DFA_ANG_XX.flv")
     (corpus / "1030_DFA_ANG_XX.flv").write_bytes(clip.read_bytes()[:3000])
     local = build(project_dir, corpus, tmp_path / "local", os.environ)
-    with local, Cluster(env) as cluster:
+    with local, ray_cluster.Cluster(env) as cluster:
         nodes = [cluster.start_node() for _ in range(3)]
         output, errors = local.communicate()
         assert local.returncode == 0, errors

@@ -1,4 +1,4 @@
-"""The ablation as a person uses it: real trainings, stopped, broken, gone on with."""
+"""The ablation as a person uses it: real trainings, stopped, broken, resumed."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def story(project_dir, fake_data_dir, tmp_path_factory):
     results["stopped tables"] = (model_dir / "ablation.md").read_text()
     results["stopped log"] = ablation.log(f"{BASELINE}/fold-0")
 
-    # One was begun by a train.py that had other settings, and cannot be gone on with.
+    # One was begun by a train.py that had other settings, and cannot be resumed.
     of = Plan.make(
         data_dir=fake_data_dir, model_dir=str(model_dir), systems=["tcn"], protocols=["actor"],
         num_seeds=1, folds=["1"], epochs=1, train_args=SMALL,

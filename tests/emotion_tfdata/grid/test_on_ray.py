@@ -1,34 +1,34 @@
-"""A grid of trainings over two nodes of a Ray cluster, each a `ray start` of its own here."""
+"""Trainings on two nodes of a Ray cluster, each a `ray start` of its own on this machine.
+
+Slow, since every process that trains imports TensorFlow; the nodes are started once.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import re
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import sysconfig
-import tempfile
 import time
-from pathlib import Path
 
+import numpy as np
 import pytest
 
 from emotion_tfdata.grid import run
-from emotion_tfdata.grid.job import GridError, Job
+from emotion_tfdata.grid.job import LOG, GridError, Job
 from emotion_tfdata.grid.local import Local
 from emotion_tfdata.grid.progress import Progress
+from emotion_tfdata.training import run_dir
 
 pytest.importorskip("ray", reason="the extra [ray] is not installed")
 
+import ray_cluster
+
 from emotion_tfdata.grid.on_ray import OnRay
 
-RAY = Path(sysconfig.get_path("scripts")) / "ray"
 PATIENCE_S = 400.0
 # One thread each, as a node of one CPU gives; enough steps to be killed in.
 SMALL = [
@@ -38,64 +38,64 @@ SMALL = [
 ]
 
 
-@pytest.fixture
-def env(project_dir):
-    """Of processes that use Ray, whose token, logs and sockets lie in a folder of the test."""
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # paths of sockets must be short
-    own = {"HOME": folder, "TMPDIR": folder, "RAY_AUTH_MODE": "token"}
-    yield {**os.environ, **own, "PYTHONPATH": str(project_dir)}
-    shutil.rmtree(folder, ignore_errors=True)
+# In float64, since in float32 rounding alone leads two trainings apart: one process with another
+# number of threads, too. `tests/benchmarks/workers.py` does it with the whole combined model. 36
+# clips an epoch, so that the last batch has 4: all of them are the first worker's.
+TOGETHER = [
+    *("--precision=float64", "--batch_size=16", "--epochs=15", "--early_stopping=0"),
+    *("--modalities=landmarks", "--landmarks=all", "--model=tcn_filters=4"),
+    *("--model=tcn_dilations=1", "--model=joined_units=8,8", "--model=bn_momentum=0.9"),
+    *("--class_weights=balanced", "--clip_norm=1", "--label_smoothing=0.1"),
+    *("--input_threads=1", "--checkpoint_every_s=0.1"),
+]
 
 
-class Cluster:
-    """Nodes in processes of their own, started as README says."""
+@pytest.fixture(scope="module")
+def cluster(project_dir):
+    with ray_cluster.environment(project_dir) as env, ray_cluster.Cluster(env) as cluster:
+        yield cluster
 
-    def __init__(self, env):
-        self._env, self._nodes, self.address = env, [], None
 
-    def start_node(self):
-        """Starts one; the first is the head."""
-        flags = ["--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats"]
-        if self.address:
-            flags.append(f"--address={self.address}")
-        else:
-            flags += ["--head", "--port=0", "--include-dashboard=false"]
-        node = subprocess.Popen(
-            [RAY, "start", *flags, "--block"],
+class Training:
+    """A train.py that hands its work to the cluster."""
+
+    def __init__(self, project_dir, cluster, data_dir, folder, *flags):
+        self.folder, self._cluster = folder, cluster
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, str(project_dir / "train.py"), f"--data_dir={data_dir}"),
+                *(f"--model_dir={folder}", "--runner=ray", f"--ray_address={cluster.address}"),
+                *flags,
+            ],
+            env=cluster.env,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE,
             text=True,
-            env=self._env,
-            start_new_session=True,
         )
-        self._nodes.append(node)
-        lines = []
-        for line in node.stdout:
-            lines.append(line)
-            found = re.search(r"ray start --address='(\S+)'", line)
-            if found:
-                self.address = found[1]
-            if "will now block" in line:
-                return node
-        raise AssertionError("".join(lines))
 
-    def kill(self, node):
-        """Kills a node and all that runs on it, at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(node.pid, signal.SIGKILL)
-        node.wait()
-        node.stdout.close()
+    def wait_until(self, is_so):
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not is_so():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
 
-    def __enter__(self):
-        subprocess.run(
-            [RAY, "get-auth-token", "--generate"], check=True, capture_output=True, env=self._env
-        )
-        return self
+    def output(self):
+        output, errors = self.process.communicate(timeout=PATIENCE_S)
+        assert self.process.returncode == 0, errors
+        return output
 
-    def __exit__(self, *_):
-        for node in self._nodes[::-1]:
-            if node.returncode is None:
-                self.kill(node)
+
+def history(folder):
+    try:
+        return json.loads((folder / run_dir.HISTORY).read_text())
+    except FileNotFoundError:
+        return []
+
+
+def arrays(folder):
+    with np.load(folder / run_dir.CHECKPOINT) as content:
+        return {name: content[name] for name in content.files if name != "state.json"}
 
 
 def what_it_came_to(folder):
@@ -119,10 +119,59 @@ def test_a_cluster_that_is_not_there_is_a_line_at_once(address):
         pass
 
 
-def test_a_grid_ends_the_same_to_the_bit_with_a_node_killed(
-    project_dir, fake_data_dir, tmp_path, env
+def test_two_workers_do_what_one_process_does_and_the_same_to_the_bit_with_one_killed(
+    project_dir, fake_data_dir, tmp_path, cluster, parsed
 ):
-    folds = os.environ.get("GRID_FOLDS", "0,1")  # 0,1,2,3 for a grid of eight
+    cluster.start_nodes(2)
+
+    def start(name):
+        flags = ("--workers=2", *TOGETHER)
+        return Training(project_dir, cluster, fake_data_dir, tmp_path / name, *flags)
+
+    broken = start("broken")
+    broken.wait_until(lambda: len(history(broken.folder)) >= 2)
+    workers = cluster.processes("ray::RayTrainWorker")
+    assert len(workers) == 2
+    workers[1].kill()
+    output = broken.output()
+    assert "1 at a time on 2 Ray nodes, 1 CPUs each of 2 workers" in output
+    assert "all figures" in output
+    log = (broken.folder / LOG).read_text()
+    assert len(re.findall("^resumes from .*: epoch ", log, re.M)) == 1, log
+    assert len(re.findall("^epoch 15/15", log, re.M)) == 1, log  # one of the two speaks
+
+    whole = start("whole")
+    whole.output()
+    assert [e["train"] for e in history(broken.folder)] == [
+        e["train"] for e in history(whole.folder)
+    ]
+    for name, value in arrays(whole.folder).items():
+        assert arrays(broken.folder)[name].tobytes() == value.tobytes(), name
+
+    alone = tmp_path / "alone"
+    flags = (f"--data_dir={fake_data_dir}", f"--model_dir={alone}")
+    assert parsed(*TOGETHER, *flags).main(["train.py"]) == 0
+    assert len(history(whole.folder)) == len(history(alone)) == 15
+    for ours, theirs in zip(history(whole.folder), history(alone), strict=True):
+        for part in ("train", "selection"):
+            for figure in ("loss", "accuracy"):
+                assert ours[part][figure] == pytest.approx(theirs[part][figure], abs=1e-9)
+        assert ours["train"]["cross_entropy"] == pytest.approx(
+            theirs["train"]["cross_entropy"], abs=1e-9
+        )
+        assert ours["learning_rate"] == theirs["learning_rate"]
+    for name, value in arrays(alone).items():
+        np.testing.assert_allclose(arrays(whole.folder)[name], value, atol=1e-9, err_msg=name)
+    said = [
+        (folder / run_dir.PREDICTIONS).read_text().splitlines() for folder in (alone, whole.folder)
+    ]
+    assert [line.split(",")[0] for line in said[0]] == [line.split(",")[0] for line in said[1]]
+
+
+def test_a_grid_ends_the_same_to_the_bit_with_a_node_killed(
+    project_dir, fake_data_dir, tmp_path, cluster
+):
+    folds = os.environ.get("GRID_FOLDS", "0")  # 0,1,2,3 for a grid of eight
     cells = [(seed, int(fold)) for seed in (0, 1) for fold in folds.split(",")]
     threads = ("--intra_op_threads=1", "--input_threads=1")
     here = tmp_path / "here"
@@ -135,36 +184,19 @@ def test_a_grid_ends_the_same_to_the_bit_with_a_node_killed(
     with Local(1, len(jobs)) as local:
         assert run.Grid(here, jobs).run(local, Progress(io.StringIO()))
     there = tmp_path / "there"
-    with Cluster(env) as cluster:
-        nodes = [cluster.start_node() for _ in range(2)]
-        grid = subprocess.Popen(
-            [
-                *(sys.executable, str(project_dir / "train.py"), f"--data_dir={fake_data_dir}"),
-                *(f"--model_dir={there}", f"--folds={folds}", "--seeds=2", *SMALL),
-                *("--runner=ray", f"--ray_address={cluster.address}"),
-            ],
-            env=env,
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        deadline_s = time.monotonic() + PATIENCE_S
-        while len(list(there.glob("seed-*/fold-*/checkpoint.npz"))) < 2:
-            assert grid.poll() is None, grid.communicate()
-            assert time.monotonic() < deadline_s
-            time.sleep(0.02)
-        cluster.kill(nodes[1])
-        output, errors = grid.communicate(timeout=PATIENCE_S)
-    assert grid.returncode == 0, errors
+    nodes = cluster.start_nodes(2)
+    flags = (f"--folds={folds}", "--seeds=2", *SMALL)
+    grid = Training(project_dir, cluster, fake_data_dir, there, *flags)
+    grid.wait_until(lambda: len(list(there.glob("seed-*/fold-*/checkpoint.npz"))) == 2)
+    cluster.kill(nodes[1])
     assert (
         f"{len(cells)} trainings, 0 of them finished; 2 at a time on 2 Ray nodes, 1 CPUs each"
-        in output
+        in grid.output()
     )
     for seed, fold in cells:
         name = f"seed-{seed}/fold-{fold}"
         ours, theirs = what_it_came_to(there / name), what_it_came_to(here / name)
         assert ours == theirs, name
     logs = [log.read_text() for log in there.glob("seed-*/fold-*/train.log")]
-    assert any("goes on from" in log for log in logs)  # one was lost and resumed
+    assert any("resumes from" in log for log in logs)  # one was lost
     assert json.loads((there / "report.json").read_text())["seeds"] == [0, 1]

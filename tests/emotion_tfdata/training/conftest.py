@@ -45,7 +45,7 @@ def quiet() -> Progress:
 
 @pytest.fixture
 def fit(fake_data_dir: str, tmp_path: Path, quiet: Progress) -> Callable[..., Fit]:
-    """Makes a training in a folder of its own, or goes on with the one in `name`."""
+    """Makes a training in a folder of its own, or resumes the one in `name`."""
 
     def make(name="m", should_stop=lambda: False, every_s=1e9, **changes) -> Fit:
         (tmp_path / name).mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The loop: the same to the bit however often it is broken off, and honest about what it chose."""
+"""The loop: the same to the bit however often it is interrupted, and honest about what it chose."""
 
 from __future__ import annotations
 
