@@ -290,6 +290,14 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(
     assert module.main(["train.py"]) == 0
 
 
+def test_processes_that_are_to_meet_by_tf_config_are_told_the_new_way(
+    parsed, fake_data_dir, capsys, monkeypatch
+):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    assert parsed(f"--data_dir={fake_data_dir}").main(["train.py"]) == 1
+    assert "by --runner=ray --workers=N" in capsys.readouterr().err
+
+
 def test_a_second_interrupt_is_one_line(parsed, fake_data_dir, tmp_path, capsys, monkeypatch):
     def interrupted(*_):
         for _ in range(2):

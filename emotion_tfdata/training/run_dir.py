@@ -88,9 +88,7 @@ def read_report(model_dir: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def locked(
-    model_dir: Path, name: str = _LOCK, whose: str = "another training"
-) -> Iterator[None]:
+def locked(model_dir: Path, name: str = _LOCK, whose: str = "another training") -> Iterator[None]:
     """Makes the folder and holds it for this process, however that ends.
 
     Args:

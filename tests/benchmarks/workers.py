@@ -1,4 +1,4 @@
-"""Several processes train the combined model, one of them killed on the way, and one does alone.
+"""Several processes train the combined model by Ray Train, one of them killed; and one alone.
 
     python tests/benchmarks/workers.py [--workers=2] [--epochs=3] [TRAIN_FLAGS ...]
 
@@ -13,12 +13,13 @@ import argparse
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import psutil
 
 PROJECT_DIR = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT_DIR))
@@ -47,42 +48,31 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         data_dir = str(folder / "data")
         testing.write_data_set(data_dir, testing.fake_examples(num_actors=10, clips_per_actor=12))
-        with contextlib.ExitStack() as held:
-            sockets = [
-                held.enter_context(socket.create_server(("127.0.0.1", 0)))
-                for _ in range(options.workers)
-            ]
-            addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
 
-        def start(name: str, index: int | None = None) -> subprocess.Popen[bytes]:
-            environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
-            if index is not None:
-                task = {"type": "worker", "index": index}
-                environment["TF_CONFIG"] = json.dumps(
-                    {"cluster": {"worker": addresses}, "task": task}
-                )
+        def start(name: str, *flags: str) -> subprocess.Popen[bytes]:
             command = [
                 *(sys.executable, str(PROJECT_DIR / "train.py"), f"--data_dir={data_dir}"),
                 *(f"--flagfile={PROJECT_DIR / 'tcn.flags'}", "--landmarks=all"),
                 *("--precision=float64", "--early_stopping=0", "--checkpoint_every_s=0.1"),
-                *(f"--epochs={options.epochs}", f"--model_dir={folder / name}", *further),
+                *(f"--epochs={options.epochs}", f"--model_dir={folder / name}"),
+                *(*flags, *further),
             ]
-            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             stack.callback(process.kill)
             return process
 
         if start("one").wait():
             sys.exit("the training by one process failed")
-        together = [start("several", index) for index in range(options.workers)]
+        flags = "--runner=ray", "--ray_address=local", f"--workers={options.workers}"
+        together = start("several", *flags)
         while not (folder / "several" / "checkpoint.npz").exists():
-            if any(process.poll() is not None for process in together):
-                sys.exit("a worker ended before the first checkpoint")
+            if together.poll() is not None:
+                sys.exit("the training ended before the first checkpoint")
             time.sleep(0.02)
-        together[-1].kill()
-        together[-1].wait()
-        together[-1] = start("several", options.workers - 1)
-        statuses = [process.wait() for process in together]
-        if any(statuses):
+        children = psutil.Process(together.pid).children(recursive=True)
+        workers = [one for one in children if one.cmdline()[:1] == ["ray::RayTrainWorker"]]
+        workers[-1].kill()
+        if together.wait():
             sys.exit("the training by several processes failed")
         one, several = figures(folder / "one"), figures(folder / "several")
         apart = max(abs(one[name] - several[name]) for name in one)

@@ -20,7 +20,7 @@ from preprocess.pool import Lost, WorkerError
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 
-import ray_cluster
+import ray_cluster  # noqa: E402
 
 from preprocess.ray_pool import RayPool  # noqa: E402
 

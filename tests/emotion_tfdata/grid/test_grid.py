@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 
 import pytest
 
@@ -180,9 +181,21 @@ def test_without_ray_a_line_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "emotion_tfdata.grid.on_ray", raising=False)
     with (
         pytest.raises(GridError, match=r"--runner=ray needs Ray .* '\.\[train,ray\]'"),
-        run.runner_of("ray", "auto", 0, 2, 0),
+        run.runner_of(types.SimpleNamespace(runner="ray"), 2),
     ):
         pass
+
+
+def test_several_workers_need_ray_and_equal_shares(fake_data_dir):
+    local = types.SimpleNamespace(runner="local", workers=2)
+    with (
+        pytest.raises(GridError, match="--workers=2 needs --runner=ray; add --ray_address=local"),
+        run.runner_of(local, 1),
+    ):
+        pass
+    flags = [f"--data_dir={fake_data_dir}", "--batch_size=24"]
+    says = "--batch_size=24 cannot be shared equally by 5 workers; take a multiple of 5"
+    assert work.check(flags, workers=5) == says
 
 
 def test_a_folds_run_is_what_each_training_is_alone(project_dir, fake_data_dir, tmp_path):
