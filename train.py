@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags
 
 from emotion_tfdata.grid import runner_flags
-from emotion_tfdata.training import command
+from emotion_tfdata.training import command, run_dir
 
 if TYPE_CHECKING:
     from emotion_tfdata.manifest import Manifest
@@ -101,7 +101,17 @@ def _train_grid(manifest: Manifest | None) -> int:
             problem = where.check(jobs[0].args)
             if problem:
                 raise GridError(problem)
+            other = where.call(work.of_other_settings, jobs)
+            if other and not FLAGS.overwrite:
+                name, different = next(iter(other.items()))
+                raise GridError(
+                    f"--model_dir={folder} holds {len(other)} trainings with other settings, {name} "
+                    f"for one ({different}). Choose another --model_dir, or --overwrite them."
+                )
             with run.locked(folder):
+                for job in jobs:
+                    if job.name in other:  # else it would count as finished
+                        (job.folder / run_dir.REPORT_JSON).unlink(missing_ok=True)
                 grid, progress = run.Grid(folder, jobs), Progress()
                 if grid.run(where, progress):
                     progress.line()

@@ -16,6 +16,8 @@ from emotion_tfdata.grid import work
 from emotion_tfdata.grid.job import Job
 
 _STORAGE = ".ray_train"  # Ray Train's own files
+# Ray Train imports TensorFlow before we are asked, and would have each line in the log twice.
+_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
 
 
 class _Failure:
@@ -59,8 +61,7 @@ def train(job: Job, stop_file: str, workers: int, cpus: int, retries: int) -> st
             name=_STORAGE,
             storage_path=str(job.folder.absolute()),
             failure_config=FailureConfig(max_failures=retries),
-            # Ray Train imports TensorFlow there before we are asked.
-            worker_runtime_env={"env_vars": {"TF_CPP_MIN_LOG_LEVEL": "3"}},
+            worker_runtime_env={"env_vars": _ENVIRONMENT},
         ),
     )
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import time
@@ -121,6 +122,28 @@ def check(args: Sequence[str], workers: int = 1) -> str:
     except (ValueError, StorageError) as error:
         return " ".join(str(error).split())
     return ""
+
+
+def of_other_settings(jobs: Sequence[Job]) -> dict[str, str]:
+    """What differs in the folders that hold a training of other flags than the job's.
+
+    Returns:
+      By the job's name; at most four settings each.
+    """
+    from emotion_tfdata.training import command, run, run_dir
+
+    found = {}
+    for job in jobs:
+        try:
+            there = run_dir.read_json(job.folder / run_dir.SETTINGS)
+        except (OSError, ValueError):  # nothing there, or damaged: the training itself says so
+            continue
+        values = command.parse(job.args)
+        wanted = json.loads(json.dumps(run.claim(command.settings_of(values), values.data_dir)))
+        different = run_dir.differences(there, wanted)
+        if different:
+            found[job.name] = "; ".join(different[:4]) + "; ..." * (len(different) > 4)
+    return found
 
 
 def summarize(folder: Path, jobs: Sequence[Job]) -> str:

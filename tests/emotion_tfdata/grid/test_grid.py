@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import io
 import json
@@ -225,6 +226,9 @@ def test_a_folds_run_is_what_each_training_is_alone(project_dir, fake_data_dir, 
     assert ended == [(job, "")]
     said = [tmp_path / name / "predictions.csv" for name in ("alone", "g/fold-3")]
     assert said[0].read_bytes() == said[1].read_bytes()
+    assert work.of_other_settings([job]) == {}
+    longer = dataclasses.replace(job, args=(*job.args, "--epochs=3"))
+    assert work.of_other_settings([longer]) == {"3": "epochs: there 2, asked for 3"}
 
 
 def test_the_measured_number_of_jobs_is_taken_for_the_machine_it_is_of(tmp_path):
