@@ -105,8 +105,9 @@ def _train_grid(manifest: Manifest | None) -> int:
             if other and not FLAGS.overwrite:
                 name, different = next(iter(other.items()))
                 raise GridError(
-                    f"--model_dir={folder} holds {len(other)} trainings with other settings, {name} "
-                    f"for one ({different}). Choose another --model_dir, or --overwrite them."
+                    f"--model_dir={folder} holds {len(other)} trainings with other settings, "
+                    f"{name} for one ({different}). Choose another --model_dir, or --overwrite "
+                    "them."
                 )
             with run.locked(folder):
                 for job in jobs:
