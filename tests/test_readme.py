@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import subprocess
@@ -30,11 +31,20 @@ def _commands(project_dir):
     return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
+@functools.cache
+def _help(project_dir, *program):
+    command = [sys.executable, *program, "--helpfull"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=project_dir)
+    return done.stdout + done.stderr
+
+
 @pytest.fixture(scope="module")
 def sample_data_dir(tmp_path_factory):
     """A data set of the sample's shape: 478 landmarks, 80 bands, five folds."""
     path = str(tmp_path_factory.mktemp("sample"))
-    examples = testing.fake_examples(num_audio_features=80, num_landmarks=478)
+    examples = testing.fake_examples(
+        num_audio_features=80, num_landmarks=478, duration_s=(0.5, 0.8)
+    )
     testing.write_data_set(path, examples)
     return path
 
@@ -66,14 +76,7 @@ def test_every_command_names_a_program_and_flags_that_exist(project_dir):
         if not flags:
             continue
         program = words[1 : words.index(flags[0])]
-        helped = subprocess.run(
-            [sys.executable, *program, "--helpfull"],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=project_dir,
-        )
-        shown = helped.stdout + helped.stderr
+        shown = _help(project_dir, *program)
         for flag in flags:
             name = flag[2:].split("=")[0]
             assert re.search(rf"--(\[no\])?{name}\b", shown), f"{' '.join(program)} has no {flag}"
