@@ -179,8 +179,8 @@ class Source:
             failures += 1
             if failures == _ATTEMPTS:
                 raise StorageError(
-                    f"{self.url}/{file.name}: interrupted after {part.tell()} of {file.bytes} bytes, "
-                    f"{_ATTEMPTS} times ({_said(error)}); the same call resumes there"
+                    f"{self.url}/{file.name}: interrupted after {part.tell()} of {file.bytes} "
+                    f"bytes, {_ATTEMPTS} times ({_said(error)}); the same call resumes there"
                 )
             time.sleep(_FIRST_PAUSE_S * 2**failures)
         if part.tell() > file.bytes:

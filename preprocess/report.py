@@ -6,7 +6,6 @@ they were made.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import sys
@@ -17,75 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from emotion_tfdata.index import Index, Record
 from emotion_tfdata.manifest import Manifest
-from emotion_tfdata.timebase import duration_s
 from preprocess.facts import ClipFacts
+from preprocess.reported_clip import MEASURES, ReportedClip
 
 JSON_NAME = "report.json"
 HTML_NAME = "report.html"
 
 # A tenth of the frames without a face is as odd as three deviations of anything else.
 _ODD_MISSING = 30.0
-_MEASURES = ("duration_s", "faces_share", "loudness_db", "lag_s")
 # Deviations below which clips of one corpus do not differ in any way that matters.
 _LEAST_DEVIATION = {"duration_s": 0.1, "loudness_db": 1.0, "lag_s": 0.01}
-
-
-@dataclasses.dataclass(slots=True)
-class ReportedClip:
-    """One clip as the report has it. What is known already is not held again.
-
-    Attributes:
-      index: of the data set.
-      place: in the index.
-      loudness_db, lag_s: as `ClipFacts` has them.
-      oddness: how far it is from its corpus's other clips, as `summarize` says.
-      why: in which way.
-    """
-
-    index: Index
-    place: int
-    loudness_db: float | None
-    lag_s: float | None
-    rates_hz: Mapping[str, float]
-    oddness: float = 0.0
-    why: str = ""
-
-    @property
-    def record(self) -> Record:
-        """Its entry in the index."""
-        return self.index.record(self.place)
-
-    @property
-    def duration_s(self) -> float:
-        """Length of the longer modality, to a millisecond."""
-        frames = ((int(each[self.place]), name) for name, each in self.index.frames.items())
-        return round(max(duration_s(count, self.rates_hz[name]) for count, name in frames), 3)
-
-    @property
-    def faces_share(self) -> float | None:
-        """Share of its rows that have a face; None without rows."""
-        if "landmarks" not in self.index.frames:
-            return None
-        rows = int(self.index.frames["landmarks"][self.place])
-        faces = int(self.index.valid_frames["landmarks"][self.place])
-        return round(faces / rows, 4) if rows else None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Its entry in `report.json`."""
-        record = self.record
-        return {
-            "example_id": record.example_id,
-            "corpus": record.corpus,
-            "actor": record.actor,
-            "emotion": record.emotion,
-            "fold": int(self.index.folds[self.place]),
-            "random_fold": record.random_fold,
-            **{name: getattr(self, name) for name in _MEASURES},
-            "why": self.why,
-            "oddness": self.oddness,
-        }
 
 
 def summarize(manifest: Manifest, facts: Mapping[str, ClipFacts]) -> dict[str, Any]:
@@ -129,7 +70,7 @@ def summarize(manifest: Manifest, facts: Mapping[str, ClipFacts]) -> dict[str, A
         },
         "measures": {
             corpus: {
-                name: _distribution([getattr(clip, name) for clip in some]) for name in _MEASURES
+                name: _distribution([getattr(clip, name) for clip in some]) for name in MEASURES
             }
             for corpus, some in corpora.items()
         },

@@ -18,7 +18,7 @@ from emotion_tfdata.schema import Example
 from emotion_tfdata.tfrecord import HEADER_BYTES
 from emotion_tfdata.timebase import RATES_HZ, frame_times_s
 from preprocess.landmarks import POINTS, mouth_opening
-from preprocess.report import ReportedClip
+from preprocess.reported_clip import ReportedClip
 
 _LISTED = 20
 _ODD_PLOTTED = 2

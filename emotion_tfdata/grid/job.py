@@ -75,3 +75,9 @@ def filled_folds(manifest: Manifest, protocol: str, test_corpora: Sequence[str] 
     """
     corpora = {"test": test_corpora} if test_corpora else None
     return table.filled_folds(manifest, manifest.deal(protocol), corpora)
+
+
+def figure(report: Mapping[str, Any], name: str) -> str:
+    """A figure of a training's held-out clips, or a dash."""
+    value = report["held_out"][name]
+    return "-" if value is None else f"{value:.3f}"

@@ -7,10 +7,10 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
+from emotion_tfdata.grid.job import Job, figure
 from emotion_tfdata.training.progress import duration
 
 if TYPE_CHECKING:
-    from emotion_tfdata.grid.job import Job
     from emotion_tfdata.grid.run import Grid
 
 _IN_PLACE_EVERY_S, _LOG_EVERY_S = 1.0, 30.0
@@ -48,8 +48,6 @@ class Progress:
 
     def ended(self, grid: Grid, job: Job, seconds: float) -> None:
         """Tells of a training that has ended, after so many seconds, start and report included."""
-        from emotion_tfdata.grid.run import figure
-
         report = grid.finished.get(job)
         if report is not None:
             text = (

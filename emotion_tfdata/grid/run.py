@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from emotion_tfdata.grid.job import GridError, Job
+from emotion_tfdata.grid.job import GridError, Job, figure
 from emotion_tfdata.grid.progress import Progress
 from emotion_tfdata.training import run_dir
 
@@ -153,12 +153,6 @@ class Grid:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def figure(report: Mapping[str, Any], name: str) -> str:
-    """A figure of a training's held-out clips, or a dash."""
-    value = report["held_out"][name]
-    return "-" if value is None else f"{value:.3f}"
 
 
 @contextlib.contextmanager
