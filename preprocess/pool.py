@@ -1,39 +1,39 @@
-"""Spawned worker processes, each doing one task at a time, so that a task can cost only itself.
+"""Spawned worker processes (Pebble's), each doing one task at a time.
 
 A worker that dies or hangs takes down the one task it had. It is replaced, and the task tried once
-more. (An executor of the standard library gives up all that is queued when one worker dies.)
+more.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import ctypes
 import dataclasses
 import itertools
-import math
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
 import sys
-import threading
-import time
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from multiprocessing import connection, resource_tracker
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
+
+import pebble
+
+from emotion_tfdata import slots
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_FAILED_STARTS = 3  # one after the other
-_START_S = 120.0
-_END_S = 5.0
-_LONGEST_WAIT_S = 3600.0  # the system takes no more than some days at once
-_READY = "ready"
+_FAILED_STARTS = 3  # without a result in between
+_LONGEST_S = 1e7  # a timeout beyond is none
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_NOTHING, _NOT_STARTED = object(), object()
 # Libraries read these when they load. One thread each: the cores are shared out by process.
 ONE_THREAD = dict.fromkeys(
     (
@@ -46,9 +46,7 @@ ONE_THREAD = dict.fromkeys(
     ),
     "1",
 )
-
-# multiprocessing, when it starts a process, reaps those of all threads that have ended.
-_processes = threading.Lock()
+_function: Callable[[Any], Any]  # what this process, a worker, does with a task
 
 
 class WorkerError(RuntimeError):
@@ -124,24 +122,12 @@ class Runner(Protocol[Task, Result]):
         ...
 
 
-@dataclasses.dataclass
-class _Worker(Generic[Task]):
-    process: Any
-    channel: Any
-    log: Path | None
-    core: int | None
-    task: Task | None = None
-    attempt: int = 0
-    ready: bool = False
-    deadline_s: float = math.inf
-
-
 class Pool(Runner[Task, Result]):
     """Processes of this machine that all run one function. A context manager.
 
     Args:
       function: importable by name; called in the workers with one task.
-      num_workers: most processes; they start when there are tasks for them.
+      num_workers: most processes.
       log_dir: where each worker's stderr goes (native libraries write there as they like); None for
         where the parent's goes.
       timeout_s: longest that a task may take before its worker is killed.
@@ -163,125 +149,95 @@ class Pool(Runner[Task, Result]):
         self._function = function
         self._num_workers = num_workers
         self._log_dir = log_dir
-        self._timeout_s = self._limit_s = timeout_s
+        self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
-        self._free_cores = list(cores_for(num_workers) if cores is None else cores)
+        self._cores = cores_for(num_workers) if cores is None else cores
         self._attempts = attempts
-        self._workers: list[_Worker[Task]] = []
-        self._started = self._failed_starts = 0
+        self._pool: Any = None
+        self._stack = contextlib.ExitStack()
+        self._locks = ""
 
     def __enter__(self) -> Pool[Task, Result]:
+        self._locks = self._stack.enter_context(tempfile.TemporaryDirectory())
+        # For as long as workers may be started.
+        self._stack.enter_context(_environment(ONE_THREAD))
+        self._stack.callback(self._stop)
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Results have been handed over; a worker that unloads its libraries takes half a second.
-        for worker in self._workers:
-            worker.process.kill()
-        for worker in list(self._workers):
-            self._end(worker)
+        self._stack.close()
 
     def run(
         self, tasks: Iterable[Task], timeout_s: float | None = None
     ) -> Iterator[tuple[Task, Result | Lost]]:
         """As `Runner` says. Nobody can do them where workers die before they can take one."""
-        self._limit_s = self._timeout_s if timeout_s is None else timeout_s
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
         waiting = Waiting((task, 1) for task in tasks)
-        while waiting or any(worker.task is not None for worker in self._workers):
-            self._hand_out(waiting)
-            for worker in self._wait():
-                task, attempt = worker.task, worker.attempt
-                assert task is not None
-                result = self._collect(worker)
-                if result is _NOTHING:
-                    continue
-                worker.task = None
-                if result is _NOT_STARTED:
+        running: dict[Any, tuple[Task, int]] = {}
+        failed_starts = 0
+        while waiting or running:
+            while waiting and len(running) < self._num_workers:
+                task, attempt = waiting.pop()
+                running[self._schedule(task, limit_s)] = task, attempt
+            done, _ = concurrent.futures.wait(
+                running, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in done:
+                task, attempt = running.pop(future)
+                error = future.exception()
+                if isinstance(error, concurrent.futures.BrokenExecutor):
                     waiting.put_first((task, attempt))
-                elif isinstance(result, Lost) and attempt < self._attempts:
+                    continue
+                failed_starts = 0
+                if error is None:
+                    yield task, future.result()
+                elif attempt < self._attempts:
                     waiting.put_last((task, attempt + 1))
                 else:
-                    yield task, result
+                    yield task, Lost(self._reason(error, limit_s))
+            if self._pool and not self._pool.active:
+                failed_starts += 1
+                if failed_starts >= _FAILED_STARTS:
+                    raise WorkerError(f"workers do not start{_last_line(self._newest_log())}")
+                self._stop()
 
-    def _hand_out(self, waiting: Waiting[tuple[Task, int]]) -> None:
-        idle = [worker for worker in self._workers if worker.task is None]
-        while (idle or len(self._workers) < self._num_workers) and waiting:
-            worker = idle.pop() if idle else self._start()
-            worker.task, worker.attempt = waiting.pop()
-            patience_s = self._limit_s if worker.ready else _START_S
-            worker.deadline_s = time.monotonic() + patience_s
-            # A worker that died while idle shows when it is waited for.
-            with contextlib.suppress(OSError):
-                worker.channel.send(worker.task)
+    def _schedule(self, task: Task, limit_s: float) -> Any:
+        timeout_s = limit_s if limit_s < _LONGEST_S else None
+        if self._pool is None:
+            function = pickle.dumps(self._function)
+            cores = [() if core is None else (core,) for core in self._cores]
+            args = (function, self._log_dir, self._memory_bytes, cores, self._locks)
+            self._pool = pebble.ProcessPool(
+                self._num_workers,
+                initializer=_begin,
+                initargs=args,
+                context=multiprocessing.get_context("spawn"),
+            )
+        with contextlib.suppress(RuntimeError), _uninterrupted():
+            return self._pool.schedule(_do, (task,), timeout=timeout_s)
+        broken: concurrent.futures.Future[Result] = concurrent.futures.Future()
+        broken.set_exception(concurrent.futures.BrokenExecutor())
+        return broken
 
-    def _wait(self) -> list[_Worker[Task]]:
-        """Busy workers that have something to say, have died or are out of time."""
-        busy = [worker for worker in self._workers if worker.task is not None]
-        signs = [sign for worker in busy for sign in (worker.channel, worker.process.sentinel)]
-        patience_s = min(worker.deadline_s for worker in busy) - time.monotonic()
-        heard = connection.wait(signs, min(max(patience_s, 0), _LONGEST_WAIT_S))
-        now_s = time.monotonic()
-        return [
-            worker
-            for worker in busy
-            if worker.channel in heard
-            or worker.process.sentinel in heard
-            or worker.deadline_s <= now_s
-        ]
+    def _stop(self) -> None:
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join()
+            self._pool = None
 
-    def _collect(self, worker: _Worker[Task]) -> Any:
-        """A worker's result, or what stands in its place."""
-        # Where it died in the middle of its answer, what follows says how.
-        with contextlib.suppress(EOFError, OSError):
-            if worker.channel.poll():
-                kind, content = worker.channel.recv()
-                if kind != _READY:
-                    return content
-                worker.ready = True
-                self._failed_starts = 0
-                worker.deadline_s = time.monotonic() + self._limit_s
-                return _NOTHING
-        in_time = worker.deadline_s > time.monotonic()
-        self._end(worker)
-        if worker.ready:
-            if in_time:
-                return Lost(f"its worker died ({_cause(worker)})")
-            return Lost(f"took longer than {self._limit_s:g} s and was stopped")
-        self._failed_starts += 1
-        if self._failed_starts >= _FAILED_STARTS:
-            raise WorkerError(f"workers do not start ({_cause(worker)})")
-        return _NOT_STARTED
+    def _reason(self, error: BaseException, limit_s: float) -> str:
+        if isinstance(error, concurrent.futures.TimeoutError):
+            return f"took longer than {limit_s:g} s and was stopped"
+        if not isinstance(error, pebble.ProcessExpired):
+            return f"its worker failed ({type(error).__name__}: {error})"
+        code = error.exitcode
+        cause = signal.Signals(-code).name if code < 0 else f"status {code}"
+        log = self._log_dir / f"worker-{error.pid}.log" if self._log_dir else None
+        return f"its worker died ({cause}{_last_line(log)})"
 
-    def _start(self) -> _Worker[Task]:
-        context = multiprocessing.get_context("spawn")
-        self._started += 1
-        log = self._log_dir / f"worker-{self._started}.log" if self._log_dir else None
-        core = self._free_cores.pop(0)
-        channel, theirs = context.Pipe()
-        process = context.Process(
-            target=_serve,
-            args=(theirs, self._function, log, self._memory_bytes, core),
-            daemon=True,
-        )
-        # Else it might unblock what the line after it blocks.
-        resource_tracker.ensure_running()
-        with _processes, _environment(ONE_THREAD), _blocked(signal.SIGINT):
-            process.start()
-        theirs.close()
-        worker: _Worker[Task] = _Worker(process, channel, log, core)
-        self._workers.append(worker)
-        return worker
-
-    def _end(self, worker: _Worker[Task]) -> None:
-        self._workers.remove(worker)
-        if worker.task is not None and worker.deadline_s <= time.monotonic():
-            worker.process.kill()
-        worker.channel.close()  # a worker that waits for a task ends by itself when this closes
-        with _processes:
-            worker.process.join(_END_S)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-        self._free_cores.append(worker.core)
+    def _newest_log(self) -> Path | None:
+        logs = list(self._log_dir.glob("worker-*.log")) if self._log_dir else []
+        return max(logs, key=lambda log: log.stat().st_mtime_ns, default=None)
 
 
 def cores_for(num_workers: int) -> list[int | None]:
@@ -296,59 +252,51 @@ def cores_for(num_workers: int) -> list[int | None]:
     return [cores[index % len(cores)] for index in range(num_workers)]
 
 
-def _serve(
-    channel: Any,
-    function: Callable[[Any], Any],
-    log: Path | None,
+def _begin(
+    function: bytes,
+    log_dir: Path | None,
     memory_bytes: int,
-    core: int | None,
+    cores: Sequence[Sequence[int]],
+    locks: str,
 ) -> None:
-    """A worker's life: takes tasks until the channel closes, its parent's death included."""
-    if core is not None:
-        os.sched_setaffinity(0, {core})
+    """Makes this process, just started, a worker."""
+    global _function
+    slots.take(cores, locks)
     if memory_bytes:
         # Writable memory, unlike the address space, in which libraries reserve what they never use.
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-    _die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    if sys.platform == "linux":  # who builds again is then alone
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The parent decides what an interrupt means; Pebble has it ignored.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
-    if log:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # at once, whatever a library is doing
+    if log_dir:
         sys.stderr.flush()
+        log = log_dir / f"worker-{os.getpid()}.log"
         descriptor = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666)
         os.dup2(descriptor, 2)
         os.close(descriptor)
-    message: tuple[str, Any] = (_READY, None)
-    while True:
-        try:
-            channel.send(message)
-            task = channel.recv()
-        except (EOFError, ConnectionError):  # nobody waits for results, or has tasks any more
-            return
-        message = ("result", function(task))
+    _function = pickle.loads(function)
 
 
-def _die_with_parent() -> None:
-    """Has the kernel end this process when its parent is killed: who builds again is then alone."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _do(task: Any) -> Any:
+    return _function(task)
 
 
-def _cause(worker: _Worker[Any]) -> str:
-    """How a worker ended, with the last line it wrote."""
-    code = worker.process.exitcode
-    cause = f"status {code}"
-    if code is not None and code < 0:
-        cause = signal.Signals(-code).name
+def _last_line(log: Path | None) -> str:
+    """The last line that a worker wrote, after a colon."""
     lines = []
-    if worker.log and worker.log.exists():
-        lines = worker.log.read_text(errors="replace").strip().splitlines()
-    return f"{cause}: {lines[-1]}" if lines else cause
+    if log and log.exists():
+        lines = log.read_text(errors="replace").strip().splitlines()
+    return f": {lines[-1]}" if lines else ""
 
 
 @contextlib.contextmanager
-def _blocked(number: signal.Signals) -> Iterator[None]:
-    """Keeps a signal waiting, also in processes that are started inside."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (number,))
+def _uninterrupted() -> Iterator[None]:
+    """Keeps an interrupt waiting, in threads and processes started inside for good."""
+    # Else it might unblock what the line after it blocks.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
     try:
         yield
     finally:

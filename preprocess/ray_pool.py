@@ -241,8 +241,9 @@ class _Actor:
         for index, core in enumerate(cores_for(num_workers)):
             log_dir = Path(self._logs.name) / f"{index}"
             log_dir.mkdir()
-            self._pools.append(Pool(function, 1, log_dir, timeout_s, memory_bytes, [core]))
-            self._idle.put(self._pools[-1])
+            pool = Pool(function, 1, log_dir, timeout_s, memory_bytes, [core])
+            self._pools.append(pool.__enter__())
+            self._idle.put(pool)
 
     def ready(self) -> None:
         """Returns once the node has taken this actor in."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emotion_tfdata.grid.job import LOG, Job
+from emotion_tfdata.slots import take
 from emotion_tfdata.training import threads
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 # Said of a folder that a lost training has not let go of yet.
 IN_USE, _LEAVES_WITHIN_S = "is in use by another training", 60.0
 _LOOK_EVERY_S = 0.1
-_slot: object = None  # the lock of this process's cores, held until it ends
 _learners: Learners | None = None  # what this process has compiled
 
 
@@ -32,17 +31,8 @@ def begin(slots: Sequence[Sequence[int]], folder: str) -> None:
       slots: the cores of each process.
       folder: of the locks that say which are taken; a process that dies lets go of its.
     """
-    global _slot
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who started us tells us
-    for number, cores in enumerate(slots):
-        lock = open(os.path.join(folder, str(number)), "w")  # noqa: SIM115
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _slot = lock
-            if cores and hasattr(os, "sched_setaffinity"):
-                os.sched_setaffinity(0, cores)
-            return
-        lock.close()
+    take(slots, folder)
 
 
 def train(job: Job, stop_file: str, log: bool = True, several: bool = False) -> str:

@@ -157,7 +157,7 @@ def test_workers_that_fill_the_machine_stay_on_a_core_each(tmp_path, more):
 def test_a_worker_s_place_is_taken_over_by_the_next(tmp_path):
     (tmp_path / "marks").mkdir()
     function = functools.partial(perish, marks=tmp_path / "marks")
-    with Pool(function, 1, tmp_path, 60.0, cores=[None]) as pool:
+    with Pool(function, 1, tmp_path, 60.0) as pool:
         assert dict(pool.run([3, 1, 3, 2]))[2] == 2
 
 

@@ -263,7 +263,7 @@ def test_openfaces_landmarks_are_not_found_in_raw_clips(trained, tmp_path):
     shutil.copytree(trained("both")[2] / "saved_model", tmp_path / "saved_model")
     path = tmp_path / "saved_model" / "features.json"
     content = json.loads(path.read_text())
-    content["build"]["landmarks"] = "openface"
+    content["build"]["face_features"] = "openface"
     path.write_text(json.dumps(content))
     with pytest.raises(PredictError, match="those of RAVDESS's tracking record"):
         predictor.load_features(tmp_path)
