@@ -15,6 +15,8 @@ import botocore.exceptions
 from launch.files import RETRIES, Folder
 
 PREFIX = "emotion-tfdata-"
+# In a run's folder: the name, below data/, of the data set that was uploaded for it.
+UPLOADED = "uploaded-data.txt"
 _POLL_S = 5.0
 
 
@@ -24,14 +26,7 @@ class LaunchError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Aws:
-    """An account in a region, and the folder of S3 that runs are kept in.
-
-    Attributes:
-      account: its number.
-      region: where everything is made.
-      root: the folder.
-      session: where clients come from.
-    """
+    """An account in a region, and the folder of S3 (`root`) that runs are kept in."""
 
     account: str
     region: str
@@ -57,10 +52,8 @@ class Stack:
     Attributes:
       id: its ARN, which outlives it.
       name: `emotion-tfdata-` and the run's name, of the Auto Scaling group too.
-      status: CloudFormation's word.
-      reason: why, where it says so.
-      parameters: of the template.
-      tags: of the stack.
+      status, reason: CloudFormation's words.
+      parameters, tags: as they were given.
     """
 
     id: str
@@ -94,8 +87,7 @@ def connect(prefix: str = "") -> Aws:
 
     Raises:
       LaunchError: if no region is set.
-      botocore.exceptions.NoCredentialsError: if there are no credentials.
-      botocore.exceptions.ClientError: if AWS does not accept them.
+      botocore.exceptions.NoCredentialsError, ClientError: if credentials are missing or refused.
     """
     # AWS's own command line goes by AWS_REGION first; boto3 does not read it.
     session = boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
@@ -157,19 +149,17 @@ def bucket_key(aws: Aws) -> str | None:
 def make_bucket(aws: Aws) -> None:
     """Makes the bucket: private and encrypted, as S3 makes every one by itself."""
     where = {"CreateBucketConfiguration": {"LocationConstraint": aws.region}}
-    more = {} if aws.region == "us-east-1" else where
     with contextlib.suppress(aws.root.client.exceptions.BucketAlreadyOwnedByYou):
-        aws.root.client.create_bucket(Bucket=aws.root.bucket, **more)
+        aws.root.client.create_bucket(
+            Bucket=aws.root.bucket, **({} if aws.region == "us-east-1" else where)
+        )
 
 
 def find_stack(aws: Aws, run: str) -> Stack | None:
     """A run's stack, or None."""
-    try:
+    with _unless_missing():
         return next(_stacks(aws, StackName=PREFIX + run), None)
-    except botocore.exceptions.ClientError as error:
-        if "does not exist" in error.response["Error"]["Message"]:
-            return None
-        raise
+    return None
 
 
 def stacks(aws: Aws) -> list[Stack]:
@@ -179,17 +169,11 @@ def stacks(aws: Aws) -> list[Stack]:
 
 def _stacks(aws: Aws, **which: str) -> Iterator[Stack]:
     pages = aws.client("cloudformation").get_paginator("describe_stacks").paginate(**which)
-    for page in pages:
-        for entry in page["Stacks"]:
-            parameters = {
-                one["ParameterKey"]: one.get("ParameterValue", "")
-                for one in entry.get("Parameters", [])
-            }
-            tags = {tag["Key"]: tag["Value"] for tag in entry.get("Tags", [])}
-            reason = entry.get("StackStatusReason", "")
-            yield Stack(
-                entry["StackId"], entry["StackName"], entry["StackStatus"], reason, parameters, tags
-            )
+    for one in pages.search("Stacks[]"):
+        given = {p["ParameterKey"]: p.get("ParameterValue", "") for p in one.get("Parameters", [])}
+        tags = {tag["Key"]: tag["Value"] for tag in one.get("Tags", [])}
+        reason = one.get("StackStatusReason", "")
+        yield Stack(one["StackId"], one["StackName"], one["StackStatus"], reason, given, tags)
 
 
 def newest_event(aws: Aws, stack_id: str) -> str:
@@ -200,6 +184,9 @@ def newest_event(aws: Aws, stack_id: str) -> str:
 
 def wait(aws: Aws, stack_id: str, after: str, say: Callable[[str], None]) -> Stack:
     """Waits until AWS is done with a stack, telling what it does.
+
+    Unlike botocore's waiters it tells what happens meanwhile, since finding a machine may take
+    longer than anybody watches a silent command.
 
     Args:
       aws: where.
@@ -225,9 +212,8 @@ def wait(aws: Aws, stack_id: str, after: str, say: Callable[[str], None]) -> Sta
                 told.add(event["EventId"])
                 say(f"  {what} {status.lower()} {reason}".rstrip())
         if events:
-            for activity in activities(aws, stack.name, events[0]["Timestamp"].timestamp()):
-                if activity.get("StatusCode") in ("Failed", "Cancelled"):
-                    why = why or activity.get("StatusMessage", "")
+            since_s = events[0]["Timestamp"].timestamp()
+            why = next(iter(failures(activities(aws, stack.name), since_s)), "")
         if why and why not in told:
             told.add(why)
             say(f"  no machine yet: {why}")
@@ -237,7 +223,7 @@ def wait(aws: Aws, stack_id: str, after: str, say: Callable[[str], None]) -> Sta
     failed = stack.status == "DELETE_COMPLETE" and first
     if "ROLLBACK" in stack.status or "FAILED" in stack.status or failed:
         reason = "; ".join(part for part in (first or stack.reason, why) if part)
-        raise LaunchError(f"AWS took it back ({stack.status}): {reason}")
+        raise LaunchError(f"AWS rolled it back ({stack.status}): {reason}")
     return stack
 
 
@@ -245,22 +231,31 @@ def _events(aws: Aws, stack_id: str, after: str) -> list[dict[str, Any]]:
     """Those after an event, oldest first."""
     found: list[dict[str, Any]] = []
     pages = aws.client("cloudformation").get_paginator("describe_stack_events")
-    for page in pages.paginate(StackName=stack_id):
-        for event in page["StackEvents"]:
-            if event["EventId"] == after:
-                return found[::-1]
-            found.append(event)
+    for event in pages.paginate(StackName=stack_id).search("StackEvents[]"):
+        if event["EventId"] == after:
+            break
+        found.append(event)
     return found[::-1]
 
 
-def activities(aws: Aws, group: str, since: float = 0.0) -> list[dict[str, Any]]:
+def activities(aws: Aws, group: str) -> list[dict[str, Any]]:
     """What Auto Scaling did for a group, newest first; empty where there is none."""
+    answer: dict[str, Any] = {}
     with _unless_missing():
         answer = aws.client("autoscaling").describe_scaling_activities(
             AutoScalingGroupName=group, MaxRecords=20
         )
-        return [one for one in answer["Activities"] if one["StartTime"].timestamp() >= since]
-    return []
+    return list(answer.get("Activities", []))
+
+
+def failures(activities: list[dict[str, Any]], since_s: float = 0.0) -> list[str]:
+    """Why machines could not be started, newest first, in Auto Scaling's words."""
+    return [
+        one.get("StatusMessage", "")
+        for one in activities
+        if one.get("StatusCode") in ("Failed", "Cancelled")
+        and (not since_s or one["StartTime"].timestamp() >= since_s)
+    ]
 
 
 def group(aws: Aws, name: str) -> dict[str, Any]:
@@ -279,9 +274,10 @@ def end_machine(aws: Aws, name: str) -> None:
 
 @contextlib.contextmanager
 def _unless_missing() -> Iterator[None]:
+    """Ignores AWS's word for a stack or a group that is not there."""
     try:
         yield
     except botocore.exceptions.ClientError as error:
         # ValidationError is also AWS's word for other things, so look at what it says.
-        if "not found" not in error.response["Error"]["Message"]:
+        if not any(s in error.response["Error"]["Message"] for s in ("not found", "not exist")):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import datetime
@@ -13,8 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-from absl import flags
 
 from launch import aws as aws_lib
 from launch import offers
@@ -50,14 +49,14 @@ class Data:
       files: names and sizes, the manifest last.
       sha256: of the manifest, and so of every byte; empty where there is none.
       digest: of names and contents, what it is called in S3.
-      clips: in it; None where the manifest does not say.
+      clips: in it; 0 where the manifest does not say.
     """
 
     where: Path | Folder
     files: dict[str, int]
     sha256: str
     digest: str
-    clips: int | None
+    clips: int
 
     @property
     def bytes(self) -> int:
@@ -92,7 +91,7 @@ class Plan:
 def plan(
     aws: Aws | None,
     project_dir: Path,
-    asked: Any,
+    asked: argparse.Namespace,
     train_args: Sequence[str],
     say: Callable[[str], None],
 ) -> Plan:
@@ -108,24 +107,10 @@ def plan(
     Raises:
       LaunchError, FileError: if something is not as it must be; nothing is made.
     """
-    command, spot = asked.command, bool(asked.spot)
-    if command and train_args:
-        raise LaunchError(f"{train_args[0]}: give it within --command")
-    if not command:
-        if not asked.data_dir:
-            raise LaunchError("--data_dir is missing: a data set's folder, or s3://BUCKET/PREFIX")
-        command = _train_command(project_dir, asked.training_flagfile, train_args)
-    try:
-        is_command = bool(shlex.split(command)) and len(command.splitlines()) == 1
-    except ValueError:  # quotes that do not close
-        is_command = False
-    if not is_command:
-        raise LaunchError(f"--command={command}: give one line as for a shell")
+    spot, command = bool(asked.spot), _command(project_dir, asked, train_args)
     is_grid = any(module in command for module in _GRIDS)
-    names = [
-        one.strip()
-        for one in (asked.instance_type or (offers.LARGE if is_grid else offers.SMALL)).split(",")
-    ]
+    names = (asked.instance_type or (offers.LARGE if is_grid else offers.SMALL)).split(",")
+    names = [name.strip() for name in names]
     if len(names) > 3:
         raise LaunchError("--instance_type: give three types at most")
     if aws and not asked.instance_type:  # not every region has every type
@@ -138,24 +123,17 @@ def plan(
             "python -m preprocess.build_tfrecords --out_dir=..."
         )
     content = [source.sha256, data.digest if data else "", command, names, asked.os, spot]
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    what = asked.training_flagfile
-    if asked.command:  # `python FILE.py ...` or `python -m MODULE ...`
-        words = [one for one in command.split() if one not in ("python", "-m")]
-        what = "".join(words[:1]).removesuffix(".py").rpartition(".")[2]
-    stem = re.sub("[^a-z0-9]+", "-", Path(what).stem.lower()).strip("-")[:20] or "run"
-    run = asked.name or f"{stem}-{digest[:8]}"
+    run = asked.name or _default_name(asked, command, content)
     if not _NAME.fullmatch(run):
         raise LaunchError(f"--name={run}: give up to 32 of a-z, 0-9 and -, the first no hyphen")
     requirements = "preprocess" if re.search(r"\bpreprocess\b", command) else "train"
     machines, of_machine = _machine_parameters(aws, names, asked.os, spot, requirements)
-    size = data.bytes if data else 0
     parameters = {
         "SourceSha256": source.sha256,
         "Command": command,
         "DataSha256": data.sha256 if data else "",
         "Requirements": requirements,
-        "DiskGb": str(max(30, _DISK_GB + -(-3 * size // 10**9))),
+        "DiskGb": str(max(30, _DISK_GB + -(-3 * (data.bytes if data else 0) // 10**9))),
         "Deadline": _deadline(asked.max_hours),
         "SetupS": str(round(asked.setup_minutes * 60)),
         "InstanceProfile": asked.instance_profile,
@@ -164,31 +142,71 @@ def plan(
     }
     notes = []
     if aws:
-        folder = aws.run_folder(run)
-        parameters |= {"Bucket": folder.bucket, "Folder": folder.prefix}
+        folder, key = aws.run_folder(run), aws_lib.bucket_key(aws)
+        notes.append(f"bucket     {folder.bucket}, {'to be made' if key is None else 'exists'}")
+        notes.append(f"quota      {offers.check_quota(aws, machines[0], spot)}")
+        network = offers.network(aws, asked.subnet_id)
+        parameters |= {"Bucket": folder.bucket, "Folder": folder.prefix, "BucketKey": key or ""}
+        parameters |= {"Vpc": network.vpc, "Subnets": ",".join(network.subnets)}
+        parameters["PublicAddress"] = str(network.is_public).lower()
         if data:
             at = data.where if isinstance(data.where, Folder) else _data_folder(aws, data)
             parameters |= {"DataBucket": at.bucket, "DataFolder": at.prefix}
-        key = aws_lib.bucket_key(aws)
-        notes.append(f"bucket     {folder.bucket}, {'to be made' if key is None else 'there'}")
-        parameters["BucketKey"] = key or ""
-        notes.append(f"quota      {offers.check_quota(aws, machines[0], spot)}")
-        network = offers.network(aws, asked.subnet_id)
-        parameters |= {"Vpc": network.vpc, "Subnets": ",".join(network.subnets)}
-        parameters["PublicAddress"] = str(network.is_public).lower()
     trainings, epochs = _trainings(project_dir, command)
     if machines[0].vcpus > offers.IDLE_ABOVE_VCPUS * max(1, trainings) and not is_grid:
         notes.append(
             f"advice     a training keeps few of {machines[0].vcpus} vCPUs busy: "
             f"{offers.SMALL.partition(',')[0]} does for one, many are for a grid of trainings"
         )
-    clips = data.clips if data else None
     hours = None
-    if trainings and clips:
+    if trainings and data and data.clips:
         # Three fifths of the clips are trained on, each as it is and as a copy.
-        through = clips * 1.2 * epochs * trainings
+        through = data.clips * 1.2 * epochs * trainings
         hours = through / offers.CLIPS_PER_S / 3600 + offers.SETUP_H
     return Plan(run, parameters, machines, hours, asked.max_hours, source, data, notes)
+
+
+def _command(project_dir: Path, asked: argparse.Namespace, train_args: Sequence[str]) -> str:
+    """What to run: the given command, or a training."""
+    command = str(asked.command)
+    if command and train_args:
+        raise LaunchError(f"{train_args[0]}: give it within --command")
+    if not command:
+        if not asked.data_dir:
+            raise LaunchError("--data_dir is missing: a data set's folder, or s3://BUCKET/PREFIX")
+        command = _train_command(project_dir, asked.flagfile, train_args)
+    try:
+        is_command = bool(shlex.split(command)) and len(command.splitlines()) == 1
+    except ValueError:  # quotes that do not close
+        is_command = False
+    if not is_command:
+        raise LaunchError(f"--command={command}: give one line as for a shell")
+    return command
+
+
+def _train_command(project_dir: Path, flagfile: str, more: Sequence[str]) -> str:
+    top = project_dir.resolve()
+    path = next((p.resolve() for p in (top / flagfile, Path(flagfile)) if p.is_file()), None)
+    if path is None or not path.is_relative_to(top):
+        raise LaunchError(f"--flagfile={flagfile} does not exist in {project_dir}")
+    for argument in more:
+        if not argument.startswith("--"):
+            raise LaunchError(f"unexpected argument {argument!r}; train.py's flags go after --")
+        if argument.lstrip("-").partition("=")[0] in ("data_dir", "model_dir", "flagfile"):
+            raise LaunchError(f"{argument}: the machine has its own; leave it out after --")
+    name = path.relative_to(top).as_posix()
+    arguments = ["python", "train.py", f"--flagfile={name}", *more]
+    return f"{shlex.join(arguments)} --data_dir={{data}} --model_dir={{out}}"
+
+
+def _default_name(asked: argparse.Namespace, command: str, content: list[Any]) -> str:
+    """Made from what the run does, so that the same call means the same run."""
+    what = asked.flagfile
+    if asked.command:  # `python FILE.py ...` or `python -m MODULE ...`
+        words = [one for one in command.split() if one not in ("python", "-m")]
+        what = "".join(words[:1]).removesuffix(".py").rpartition(".")[2]
+    stem = re.sub("[^a-z0-9]+", "-", Path(what).stem.lower()).strip("-")[:20] or "run"
+    return f"{stem}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]}"
 
 
 def _machine_parameters(
@@ -214,35 +232,22 @@ def _deadline(max_hours: float) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _train_command(project_dir: Path, flagfile: str, more: Sequence[str]) -> str:
-    path = (project_dir / flagfile).resolve()
-    if not path.is_file():
-        path = Path(flagfile).resolve()
-    if not path.is_file() or not path.is_relative_to(project_dir.resolve()):
-        raise LaunchError(f"--flagfile={flagfile} does not exist in {project_dir}")
-    for argument in more:
-        if not argument.startswith("--"):
-            raise LaunchError(f"unexpected argument {argument!r}; train.py's flags go after --")
-        if argument.lstrip("-").partition("=")[0] in ("data_dir", "model_dir", "flagfile"):
-            raise LaunchError(f"{argument}: the machine has its own; leave it out after --")
-    name = path.relative_to(project_dir.resolve()).as_posix()
-    arguments = ["python", "train.py", f"--flagfile={name}", *more]
-    return f"{shlex.join(arguments)} --data_dir={{data}} --model_dir={{out}}"
-
-
 def _trainings(project_dir: Path, command: str) -> tuple[int, int]:
     """How many trainings train.py is asked for, and of how many epochs; none by other commands."""
     if not command.startswith("python train.py"):
         return 0, 0
-    values = flags.FlagValues()
-    flags.DEFINE_integer("epochs", 60, "", flag_values=values)
-    flags.DEFINE_integer("seeds", 1, "", flag_values=values)
-    flags.DEFINE_string("folds", "", "", flag_values=values)
-    arguments = shlex.split(command)[1:]
-    arguments = [re.sub("^--flagfile=", f"--flagfile={project_dir}/", one) for one in arguments]
-    values(arguments, known_only=True)
-    folds = 5 if values.folds == "all" else len(values.folds.split(","))
-    return folds * values.seeds, values.epochs
+    flags, words = {"epochs": "60", "seeds": "1", "folds": ""}, shlex.split(command)
+    while words:
+        name, _, value = words.pop(0).lstrip("-").partition("=")
+        if name == "flagfile" and (path := project_dir / value).is_file():
+            words = path.read_text(encoding="utf-8").split() + words
+        elif name in flags:
+            flags[name] = value or (words.pop(0) if words else "")
+    folds = 5 if flags["folds"] == "all" else len(flags["folds"].split(","))
+    try:
+        return folds * int(flags["seeds"]), int(flags["epochs"])
+    except ValueError:
+        return 0, 0  # train.py says what is wrong with it
 
 
 def find_data(aws: Aws | None, data_dir: str) -> Data:
@@ -273,24 +278,18 @@ def find_data(aws: Aws | None, data_dir: str) -> Data:
             for path in sorted(where.rglob("*"))
             if path.is_file() and not any(p.startswith(".") for p in path.relative_to(where).parts)
         }
-        path = where / MANIFEST
-        manifest = path.read_bytes() if path.is_file() else None
+        manifest = (where / MANIFEST).read_bytes() if MANIFEST in files else None
     if not files:
-        raise LaunchError(f"--data_dir={data_dir}: there is nothing")
+        raise LaunchError(f"--data_dir={data_dir}: no such folder, or no files in it")
     sha256 = hashlib.sha256(manifest).hexdigest() if manifest else ""
     if isinstance(where, Path):
         check_data(where, sha256)
         if manifest:
             files[MANIFEST] = files.pop(MANIFEST)  # last: it vouches for the others
-    described = json.dumps([sha256, {} if sha256 else files])
-    digest = sha256 or hashlib.sha256(described.encode()).hexdigest()
-    return Data(where, files, sha256, digest, _clips(json.loads(manifest or b"{}")))
-
-
-def _clips(manifest: dict[str, Any]) -> int | None:
-    counts = [shard.get("records") for shard in manifest.get("shards", [])]
-    found = sum(len(one) if isinstance(one, list) else int(one or 0) for one in counts)
-    return found or None
+    digest = sha256 or hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    counts = [shard.get("records") for shard in json.loads(manifest or b"{}").get("shards", [])]
+    clips = sum(len(one) if isinstance(one, list) else int(one or 0) for one in counts)
+    return Data(where, files, sha256, digest, clips)
 
 
 def _data_folder(aws: Aws, data: Data) -> Folder:
@@ -303,10 +302,8 @@ def show(plan: Plan, aws: Aws | None, spot: bool, say: Callable[[str], None]) ->
     market = "spot: interrupted, it resumes on another machine" if spot else "on demand"
     say(f"run        {plan.name}: {parameters['Command']}")
     if plan.data:
-        say(
-            f"data       {plan.data.where}: {len(plan.data.files)} files, "
-            f"{plan.data.bytes / 1e6:.1f} MB"
-        )
+        size = f"{len(plan.data.files)} files, {plan.data.bytes / 1e6:.1f} MB"
+        say(f"data       {plan.data.where}: {size}")
     others = ", ".join(filter(None, [parameters["LikeType1"], parameters["LikeType2"]]))
     say(f"machine    {one.instance_type}{f', or {others}' if others else ''}, {market}")
     for note in plan.notes:
@@ -314,12 +311,11 @@ def show(plan: Plan, aws: Aws | None, spot: bool, say: Callable[[str], None]) ->
     usd = one.spot_usd if spot else one.usd
     price = "not known" if usd is None else f"${usd:.3f} an hour ({one.source})"
     if spot and usd is not None:
-        price = f"${usd:.3f} an hour now, in the cheapest zone; it changes"
-    say(
-        f"price      {price} + ${offers.extras_usd(int(parameters['DiskGb'])):.3f} disk and address"
-    )
+        price = f"${usd:.3f} an hour now, in the cheapest zone of {aws.region if aws else ''}"
+    extras = offers.extras_usd(int(parameters["DiskGb"]))
+    say(f"price      {price} + ${extras:.3f} disk and address")
     about = f"about {plan.hours:.1f} h, computed; " if plan.hours else ""
-    say(f"time       {about}AWS ends it after {plan.max_hours:g} h whatever happens")
+    say(f"time       {about}AWS ends it after {plan.max_hours:g} h in any case")
     if aws:
         say(f"makes      stack {aws_lib.PREFIX}{plan.name} in account {aws.account}, {aws.region}:")
         role = parameters["InstanceProfile"] or "a role for this run's files alone"
@@ -330,64 +326,53 @@ def show(plan: Plan, aws: Aws | None, spot: bool, say: Callable[[str], None]) ->
 
 def compare(plan: Plan, aws: Aws | None, say: Callable[[str], None]) -> None:
     """Time and cost of several types, and the stack's parameters, for `--dry_run`."""
-    known = {one.instance_type for one in plan.machines}
-    more: list[Machine] = []
+    machines = list(plan.machines)
     for name in offers.COMPARED:
-        try:
-            more += offers.machines(aws, [name]) if name not in known else []
-        except LaunchError:
-            continue  # not in this region
+        if name not in {one.instance_type for one in machines}:
+            with contextlib.suppress(LaunchError):  # not in this region
+                machines += offers.machines(aws, [name])
     disk_gb = int(plan.parameters["DiskGb"])
-    for line in offers.table([*plan.machines, *more], plan.hours, plan.max_hours, disk_gb):
+    for line in offers.table(machines, plan.hours, plan.max_hours, disk_gb):
         say(line)
     say(
+        f"Prices are of {aws.region if aws else ' and '.join(offers.REGIONS)}, before tax and S3. "
         f"Time is computed with {offers.CLIPS_PER_S} clips/s, measured on two cores, for every "
-        "type: more cores may be faster, and were not measured. Prices are before tax and S3."
+        "type: more cores may be faster, and were not measured."
     )
     say("parameters of launch/stack.yaml, for AWS's console:")
     for name, value in sorted(plan.parameters.items()):
         say(f"  {name}={value}")
 
 
-def execute(aws: Aws, plan: Plan, spot: bool, say: Callable[[str], None]) -> bool:
+def execute(aws: Aws, plan: Plan, spot: bool, say: Callable[[str], None]) -> None:
     """Makes the stack without a machine, uploads, and then starts the machine.
 
     So whatever AWS refuses, it refuses before the upload; and a machine that cannot be set up takes
-    back that last step alone. The same call again goes on where this one ended.
-
-    Returns:
-      Whether a machine was started; False if the run has been started already.
+    back that last step alone. The same call again resumes where this one ended, and starts nothing
+    twice.
 
     Raises:
       LaunchError, FileError: if it cannot be done.
       botocore.exceptions.BotoCoreError, ClientError: if AWS fails or refuses.
     """
-    cloudformation, name = aws.client("cloudformation"), aws_lib.PREFIX + plan.name
     stack = aws_lib.find_stack(aws, plan.name)
     if stack and stack.is_changing:
-        say(f"AWS is at work on {name} ({stack.status}); waiting ...")
-        stack = _settled(aws, stack, say)
-    if stack is None:
-        say(f"making stack {name} ...")
-        tags = _tags(plan.name, plan.machines[0], spot, plan.parameters["DiskGb"])
-        # There is one where this call, its answer lost, or another beside it made it.
-        with contextlib.suppress(cloudformation.exceptions.AlreadyExistsException):
-            cloudformation.create_stack(
-                StackName=name,
-                TemplateBody=TEMPLATE.read_text(encoding="utf-8"),
-                Parameters=_given({**plan.parameters, "Machines": "0"}),
-                Capabilities=["CAPABILITY_IAM"],
-                OnFailure="DELETE",
-                Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
+        say(f"AWS is at work on {stack.name} ({stack.status}); waiting ...")
+        try:
+            stack = aws_lib.wait(aws, stack.id, aws_lib.newest_event(aws, stack.id), say)
+        except LaunchError as error:
+            say(str(error))
+            stack = aws_lib.find_stack(aws, plan.name)
+    stack = stack or _make_stack(aws, plan, spot, say)
+    for key in ("SourceSha256", "Command", "DataSha256", "Bucket", "Folder"):
+        if stack.parameters.get(key, "") != plan.parameters.get(key, ""):
+            raise LaunchError(
+                f"there is another run {plan.name} (its {key} differs); choose another --name, "
+                f"or remove that one: stop {plan.name} --delete"
             )
-        stack = aws_lib.find_stack(aws, plan.name)
-        if stack is None:
-            raise LaunchError(f"stack {name} was made and is gone again; try again")
-        stack = aws_lib.wait(aws, stack.id, "", say)
-    _refuse_other(plan, stack)
     if stack.is_started:
         say(f"{plan.name} has been started already; `monitor` shows it, `resume` starts it again")
-        return False
+        return
     if plan.parameters["BucketKey"] == "" and aws_lib.bucket_key(aws) is None:
         aws_lib.make_bucket(aws)
         say(f"bucket {aws.root.bucket} made")
@@ -395,27 +380,30 @@ def execute(aws: Aws, plan: Plan, spot: bool, say: Callable[[str], None]) -> boo
     folder.put("source.tar", plan.source.content)
     say(f"source is in {folder}: {len(plan.source.content) / 1e6:.1f} MB")
     if plan.data and isinstance(plan.data.where, Path):
+        folder.put(aws_lib.UPLOADED, plan.data.digest.encode())
         _upload(plan.data, plan.data.where, _data_folder(aws, plan.data), say)
     start(aws, stack, plan.max_hours, say)
-    return True
 
 
-def _settled(aws: Aws, stack: Stack, say: Callable[[str], None]) -> Stack | None:
-    """What becomes of a stack that another call is changing."""
-    try:
-        return aws_lib.wait(aws, stack.id, aws_lib.newest_event(aws, stack.id), say)
-    except LaunchError as error:
-        say(str(error))
-        return aws_lib.find_stack(aws, stack.run)
-
-
-def _refuse_other(plan: Plan, stack: Stack) -> None:
-    for key in ("SourceSha256", "Command", "DataSha256", "Bucket", "Folder"):
-        if stack.parameters.get(key, "") != plan.parameters.get(key, ""):
-            raise LaunchError(
-                f"there is another run {plan.name} (its {key} differs); choose another --name, "
-                f"or remove that one: stop {plan.name} --delete"
-            )
+def _make_stack(aws: Aws, plan: Plan, spot: bool, say: Callable[[str], None]) -> Stack:
+    """Makes a run's stack, all but its machine."""
+    cloudformation, name = aws.client("cloudformation"), aws_lib.PREFIX + plan.name
+    say(f"making stack {name} ...")
+    tags = _tags(plan.name, plan.machines[0], spot, plan.parameters["DiskGb"])
+    # There is one where this call, its answer lost, or another beside it made it.
+    with contextlib.suppress(cloudformation.exceptions.AlreadyExistsException):
+        cloudformation.create_stack(
+            StackName=name,
+            TemplateBody=TEMPLATE.read_text(encoding="utf-8"),
+            Parameters=_given({**plan.parameters, "Machines": "0"}),
+            Capabilities=["CAPABILITY_IAM"],
+            OnFailure="DELETE",
+            Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
+        )
+    stack = aws_lib.find_stack(aws, plan.name)
+    if stack is None:
+        raise LaunchError(f"stack {name} was made and is gone again; try again")
+    return aws_lib.wait(aws, stack.id, "", say)
 
 
 def _upload(data: Data, where: Path, target: Folder, say: Callable[[str], None]) -> None:
@@ -443,38 +431,31 @@ def start(
     Raises:
       LaunchError: if it is not; then there is no machine any more, and the message says why.
     """
-    changes = dict(changes or {})
     if stack.is_started or changes:  # CloudFormation waits for a machine only where it starts one
-        update(aws, stack, {**changes, "Machines": "0"}, say)
+        _update(aws, stack, {**(changes or {}), "Machines": "0"}, say)
     folder = aws.run_folder(stack.run)
     before = folder.read_json("status.json")
     status = {"state": "starting", "machine_s": before.get("machine_s", 0)}
     folder.put("status.json", json.dumps(status).encode())
     say("starting the machine; this takes some minutes. Ctrl-C ends this command, not the run.")
-    update(aws, stack, {"Machines": "1", "Deadline": _deadline(max_hours)}, say)
+    _update(aws, stack, {"Machines": "1", "Deadline": _deadline(max_hours)}, say)
     say("the machine is set up")
 
 
-def update(aws: Aws, stack: Stack, changes: dict[str, str], say: Callable[[str], None]) -> None:
-    """Changes parameters of a stack and waits for the end.
-
-    Raises:
-      LaunchError: if AWS took the change back.
-    """
-    after = aws_lib.newest_event(aws, stack.id)
+def _update(aws: Aws, stack: Stack, changes: dict[str, str], say: Callable[[str], None]) -> None:
+    """Changes parameters of a stack and waits for the end."""
+    after, cloudformation = aws_lib.newest_event(aws, stack.id), aws.client("cloudformation")
     kept = [key for key in stack.parameters if key not in changes]
+    same = [{"ParameterKey": key, "UsePreviousValue": True} for key in kept]
     try:
-        aws.client("cloudformation").update_stack(
+        cloudformation.update_stack(
             StackName=stack.name,
             UsePreviousTemplate=True,
-            Parameters=[
-                *_given(changes),
-                *({"ParameterKey": key, "UsePreviousValue": True} for key in kept),
-            ],
+            Parameters=[*_given(changes), *same],
             Capabilities=["CAPABILITY_IAM"],
             Tags=[{"Key": key, "Value": value} for key, value in stack.tags.items()],
         )
-    except aws.client("cloudformation").exceptions.ClientError as error:
+    except cloudformation.exceptions.ClientError as error:
         # An earlier call did it, whose answer was lost, or is at it; seen below.
         said = error.response["Error"]["Message"]
         if "No updates are to be performed" not in said and "_IN_PROGRESS" not in said:
@@ -493,27 +474,17 @@ def _tags(name: str, machine: Machine, spot: bool, disk_gb: str) -> dict[str, st
     return tags
 
 
-def _given(parameters: dict[str, str]) -> list[dict[str, str]]:
+def _given(parameters: dict[str, str]) -> list[dict[str, Any]]:
     return [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
 
 
-def resume(
-    aws: Aws,
-    stack: Stack,
-    *,
-    instance_types: str,
-    spot: bool | None,
-    max_hours: float,
-    say: Callable[[str], None],
-) -> None:
-    """Starts another machine for a run that has none; it goes on from what is saved.
+def resume(aws: Aws, stack: Stack, asked: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """Starts another machine for a run that has none; it resumes from what is saved.
 
     Args:
       aws: where.
       stack: the run's.
-      instance_types: others; empty for the same.
-      spot: None for as before.
-      max_hours: from now.
+      asked: the flags of `launch.ec2 resume`.
       say: told what happens.
 
     Raises:
@@ -521,16 +492,13 @@ def resume(
     """
     before, tags = stack.parameters, stack.tags
     changes: dict[str, str] = {}
-    if instance_types or spot is not None:
-        names = [before["InstanceType"], before["LikeType1"], before["LikeType2"]]
-        if instance_types:
-            names = [one.strip() for one in instance_types.split(",")]
+    if asked.instance_type or asked.spot is not None:
+        same = ",".join(before[key] for key in ("InstanceType", "LikeType1", "LikeType2"))
+        names = [one.strip() for one in (asked.instance_type or same).split(",") if one.strip()]
         system = next(key for key, name in _ROOT_DEVICE.items() if name == before["RootDevice"])
-        spot = before["Spot"] == "true" if spot is None else spot
-        machines, changes = _machine_parameters(
-            aws, [one for one in names if one], system, spot, before["Requirements"]
-        )
+        spot = before["Spot"] == "true" if asked.spot is None else asked.spot
+        machines, found = _machine_parameters(aws, names, system, spot, before["Requirements"])
         tags = _tags(stack.run, machines[0], spot, before["DiskGb"])
         say(f"quota      {offers.check_quota(aws, machines[0], spot)}")
-        changes = {key: value for key, value in changes.items() if before.get(key) != value}
-    start(aws, dataclasses.replace(stack, tags=tags), max_hours, say, changes)
+        changes = {key: value for key, value in found.items() if before.get(key) != value}
+    start(aws, dataclasses.replace(stack, tags=tags), asked.max_hours, say, changes)

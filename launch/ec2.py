@@ -11,10 +11,12 @@
 A run is one CloudFormation stack, launch/stack.yaml, and a folder of S3. Region and credentials
 come from AWS's usual places: environment, ~/.aws, an instance's role; launch/policy.json says what
 they must be allowed. `deploy` prints the run's name on standard output, all else on standard error.
+`python -m launch.ec2 COMMAND --help` lists the flags of a command.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import logging
@@ -22,110 +24,122 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
-
-try:
-    from absl import app, flags
-except ModuleNotFoundError:
-    sys.exit("launch.ec2 needs absl: pip install -c launch/constraints.txt -e '.[aws,train]'")
 
 if TYPE_CHECKING:
     from launch.aws import Aws, Stack
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
-FLAGS = flags.FLAGS
-_MIN_HOURS, _MAX_HOURS = 0.2, 31 * 24
 # A machine that is ended has two minutes to save.
 _END_S = 300.0
-
-flags.DEFINE_string(
-    "prefix",
-    "",
-    "s3://BUCKET/PREFIX for everything; default: a bucket of its own, made if missing",
-)
-flags.DEFINE_bool("yes", False, "do not ask")
-flags.DEFINE_bool(
-    "dry_run", False, "show what would be done, with time and cost of several types; do nothing"
-)
-flags.DEFINE_string("training_flagfile", "tcn.flags", "the training's flags; --flagfile means this")
-flags.DEFINE_string(
-    "command",
-    "",
-    "instead of a training: what to run, e.g. 'python -m preprocess.build_tfrecords "
-    "--ravdess_dir={data} --out_dir={out}'; {out} is kept in S3 and resumed from",
-)
-flags.DEFINE_string("data_dir", "", "data set or any folder, here or s3://; {data} on the machine")
-flags.DEFINE_string("name", "", "the run's name; default: made from what it runs")
-flags.DEFINE_string(
-    "instance_type",
-    "",
-    "up to three of an architecture, the first with room is taken; default: two cores for a "
-    "training, c5.24xlarge for a grid of them",
-)
-flags.DEFINE_enum("os", "ubuntu", ["amazon", "ubuntu"], "Ubuntu 24.04 or Amazon Linux 2023")
-flags.DEFINE_bool("spot", None, "cheaper; interrupted, it resumes on another machine by itself")
-flags.DEFINE_float("max_hours", 12.0, "when AWS ends the machine whatever happens")
-flags.DEFINE_float(
-    "setup_minutes", 45.0, "how long AWS may look for a machine and set it up, 10 to 720"
-)
-flags.DEFINE_list("subnet_id", [], "default: the default network's")
-flags.DEFINE_string("instance_profile", "", "one that there is, where you may make no role")
-flags.DEFINE_string("notify", "", "e-mail address to tell when the run is over")
-flags.DEFINE_bool("print_policy", False, "deploy: print what the caller must be allowed")
-
-flags.DEFINE_bool("follow", False, "monitor: copy the log until the run is over")
-flags.DEFINE_float("every_s", 5.0, "monitor --follow: seconds between two looks")
-flags.DEFINE_string("out_dir", "", "fetch: where to; default: runs/RUN")
-flags.DEFINE_bool("delete", False, "stop: remove everything made for the run, its files too")
-
-# Not by absl's bounds, within which nan is.
-for _name, _low, _high in (
-    ("max_hours", _MIN_HOURS, _MAX_HOURS),
-    ("setup_minutes", 10, 720),
-    ("every_s", 0.1, 3600),
-):
-    flags.register_validator(
-        _name,
-        lambda value, low=_low, high=_high: low <= value <= high,
-        f"give from {_low} to {_high}",
-    )
-flags.register_validator(
-    "prefix",
-    # It becomes part of a policy and of a script, where other letters mean something.
-    lambda value: not value or re.fullmatch("s3://[A-Za-z0-9._/-]+", value),
-    "give s3://BUCKET/PREFIX of letters, digits and . _ / -",
-)
 
 
 def say(text: str) -> None:
     """Tells the caller; standard output is for results."""
-    # Where nobody listens any more, as when a terminal was closed, the work still goes on.
+    # Where nobody listens any more, as when a terminal was closed, the work still continues.
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
 
 
-def main(argv: list[str]) -> int:
+def _matches(pattern: str, what: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise argparse.ArgumentTypeError(f"give {what}")
+        return text
+
+    return check
+
+
+def _between(low: float, high: float) -> Callable[[str], float]:
+    def check(text: str) -> float:
+        try:
+            if low <= float(text) <= high:  # nan is not
+                return float(text)
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"give a number from {low} to {high}")
+
+    return check
+
+
+def _parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="launch.ec2",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = top.add_subparsers(dest="name_of_command", required=True, metavar="COMMAND")
+    # It becomes part of a policy and of a script, where other letters mean something.
+    prefix = _matches("(s3://[A-Za-z0-9._/-]+)?", "s3://BUCKET/PREFIX of letters, digits, . _ / -")
+    run = _matches("[a-z0-9][a-z0-9-]*", "the name of one run; `list` shows them")
+
+    def add(does: Callable[[argparse.Namespace], int], what: str, takes_run: bool = True) -> Any:
+        name = does.__name__.strip("_")
+        command = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+        command.set_defaults(does=does)
+        if takes_run:
+            command.add_argument("run", type=run, help="the run's name; `list` shows them")
+        where = "s3://BUCKET/PREFIX for everything; default: a bucket of its own, made if missing"
+        command.add_argument("--prefix", default="", type=prefix, help=where)
+        return command.add_argument
+
+    def asks(flag: Any) -> None:
+        flag("--yes", action="store_true", help="do not ask")
+        flag("--dry_run", action="store_true", help="show what would be done, with its cost")
+
+    def starts(flag: Any) -> None:
+        types = "up to three, the first with room is taken; default: two cores, 48 for a grid"
+        flag("--instance_type", default="", help=types)
+        spot = "cheaper; interrupted, it resumes on another machine by itself"
+        flag("--spot", action="store_true", default=None, help=spot)
+        flag("--nospot", dest="spot", action="store_false", help="on demand")
+        limit = "when AWS ends the machine in any case, in hours from now; default: 12"
+        flag("--max_hours", type=_between(0.2, 744), default=12.0, help=limit)
+        asks(flag)
+
+    flag = add(_deploy, "start a run; flags of train.py go after --", takes_run=False)
+    flag("--flagfile", default="tcn.flags", help="the training's flags")
+    command = "what to run instead of a training; files in {out} are kept in S3 and resumed from"
+    flag("--command", default="", help=command)
+    flag("--data_dir", default="", help="a data set or any folder, here or s3://: {data}")
+    flag("--name", default="", help="the run's name; default: made from what it runs")
+    flag("--os", default="ubuntu", choices=["amazon", "ubuntu"], help="Ubuntu 24.04 or AL2023")
+    setup = "how long AWS may look for a machine and set it up; default: 45"
+    flag("--setup_minutes", type=_between(10, 720), default=45.0, help=setup)
+    flag("--subnet_id", type=lambda text: text.split(","), default=[], help="default: the VPC's")
+    flag("--instance_profile", default="", help="an existing one, where you may make no role")
+    flag("--notify", default="", help="e-mail address to tell when the run is over")
+    flag("--print_policy", action="store_true", help="print what the caller must be allowed")
+    starts(flag)
+    flag = add(_monitor, "show a run")
+    flag("--follow", action="store_true", help="copy the log until the run is over")
+    flag("--every_s", type=_between(0.1, 3600), default=5.0, help="seconds between two looks")
+    add(_list, "show all runs", takes_run=False)
+    add(_fetch, "bring a run's files")("--out_dir", default="", help="default: runs/RUN")
+    flag = add(_stop, "end a run's machine, which saves as it goes down")
+    flag("--delete", action="store_true", help="remove everything made for the run, files too")
+    asks(flag)
+    starts(add(_resume, "start another machine for a run"))
+    return top
+
+
+def main(argv: Sequence[str]) -> int:
     """Runs a command; returns its exit status."""
-    if len(argv) < 2 or argv[1] not in _COMMANDS:
-        say(__doc__ or "")
-        say(f"give one of: {', '.join(_COMMANDS)}")
-        return 2
-    command, takes_run, takes = _COMMANDS[argv[1]]
-    rest = argv[2:]
-    for flag in _ALL_FLAGS:
-        if flag not in takes and FLAGS[flag].present:
-            say(f"launch.ec2: {argv[1]} takes no --{flag.removeprefix('training_')}")
-            return 2
-    if takes_run and (len(rest) != 1 or not re.fullmatch("[a-z0-9][a-z0-9-]*", rest[0])):
-        say(f"launch.ec2: {argv[1]} takes the name of one run; `list` shows them")
-        return 2
-    if not takes_run and rest and argv[1] != "deploy":
-        say(f"launch.ec2: unexpected argument {rest[0]!r}")
-        return 2
-    if FLAGS.print_policy:
+    ours, train_args = list(argv), []
+    if "--" in ours:
+        at = ours.index("--")
+        ours, train_args = ours[:at], ours[at + 1 :]
+    parser = _parser()
+    args, others = parser.parse_known_args(ours)
+    if others or (train_args and args.does is not _deploy):
+        unknown = (others or train_args)[0]
+        parser.error(f"{args.name_of_command} takes no {unknown}")
+    args.train_args = train_args
+    if args.does is _deploy and args.print_policy:
         print((PROJECT_DIR / "launch" / "policy.json").read_text(encoding="utf-8"), end="")
         return 0
     try:
@@ -143,7 +157,7 @@ def main(argv: list[str]) -> int:
         signal.signal(signal.SIGHUP, _interrupt)
     logging.getLogger("botocore").setLevel(logging.WARNING)  # where it found what, line by line
     try:
-        return command(*rest)
+        return int(args.does(args))
     except (LaunchError, FileError) as error:
         say(f"launch.ec2: {error}")
     except botocore.exceptions.NoCredentialsError:
@@ -153,18 +167,22 @@ def main(argv: list[str]) -> int:
     except botocore.parsers.ResponseParserError as error:  # as of a proxy on the way
         say(f"launch.ec2: what answered is not AWS: {' '.join(str(error).split())[:300]}")
     except KeyboardInterrupt:
-        say("launch.ec2: interrupted; AWS goes on with what was asked, and `list` shows it")
+        say("launch.ec2: interrupted; AWS continues with what was asked, and `list` shows it")
         return 130
     return 1
 
 
-def _aws() -> Aws:
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _aws(args: argparse.Namespace) -> Aws:
     from launch.aws import connect
 
-    return connect(FLAGS.prefix)
+    return connect(args.prefix)
 
 
-def _deploy(*train_args: str) -> int:
+def _deploy(args: argparse.Namespace) -> int:
     import botocore.exceptions
 
     from launch import deploy
@@ -172,33 +190,33 @@ def _deploy(*train_args: str) -> int:
 
     aws: Aws | None = None
     try:
-        aws = _aws()
+        aws = _aws(args)
     except (LaunchError, botocore.exceptions.BotoCoreError) as error:
-        if not FLAGS.dry_run:
+        if not args.dry_run:
             raise
-        say(f"without AWS ({error}): account, network and quota are not looked at")
-    plan = deploy.plan(aws, PROJECT_DIR, FLAGS, train_args, say)
-    deploy.show(plan, aws, bool(FLAGS.spot), say)
-    if FLAGS.dry_run:
+        say(f"without AWS ({error}): account, network and quota are not checked")
+    plan = deploy.plan(aws, PROJECT_DIR, args, args.train_args, say)
+    deploy.show(plan, aws, bool(args.spot), say)
+    if args.dry_run:
         deploy.compare(plan, aws, say)
-    if not _is_confirmed("Start it?", "nothing was made"):
-        return 0 if FLAGS.dry_run else 1
+    if not _is_confirmed(args, "Start it?", "nothing was made"):
+        return 0 if args.dry_run else 1
     assert aws
-    deploy.execute(aws, plan, bool(FLAGS.spot), say)
+    deploy.execute(aws, plan, bool(args.spot), say)
     say(f"watch it: python -m launch.ec2 monitor {plan.name} --follow")
     print(plan.name)
     return 0
 
 
-def _resume(name: str) -> int:
+def _resume(args: argparse.Namespace) -> int:
     from launch import deploy, monitor
     from launch.aws import LaunchError
 
-    aws = _aws()
+    aws, name = _aws(args), args.run
     seen = monitor.look(aws, name)
     if seen.stack is None:
         raise LaunchError(
-            f"the stack of {name} is gone; deploy with --name={name} goes on from its files"
+            f"the stack of {name} is gone; deploy with --name={name} resumes from its files"
         )
     if seen.machine or (seen.state == monitor.WAITING):
         say(f"{name} is at work: {seen.state}")
@@ -208,46 +226,39 @@ def _resume(name: str) -> int:
         raise LaunchError(f"{name} is finished; `fetch {name}` brings its files")
     say(monitor.describe(aws, seen))
     if not _is_confirmed(
-        f"Start a machine again, for {FLAGS.max_hours:g} h at most?", "not started"
+        args, f"Start a machine, for {args.max_hours:g} h at most?", "not started"
     ):
-        return 0 if FLAGS.dry_run else 1
-    deploy.resume(
-        aws,
-        seen.stack,
-        instance_types=FLAGS.instance_type,
-        spot=FLAGS.spot,
-        max_hours=FLAGS.max_hours,
-        say=say,
-    )
+        return 0 if args.dry_run else 1
+    deploy.resume(aws, seen.stack, args, say)
     print(name)
     return 0
 
 
-def _monitor(name: str) -> int:
+def _monitor(args: argparse.Namespace) -> int:
     from launch import monitor
 
-    aws = _aws()
-    if not FLAGS.follow:
-        print(monitor.describe(aws, monitor.look(aws, name)))
+    aws = _aws(args)
+    if not args.follow:
+        print(monitor.describe(aws, monitor.look(aws, args.run)))
         return 0
-    seen = monitor.follow(aws, name, every_s=FLAGS.every_s)
+    seen = monitor.follow(aws, args.run, every_s=args.every_s)
     say(monitor.describe(aws, seen))
     return seen.exit_status
 
 
-def _list() -> int:
+def _list(args: argparse.Namespace) -> int:
     from launch import monitor
 
-    aws = _aws()
-    lines = monitor.overview(aws)
-    print("\n".join(lines) if lines else f"no runs in {aws.region} and {aws.root}")
+    aws = _aws(args)
+    print("\n".join(monitor.overview(aws)) or f"no runs in {aws.region} and {aws.root}")
     return 0
 
 
-def _fetch(name: str) -> int:
+def _fetch(args: argparse.Namespace) -> int:
     from launch.aws import LaunchError
 
-    aws, out_dir = _aws(), Path(FLAGS.out_dir or f"runs/{name}")
+    name = args.run
+    aws, out_dir = _aws(args), Path(args.out_dir or f"runs/{name}")
     folder, mark = aws.run_folder(name), out_dir / ".run.json"
     if not folder.read_json("status.json"):
         raise LaunchError(f"there is no run {name} in {aws.root}; `list` shows what there is")
@@ -270,47 +281,42 @@ def _fetch(name: str) -> int:
     return 0
 
 
-def _stop(name: str) -> int:
+def _stop(args: argparse.Namespace) -> int:
     """Ends the machine first, which needs nothing of S3."""
     from launch import aws as aws_lib
 
-    aws = _aws()
-    stack = aws_lib.find_stack(aws, name)
-    if stack is None and not (FLAGS.delete and aws.run_folder(name).objects()):
+    aws, name = _aws(args), args.run
+    stack, folder = aws_lib.find_stack(aws, name), aws.run_folder(name)
+    if stack is None and not (args.delete and folder.objects()):
         raise aws_lib.LaunchError(f"there is no run {name} in {aws.region}; `list` shows them")
-    if not FLAGS.delete:
-        assert stack
-        if not FLAGS.dry_run:
+    if not args.delete:
+        if args.dry_run:
+            say("dry run: nothing was ended")
+        elif stack:
             _end(aws, stack)
-            say(f"{name} has no machine; `resume {name}` goes on from what it saved")
-            return 0
-        say("dry run: nothing was ended")
+            say(f"{name} has no machine; `resume {name}` resumes from what it saved")
         return 0
     say(f"removes, for good (first: fetch {name}):")
     say(f"  stack {stack.name}: its machine, role and firewall" if stack else "  no stack")
-    say(f"  files in {aws.run_folder(name)}, and its data set if no other run has it")
-    if not _is_confirmed("Remove it?", "nothing was removed"):
-        return 0 if FLAGS.dry_run else 1
-    shared = ""
+    say(f"  files in {folder}, and its data set if no other run has it")
+    if not _is_confirmed(args, "Remove it?", "nothing was removed"):
+        return 0 if args.dry_run else 1
     if stack:
         _end(aws, stack)
         aws.client("cloudformation").delete_stack(StackName=stack.name)
         aws_lib.wait(aws, stack.id, aws_lib.newest_event(aws, stack.id), say)
         say(f"stack {stack.name} removed")
-        shared = stack.parameters.get("DataFolder", "")
-    removed = _delete_files(aws.run_folder(name))
-    ours = aws.root.folder("data").prefix + "/"
-    others = {one.parameters.get("DataFolder") for one in aws_lib.stacks(aws)}
-    if shared.startswith(ours) and shared not in others:
-        removed += _delete_files(aws.root.folder(f"data/{shared.removeprefix(ours)}"))
+    removed = 0
+    # Where this is interrupted, the run's own files still say which data was uploaded for it.
+    uploaded = (folder.read(aws_lib.UPLOADED) or b"").decode()
+    data = aws.root.folder(f"data/{uploaded}")
+    if uploaded and data.prefix not in {
+        one.parameters.get("DataFolder") for one in aws_lib.stacks(aws)
+    }:
+        removed += data.delete_all()
+    removed += folder.delete_all(last=aws_lib.UPLOADED)
     say(f"{removed} files removed; the bucket stays")
     return 0
-
-
-def _delete_files(folder: Any) -> int:
-    names = [one.name for one in folder.objects("")]
-    folder.delete(names)
-    return len(names)
 
 
 def _end(aws: Aws, stack: Stack) -> None:
@@ -331,41 +337,20 @@ def _end(aws: Aws, stack: Stack) -> None:
             told = machines[0]["InstanceId"]
             say(f"{told} saves and ends ...")
         time.sleep(2)
-    say(f"{told} takes long to end; AWS goes on with it")
+    say(f"{told} takes long to end; AWS continues with it")
 
 
-_TO_ASK = ("yes", "dry_run")
-_TO_RESUME = ("instance_type", "spot", "max_hours", *_TO_ASK)
-# What each calls, whether it takes a run's name, and its flags besides --prefix.
-_COMMANDS: dict[str, tuple[Callable[..., int], bool, tuple[str, ...]]] = {
-    "deploy": (
-        _deploy,
-        False,
-        (
-            *("training_flagfile", "command", "data_dir", "name", "os", "setup_minutes"),
-            *("subnet_id", "instance_profile", "notify", "print_policy", *_TO_RESUME),
-        ),
-    ),
-    "monitor": (_monitor, True, ("follow", "every_s")),
-    "list": (_list, False, ()),
-    "fetch": (_fetch, True, ("out_dir",)),
-    "stop": (_stop, True, ("delete", *_TO_ASK)),
-    "resume": (_resume, True, _TO_RESUME),
-}
-_ALL_FLAGS = sorted({flag for *_, takes in _COMMANDS.values() for flag in takes})
-
-
-def _is_confirmed(question: str, otherwise: str) -> bool:
-    """Whether to go on; if not, says what that means. A dry run asks nobody and does not."""
+def _is_confirmed(args: argparse.Namespace, question: str, otherwise: str) -> bool:
+    """Whether to go ahead; if not, says what that means. A dry run asks nobody and does not."""
     from launch.aws import LaunchError
 
-    if FLAGS.dry_run:
+    if args.dry_run:
         say(f"dry run: {otherwise}")
         return False
-    if FLAGS.yes:
+    if args.yes:
         return True
     if not sys.stdin.isatty():
-        raise LaunchError("nobody is there to ask; pass --yes to go on without")
+        raise LaunchError("nobody is there to ask; pass --yes to proceed")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() in ("y", "yes"):
         return True
@@ -373,22 +358,5 @@ def _is_confirmed(question: str, otherwise: str) -> bool:
     return False
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _parse(argv: list[str]) -> list[str]:
-    """Flags as absl has them, but that --flagfile is the training's and is passed on, not read."""
-    ours, dashes, trains = argv, [], []
-    if "--" in argv:
-        at = argv.index("--")
-        ours, dashes, trains = argv[:at], ["--"], argv[at + 1 :]
-    renamed = [re.sub(r"^--?flagfile(?==|$)", "--training_flagfile", one) for one in ours]
-    try:
-        return FLAGS([*renamed, *dashes, *trains])
-    except flags.Error as error:
-        sys.exit(f"launch.ec2: {error}")
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    sys.exit(main(sys.argv[1:]))

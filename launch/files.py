@@ -17,7 +17,7 @@ from typing import Any
 import botocore.exceptions
 from botocore.config import Config
 
-# Throttling, 5xx answers and lost connections are tried again by botocore, up to 20 s apart.
+# Throttling, 5xx answers and lost connections are retried by botocore, up to 20 s apart.
 RETRIES = Config(
     retries={"mode": "standard", "total_max_attempts": 8}, connect_timeout=10, read_timeout=60
 )
@@ -151,6 +151,13 @@ class Folder:
             )
             for error in answer.get("Errors", []):
                 raise FileError(f"{self.bucket}/{error['Key']}: not removed ({error['Message']})")
+
+    def delete_all(self, last: str = "") -> int:
+        """Removes all objects, one of them last; returns how many there were."""
+        names = [one.name for one in self.objects("") if one.name != last]
+        self.delete(names)
+        self.delete([last] if last else [])
+        return len(names)
 
     @property
     def _owned(self) -> dict[str, str]:

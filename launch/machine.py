@@ -21,12 +21,12 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import boto3
 import botocore.exceptions
 
 from launch.files import RETRIES, FileError, Folder, check_data
-from launch.progress import last_line, progress
 
 INTERRUPTED = 75
 # With train.py's checkpoint every 30 seconds, S3 is never more than 60 behind.
@@ -106,7 +106,7 @@ class Machine:
             except _TROUBLE as error:
                 if self._is_signalled or time.monotonic() > give_up:
                     raise
-                print(f"not reached, tried again soon: {error}", flush=True)
+                print(f"not reached, retrying: {error}", flush=True)
                 time.sleep(_RETRY_S)
 
     def _fetch(self) -> None:
@@ -148,7 +148,7 @@ class Machine:
             _stop(child)
         if child.returncode == 0:
             self._end("finished", "", 0)
-        elif child.returncode < 0:  # for want of memory it is SIGKILL
+        elif child.returncode < 0:  # SIGKILL when memory runs out
             name = signal.Signals(-child.returncode).name
             self._end("failed", f"the command was ended by {name}", 128 - child.returncode)
         else:
@@ -165,7 +165,7 @@ class Machine:
             header = {"X-aws-ec2-metadata-token": token}
             return bool(self._ask("meta-data/spot/instance-action", "GET", header))
         except OSError:
-            return False  # no notice, or no answer; asked again soon
+            return False  # no notice, or no answer; asked again at the next look
 
     def _ask(self, page: str, method: str, headers: dict[str, str]) -> str:
         url = f"{self._imds}/latest/{page}"
@@ -186,7 +186,7 @@ class Machine:
             self._push_status()
             return True
         except _TROUBLE as error:
-            print(f"S3 did not take it, tried again soon: {error}", flush=True)
+            print(f"upload to S3 failed, retrying: {error}", flush=True)
             return False
 
     def _push_out(self) -> None:
@@ -212,7 +212,7 @@ class Machine:
             "instance_id": self._id,
             "updated_at": round(time.time()),
             "machine_s": round(self._seconds_before + uptime),
-            "last_line": last_line(self._log),
+            "last_line": _last_line(self._log),
             **progress(self._out),
         }
         content = json.dumps(status, indent=1).encode()
@@ -221,6 +221,35 @@ class Machine:
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         self._is_signalled = True
+
+
+def progress(model_dir: Path) -> dict[str, Any]:
+    """The newest epoch of a training: `epoch`, `epochs`, `metrics`, `training`; else empty.
+
+    train.py keeps `history.json`, an entry an epoch, and `settings.json`; of several trainings each
+    has a folder, such as `seed-0/fold-1`.
+    """
+    try:
+        newest = max(model_dir.rglob("history.json"), key=lambda path: path.stat().st_mtime_ns)
+        history = json.loads(newest.read_text())
+        found = {"epochs": json.loads((newest.parent / "settings.json").read_text())["epochs"]}
+    except (OSError, ValueError, KeyError):
+        return {}  # no training, or being written
+    if history:
+        found |= {"epoch": history[-1].get("epoch"), "metrics": history[-1]}
+    if newest.parent != model_dir:
+        found["training"] = newest.parent.relative_to(model_dir).as_posix()
+    return found
+
+
+def _last_line(log: Path) -> str:
+    """The log's last line that says something; empty for none."""
+    if not log.is_file():
+        return ""
+    with open(log, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

@@ -112,8 +112,9 @@ def describe(aws: Aws, seen: Seen) -> str:
         lines.append(f"  last word  {since:.0f} s ago: {status['last_line']}")
     if stack and not seen.is_over:
         lines.append(f"  deadline   {stack.parameters['Deadline']}")
-    if seen.state == WAITING and (why := _why_none(aws, seen)):
-        lines.append(f"  because    {why}")
+    if seen.state == WAITING and stack:
+        whys = aws_lib.failures(aws_lib.activities(aws, stack.name))
+        lines += [f"  because    {why}" for why in whys[:1]]
     if seen.machine:
         ssm = f"aws ssm start-session --region {aws.region} --target {seen.machine}"
         lines.append(f"  shell      {ssm}")
@@ -121,18 +122,8 @@ def describe(aws: Aws, seen: Seen) -> str:
         what = "is over, and its machine runs and costs still" if seen.is_over else "is silent"
         lines.append(f"  WARNING    it {what} for {since:.0f} s; end it: stop {seen.name}")
     if seen.state == STOPPED:
-        lines.append(f"  `resume {seen.name}` goes on from what is saved")
+        lines.append(f"  `resume {seen.name}` resumes from what is saved")
     return "\n".join(lines)
-
-
-def _why_none(aws: Aws, seen: Seen) -> str:
-    """What Auto Scaling says of the last machine that it could not start."""
-    failed = (
-        one.get("StatusMessage", "")
-        for one in (aws_lib.activities(aws, seen.stack.name) if seen.stack else [])
-        if one.get("StatusCode") in ("Failed", "Cancelled")
-    )
-    return next(failed, "")
 
 
 def console(aws: Aws, seen: Seen) -> str:
@@ -178,7 +169,7 @@ def follow(
             logs = [one.name for one in folder.objects("log/") if one.name >= at]
             parts = [(one, folder.read(one, offset if one == at else 0) or b"") for one in logs]
         except _NOT_REACHED as error:  # a network that is away for an hour ends no run
-            print(f"--- {name}: AWS is not reached ({error}); again soon", file=stream, flush=True)
+            print(f"--- {name}: AWS is not reachable ({error}); retrying", file=stream, flush=True)
             sleep(every_s)
             continue
         if seen.state != state:
@@ -208,11 +199,8 @@ def overview(aws: Aws) -> list[str]:
         except (botocore.exceptions.ClientError, ValueError) as error:
             lines.append(f"{stack.run:32}  {stack.status}; its files cannot be read: {error}")
             continue
-        done = (
-            f"epoch {seen.status.get('epoch', 0)}/{seen.status['epochs']}"
-            if "epochs" in (seen.status)
-            else ""
-        )
+        epochs = seen.status.get("epochs")
+        done = f"epoch {seen.status.get('epoch', 0)}/{epochs}" if epochs else ""
         lines.append(f"{stack.run:32}  {seen.state:22}  {done:14}  {seen.machine}".rstrip())
     try:
         left = {one.name.partition("/")[0] for one in aws.root.folder("runs").objects()} - names

@@ -15,7 +15,7 @@ from botocore.config import Config
 from launch.aws import Aws, LaunchError
 from launch.files import RETRIES
 
-# Where AWS's price list is not to be had: on-demand Linux prices in USD for each vCPU and hour, of
+# Where AWS's price list is not available: on-demand Linux prices in USD for each vCPU and hour, of
 # the regions below, which share them.
 AS_OF = "2026-09"
 REGIONS = ("us-east-1", "us-east-2", "us-west-2")
@@ -27,7 +27,6 @@ USD_PER_VCPU_HOUR = {
 GP3_USD_PER_GB_MONTH = 0.08
 PUBLIC_IPV4_USD_PER_HOUR = 0.005
 _HOURS_PER_MONTH = 730
-_VCPUS = {"large": 2, "xlarge": 4, "metal": 96}
 
 # What the default machine is, and others like it, taken where the first has no room: two cores, as
 # the training's rate was measured on.
@@ -52,13 +51,11 @@ class Machine:
     """An instance type and its price.
 
     Attributes:
-      instance_type: its name.
-      vcpus: how many.
-      memory_gib: its memory.
+      instance_type, vcpus, memory_gib: its name and size; 0 where it is not known.
       architecture: `x86_64` or `arm64` (Graviton).
       usd: of an hour on demand, None where it is not known.
       spot_usd: of an hour on the spot market now, in the cheapest zone.
-      source: where the price is from.
+      source: where the price is from, and of which region it is.
     """
 
     instance_type: str
@@ -80,31 +77,12 @@ class Network:
 
 
 def machines(aws: Aws | None, names: Sequence[str]) -> list[Machine]:
-    """Looks instance types up.
-
-    Args:
-      aws: where; None for what is known without AWS, with no memory (0) and no spot price.
-      names: of the types.
+    """Looks instance types up; without AWS what their names and the table say.
 
     Raises:
       LaunchError: if the region does not have one, or it cannot run this.
     """
-    found = []
-    for name in names:
-        if aws is None:
-            found.append(_from_table(name))
-            continue
-        try:
-            answer = aws.client("ec2").describe_instance_types(InstanceTypes=[name])
-        except botocore.exceptions.ClientError as error:
-            if error.response["Error"]["Code"] not in (
-                "InvalidInstanceType",
-                "InvalidParameterValue",
-            ):
-                raise
-            raise LaunchError(f"--instance_type={name}: not in {aws.region}") from error
-        found.append(_machine(aws, answer["InstanceTypes"][0]))
-    return found
+    return [_found(aws, name) if aws else _from_table(name) for name in names]
 
 
 def offered(aws: Aws, names: Sequence[str]) -> list[str]:
@@ -116,41 +94,46 @@ def offered(aws: Aws, names: Sequence[str]) -> list[str]:
     return [name for name in names if name in has] or list(names)
 
 
-def _machine(aws: Aws, entry: dict[str, Any]) -> Machine:
-    name, gib = entry["InstanceType"], entry["MemoryInfo"]["SizeInMiB"] / 1024
+def _found(aws: Aws, name: str) -> Machine:
+    try:
+        answer = aws.client("ec2").describe_instance_types(InstanceTypes=[name])
+    except botocore.exceptions.ClientError as error:
+        if error.response["Error"]["Code"] in ("InvalidInstanceType", "InvalidParameterValue"):
+            raise LaunchError(f"--instance_type={name}: not in {aws.region}") from error
+        raise
+    entry = answer["InstanceTypes"][0]
     accelerators = [
         key for key in ("GpuInfo", "InferenceAcceleratorInfo", "NeuronInfo") if entry.get(key)
     ]
-    if accelerators or _family(name) not in _STANDARD:
+    if accelerators or re.match("[a-z]*", name)[0] not in _STANDARD:  # type: ignore[index]
         raise LaunchError(
             f"--instance_type={name}: training runs on processors, and the machine gets no driver "
             "for anything else; choose one of the families c, m or r"
         )
+    gib, vcpus = entry["MemoryInfo"]["SizeInMiB"] / 1024, entry["VCpuInfo"]["DefaultVCpus"]
     if gib < 3.5:
         raise LaunchError(f"--instance_type={name}: {gib:g} GiB of memory; training needs 4")
     architectures = entry["ProcessorInfo"]["SupportedArchitectures"]
     architecture = next((one for one in ("x86_64", "arm64") if one in architectures), "")
     if not architecture:
         raise LaunchError(f"--instance_type={name}: neither x86-64 nor Graviton")
-    vcpus = entry["VCpuInfo"]["DefaultVCpus"]
-    usd, source = _listed(aws, name), f"AWS's price list of {datetime.date.today()}"
+    usd, source = _listed_usd(aws, name), f"AWS's price list of {datetime.date.today()}"
     if usd is None:
-        usd, source = (
-            _table_usd(name, vcpus) if aws.region in REGIONS else None,
-            f"table of {AS_OF}",
-        )
-    return Machine(name, vcpus, gib, architecture, usd, _spot(aws, name), source)
+        source = f"table of {AS_OF}"
+        usd = _table_usd(name, vcpus) if aws.region in REGIONS else None
+    spot_usd = _spot(aws, name)
+    return Machine(name, vcpus, gib, architecture, usd, spot_usd, f"{source}, {aws.region}")
 
 
-def _listed(aws: Aws, name: str) -> float | None:
-    """Of AWS's price list; None where it is not to be had, as for want of permission."""
+def _listed_usd(aws: Aws, name: str) -> float | None:
+    """From AWS's price list; None where it is not available, such as without permission."""
     wanted = {
         **{"instanceType": name, "regionCode": aws.region, "operatingSystem": "Linux"},
         **{"tenancy": "Shared", "preInstalledSw": "NA", "capacitystatus": "Used"},
     }
     filters = [{"Type": "TERM_MATCH", "Field": k, "Value": v} for k, v in wanted.items()]
     try:
-        # Where it is not to be had, there is no reason to try for minutes.
+        # Where it is not available, minutes of retries are no use.
         few = RETRIES.merge(Config(retries={"mode": "standard", "total_max_attempts": 2}))
         pricing = aws.session.client("pricing", "us-east-1", config=few)
         answer = pricing.get_products(ServiceCode="AmazonEC2", Filters=filters)
@@ -172,21 +155,18 @@ def _spot(aws: Aws, name: str) -> float | None:
         )
     except botocore.exceptions.ClientError:
         return None
-    newest: dict[str, tuple[Any, float]] = {}
-    for entry in answer["SpotPriceHistory"]:
-        zone, at = entry.get("AvailabilityZone", ""), entry["Timestamp"]
-        if zone not in newest or at > newest[zone][0]:
-            newest[zone] = (at, float(entry["SpotPrice"]))
-    return min((price for _, price in newest.values()), default=None)
+    history = sorted(answer["SpotPriceHistory"], key=lambda entry: entry["Timestamp"])
+    newest = {entry.get("AvailabilityZone"): float(entry["SpotPrice"]) for entry in history}
+    return min(newest.values(), default=None)
 
 
 def _from_table(name: str) -> Machine:
-    size = name.partition(".")[2]
-    times = re.fullmatch("([0-9]+)xlarge", size)
-    vcpus = 4 * int(times[1]) if times else _VCPUS.get(size, 0)
-    family = name.partition(".")[0]
+    family, _, size = name.partition(".")
+    times = re.fullmatch("([0-9]*)xlarge", size)
+    vcpus = 4 * int(times[1] or 1) if times else 2 if size == "large" else 0
     architecture = "arm64" if re.fullmatch("[a-z]+[0-9]g[a-z]*", family) else "x86_64"
-    return Machine(name, vcpus, 0, architecture, _table_usd(name, vcpus), None, f"table of {AS_OF}")
+    source = f"table of {AS_OF}, {' and '.join(REGIONS)}"
+    return Machine(name, vcpus, 0, architecture, _table_usd(name, vcpus), None, source)
 
 
 def _table_usd(name: str, vcpus: int) -> float | None:
@@ -194,18 +174,13 @@ def _table_usd(name: str, vcpus: int) -> float | None:
     return None if price is None or not vcpus else price * vcpus
 
 
-def _family(name: str) -> str:
-    return re.match("[a-z]*", name)[0]  # type: ignore[index]
-
-
 def check_quota(aws: Aws, wanted: Machine, spot: bool) -> str:
-    """Whether the account may have the machine at all; what runs already, AWS says when it starts.
+    """Checks that the account may have the machine at all; returns what was found.
 
-    Returns:
-      What was found, for a person.
+    What runs already, AWS says when it starts one.
 
     Raises:
-      LaunchError: if not.
+      LaunchError: if it may not.
     """
     try:
         answer = aws.client("service-quotas").get_service_quota(
@@ -230,47 +205,41 @@ def network(aws: Aws, subnet_ids: Sequence[str] = ()) -> Network:
       LaunchError: if there is none, or one has no such route.
     """
     ec2 = aws.client("ec2")
-    if subnet_ids:
-        found = ec2.describe_subnets(SubnetIds=list(subnet_ids))["Subnets"]
-    else:
-        default = [{"Name": "default-for-az", "Values": ["true"]}]
-        found = ec2.describe_subnets(Filters=default)["Subnets"]
-    if not found:
+    default = {"Filters": [{"Name": "default-for-az", "Values": ["true"]}]}
+    found = ec2.describe_subnets(**({"SubnetIds": list(subnet_ids)} if subnet_ids else default))
+    vpcs = {one["VpcId"] for one in found["Subnets"]}
+    if not vpcs:
         raise LaunchError(
             f"{aws.region} has no default network; name subnets with a route to the internet: "
             "--subnet_id=subnet-A,subnet-B"
         )
-    vpc = found[0]["VpcId"]
-    if {one["VpcId"] for one in found} != {vpc}:
+    if len(vpcs) > 1:
         raise LaunchError("--subnet_id: the subnets are of several networks; name those of one")
+    (vpc,) = vpcs
     tables = ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["RouteTables"]
-    kinds = {}
-    for subnet in found:
-        kinds[subnet["SubnetId"]] = _way_out(subnet["SubnetId"], tables)
-    lost = [name for name, kind in kinds.items() if not kind]
-    if subnet_ids and lost:
+    by_kind: dict[str, list[str]] = {"public": [], "private": [], "": []}
+    for name in sorted(subnet["SubnetId"] for subnet in found["Subnets"]):
+        by_kind[_way_out(name, tables)].append(name)
+    if subnet_ids and by_kind[""]:
         raise LaunchError(
-            f"{', '.join(lost)}: no route to the internet, so the machine could neither install "
-            "packages nor reach S3; name another --subnet_id"
+            f"{', '.join(by_kind[''])}: no route to the internet, so the machine could neither "
+            "install packages nor reach S3; name another --subnet_id"
         )
-    public = [name for name, kind in kinds.items() if kind == "public"]
-    private = [name for name, kind in kinds.items() if kind == "private"]
-    if subnet_ids and public and private:
+    if subnet_ids and by_kind["public"] and by_kind["private"]:
         raise LaunchError("--subnet_id: name either public subnets or private ones, not both")
-    usable = public or private
+    usable = by_kind["public"] or by_kind["private"]
     if not usable:
         raise LaunchError(f"no subnet of {vpc} has a route to the internet; name others")
-    return Network(vpc, tuple(sorted(usable)), bool(public))
+    return Network(vpc, tuple(usable), bool(by_kind["public"]))
 
 
 def _way_out(subnet: str, tables: Sequence[dict[str, Any]]) -> str:
     """`public` by an internet gateway, `private` by a NAT or the like, empty for no route."""
-
-    def of(is_its: Any) -> dict[str, Any] | None:
-        return next((t for t in tables if any(map(is_its, t.get("Associations", [])))), None)
-
-    table = of(lambda one: one.get("SubnetId") == subnet) or of(lambda one: one.get("Main"))
-    for route in (table or {}).get("Routes", []):
+    routes: dict[str, list[dict[str, str]]] = {}
+    for table in tables:
+        for one in table.get("Associations", []):
+            routes["main" if one.get("Main") else one.get("SubnetId", "")] = table["Routes"]
+    for route in routes.get(subnet, routes.get("main", [])):
         if route.get("DestinationCidrBlock") == "0.0.0.0/0" and route.get("State") == "active":
             return "public" if route.get("GatewayId", "").startswith("igw-") else "private"
     return ""
@@ -293,17 +262,15 @@ def table(
       disk_gb: of the machine's disk.
     """
     lines = ["type          vCPUs    GiB   on demand          spot               at most"]
+    extras = extras_usd(disk_gb)
     for one in found:
-        cells = []
-        for usd in (one.usd, one.spot_usd):
-            if usd is None:
-                cells.append("?")
-                continue
-            usd += extras_usd(disk_gb)
-            total = f" = ${usd * hours:.2f}" if hours else ""
-            cells.append(f"${usd:.3f}/h{total}")
-        most = "?" if one.usd is None else f"${(one.usd + extras_usd(disk_gb)) * max_hours:.2f}"
+        cells = [
+            "?" if usd is None
+            else f"${usd + extras:.3f}/h" + (f" = ${(usd + extras) * hours:.2f}" if hours else "")
+            for usd in (one.usd, one.spot_usd)
+        ]  # fmt: skip
         memory = f"{one.memory_gib:g}" if one.memory_gib else "?"
+        most = "?" if one.usd is None else f"${(one.usd + extras) * max_hours:.2f}"
         lines.append(
             f"{one.instance_type:12} {one.vcpus or '?':>6} {memory:>6}   "
             f"{cells[0]:18} {cells[1]:18} {most}"

@@ -168,7 +168,7 @@ def mouth_lag_s(audio_db: np.ndarray, landmarks: np.ndarray, valid: np.ndarray) 
       valid: bool `[Tv]`.
 
     Returns:
-      Seconds, within `MAX_LAG_S` either way; or None where there is nothing to go by: too few rows
+      Seconds, within `MAX_LAG_S` either way; or None where it cannot be measured: too few rows
       with a face, a voice or a mouth that does not move, or no peak inside the range.
     """
     # Rows whose smoothed value no missing face has a part in.

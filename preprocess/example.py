@@ -63,7 +63,7 @@ def make_example(
     Raises:
       MediaError: if a file cannot be used.
       OSError: if a file cannot be opened, or not be read for the machine's sake.
-      MemoryError: if it needs more than there is.
+      MemoryError: if it needs more memory than the machine has.
       ImportError: if a library that reads clips is not installed.
     """
     if isinstance(audio_features, AudioSettings):

@@ -77,7 +77,7 @@ class Window:
 
 
 def find_boxes(rgb: np.ndarray) -> list[Box]:
-    """Finds the faces in one picture, those that are very small beside the largest left out.
+    """Finds the faces in one picture, except those that are very small beside the largest.
 
     Args:
       rgb: uint8 `[height, width, 3]`.

@@ -122,7 +122,7 @@ def read_sound(
     Raises:
       MediaError: for a file that is not media, has no sound, is cut short, or passes a limit.
       OSError: if it cannot be opened, or not be read for the machine's sake.
-      MemoryError: if decoding it needs more than there is.
+      MemoryError: if decoding needs more memory than the machine has.
     """
     with open_container(path) as container:
         if not container.streams.audio:
@@ -202,7 +202,7 @@ def read_pictures(
     Raises (while iterating):
       MediaError: for a file that is not media, has no picture, is cut short, or passes a limit.
       OSError: if it cannot be opened, or not be read for the machine's sake.
-      MemoryError: if decoding it needs more than there is.
+      MemoryError: if decoding needs more memory than the machine has.
     """
     with open_container(path) as container:
         if not container.streams.video:

@@ -40,7 +40,7 @@ def wav_lengths_s(path: str | os.PathLike[str]) -> tuple[float | None, float] | 
 
 
 def is_piped_wav(path: str | os.PathLike[str]) -> bool:
-    """Whether a wav states no length: its sound goes on to the file's end."""
+    """Whether a wav states no length: its sound lasts to the end of the file."""
     lengths_s = wav_lengths_s(path)
     return lengths_s is not None and lengths_s[0] is None
 

@@ -18,7 +18,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.parse
@@ -31,8 +30,8 @@ import botocore.auth
 import botocore.awsrequest
 import botocore.credentials
 import botocore.loaders
+import jmespath
 import pytest
-from absl.testing import flagsaver
 from moto.server import ThreadedMotoServer
 from moto.ssm.models import Parameter, ssm_backends
 
@@ -124,14 +123,12 @@ write("report.json", json.dumps({"epochs": at}))
 """
 DROP = "drop"  # the request never arrives
 LOSE = "lose"  # it is carried out, the answer is lost
-HALF = "half"  # the answer breaks off half way
 
 
 class Proxy:
     """Between the clients and moto: keeps every request, and does what the test says to it."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
         self.requests: list[Request] = []
         # Asked in turn for each request; the first that is not None is done.
         self.rules: list[Callable[[Request], str | Answer | None]] = []
@@ -158,22 +155,17 @@ class Proxy:
                 if isinstance(done, Answer):
                     self._answer(done.status, {"Content-Type": done.content_type}, done.body)
                     return
-                status, headers, content = _forward(port, self.command, request)
+                status, headers, content = _forward(port, request)
                 if status == 404 and request.is_from_instance:
                     # S3 does not tell who may not list the whole bucket what is missing.
                     self._answer(403, headers, b"<Error><Code>AccessDenied</Code></Error>")
                     return
                 if done == LOSE:
                     self._hang_up()
-                elif done == HALF and len(content) > 1:
-                    self._answer(status, headers, content, len(content) // 2)
-                    self._hang_up()
                 else:
                     self._answer(status, headers, content)
 
-            def _answer(
-                self, status: int, headers: dict[str, str], body: bytes, only: int | None = None
-            ) -> None:
+            def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
                 self.send_response(status)
                 for name, value in headers.items():
                     if name.lower() not in ("content-length", "transfer-encoding", "connection"):
@@ -184,7 +176,7 @@ class Proxy:
                 )
                 self.end_headers()
                 if self.command != "HEAD":
-                    self.wfile.write(body[:only])
+                    self.wfile.write(body)
 
             def _hang_up(self) -> None:
                 self.close_connection = True
@@ -200,10 +192,6 @@ class Proxy:
     def reset(self) -> None:
         self.requests.clear()
         self.rules.clear()
-
-    def forward(self, request: Request) -> Answer:
-        """What moto answers to a request of one of the query APIs."""
-        return forward(request, self._port)
 
     def of(self, service: str, action: str) -> list[Request]:
         return [r for r in self.requests if (r.service, r.action) == (service, action)]
@@ -242,15 +230,13 @@ class Cloud:
         """Runs launch.ec2 in this process."""
         self._capsys.readouterr()
         before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)}
-        with flagsaver.flagsaver():
-            try:
-                status = ec2.main(ec2._parse(["launch.ec2", *map(str, arguments)]))
-            except SystemExit as end:
-                print(end.code, file=sys.stderr)  # as the interpreter does
-                status = end.code if isinstance(end.code, int) else 1
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
+        try:
+            status = ec2.main([str(one) for one in arguments])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
         captured = self._capsys.readouterr()
         return Result(status, captured.out, captured.err)
 
@@ -265,23 +251,22 @@ class Cloud:
 
     def left_over(self) -> list[str]:
         """Names of everything in the account that was not there at first."""
-        ec2_client, iam = self.client("ec2"), self.client("iam")
         found = [entry["InstanceId"] for entry in self.instances()]
-        found += [
-            group["GroupName"]
-            for group in ec2_client.describe_security_groups()["SecurityGroups"]
-            if group["GroupName"] != "default"
-        ]
-        found += [role["RoleName"] for role in iam.list_roles()["Roles"]]
-        found += [
-            p["InstanceProfileName"] for p in iam.list_instance_profiles()["InstanceProfiles"]
-        ]
-        groups = self.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
-        found += [group["AutoScalingGroupName"] for group in groups]
-        templates = self.client("ec2").describe_launch_templates()["LaunchTemplates"]
-        found += [one["LaunchTemplateName"] for one in templates]
-        found += [topic["TopicArn"] for topic in self.client("sns").list_topics()["Topics"]]
-        return found + [bucket["Name"] for bucket in self.client("s3").list_buckets()["Buckets"]]
+        for service, operation, names in (
+            ("ec2", "describe_security_groups", "SecurityGroups[?GroupName!='default'].GroupName"),
+            ("iam", "list_roles", "Roles[].RoleName"),
+            ("iam", "list_instance_profiles", "InstanceProfiles[].InstanceProfileName"),
+            (
+                "autoscaling",
+                "describe_auto_scaling_groups",
+                "AutoScalingGroups[].AutoScalingGroupName",
+            ),
+            ("ec2", "describe_launch_templates", "LaunchTemplates[].LaunchTemplateName"),
+            ("sns", "list_topics", "Topics[].TopicArn"),
+            ("s3", "list_buckets", "Buckets[].Name"),
+        ):
+            found += jmespath.search(names, getattr(self.client(service), operation)())
+        return found
 
     def group(self, name: str) -> dict[str, Any]:
         """The Auto Scaling group of a run; empty where there is none."""
@@ -324,19 +309,13 @@ def _request(method: str, path: str, headers: dict[str, str], body: bytes) -> Re
     return Request(method, service, action, path, headers, body)
 
 
-def _forward(port: int, method: str, request: Request) -> tuple[int, dict[str, str], bytes]:
+def _forward(port: int, request: Request) -> tuple[int, dict[str, str], bytes]:
     upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    upstream.request(method, request.path, request.body, request.headers)
+    upstream.request(request.method, request.path, request.body, request.headers)
     answer = upstream.getresponse()
     content = answer.read()
     upstream.close()
     return answer.status, dict(answer.getheaders()), content
-
-
-def forward(request: Request, port: int) -> Answer:
-    """What moto answers to a request of one of the query APIs."""
-    status, _, content = _forward(port, "POST", request)
-    return Answer(status, content)
 
 
 def _is_body_as_promised(request: Request) -> bool:

@@ -86,7 +86,7 @@ def test_the_same_call_goes_on_where_one_was_interrupted(cloud, project, data_di
     told = cloud.run(*arguments)
     cloud.proxy.rules.pop(0)
     assert told.status == 130
-    assert "AWS goes on with what was asked" in told.err
+    assert "AWS continues with what was asked" in told.err
     assert cloud.instances() == []
     assert "one                               stopped" in cloud.run("list").out
     assert cloud.run(*arguments).status == 0
@@ -104,7 +104,15 @@ def test_data_is_uploaded_once_and_shared(cloud, deployed, data_dir):
     assert not [r for r in cloud.proxy.of("s3", "PUT") if "/data/" in r.path]
     assert cloud.run("stop", "one", "--delete", "--yes").status == 0
     assert len(cloud.root.folder("data").objects()) == 4, "two has it still"
-    assert cloud.run("stop", "two", "--delete", "--yes").status == 0
+
+    def interrupt(request):
+        if request.action == "POST" and "delete" in request.path:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+
+    cloud.proxy.rules.insert(0, interrupt)
+    assert cloud.run("stop", "two", "--delete", "--yes").status == 130
+    cloud.proxy.rules.pop(0)
+    assert cloud.run("stop", "two", "--delete", "--yes").status == 0, "the same call again"
     assert cloud.left_over() == [cloud.root.bucket], "nothing but the bucket"
     assert cloud.root.objects() == []
 
@@ -138,7 +146,7 @@ def test_what_cannot_run_is_refused_before_anything_is_made(cloud, project, data
     assert "--flagfile=other.flags does not exist" in refused("--flagfile=other.flags")
     assert "up to 32 of a-z" in refused("--name=Üp")
     assert "holds no data set (no manifest.json)" in refused(data=project / "launch")
-    assert "there is nothing" in refused(data=tmp_path / "nowhere")
+    assert "no such folder" in refused(data=tmp_path / "nowhere")
     for command in ("python 'x", " ", "true\nfalse"):
         assert "give one line as for a shell" in refused(f"--command={command}")
     assert "not in us-east-1" in refused("--instance_type=c9x.large")
@@ -216,8 +224,9 @@ def test_a_dry_run_needs_no_account(cloud, project, data_dir, monkeypatch, lost)
         monkeypatch.delenv("AWS_DEFAULT_REGION")
     told = cloud.run("deploy", "--dry_run", f"--data_dir={data_dir}")
     assert told.status == 0, told.err
-    assert "account, network and quota are not looked at" in told.err
+    assert "account, network and quota are not checked" in told.err
     assert "price      $0.178 an hour (table of " in told.err
+    assert "Prices are of us-east-1 and us-east-2 and us-west-2" in told.err
     assert cloud.run("deploy", "--yes", f"--data_dir={data_dir}").status == 1
 
 
@@ -238,6 +247,7 @@ def test_help_and_the_policy_need_no_boto3(project_dir):
 
     shown = call("--help")
     assert "deploy --flagfile=tcn.flags" in shown.stdout
+    assert "--instance_type" in call("deploy", "--help").stdout
     printed = call("deploy", "--print_policy")
     assert json.loads(printed.stdout)["Statement"], printed.stderr
     assert "needs botocore: pip install -c launch/constraints.txt" in call("list").stderr
@@ -258,7 +268,8 @@ def test_prices_are_aws_s_own_where_they_are_to_be_had(cloud, project, data_dir)
 
     cloud.proxy.rules.insert(0, rule)
     told = cloud.run("deploy", "--dry_run", f"--data_dir={data_dir}")
-    assert re.search(r"price      \$0.500 an hour \(AWS's price list of 20\d\d-", told.err)
+    price = r"price      \$0.500 an hour \(AWS's price list of 20\d\d-.*, us-east-1\)"
+    assert re.search(price, told.err)
 
 
 # Of every request that changes something or must succeed; the others may be refused.

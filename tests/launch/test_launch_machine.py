@@ -14,7 +14,7 @@ import pytest
 from fake_aws import DROP, error, policy_of
 from waiting import wait_until
 
-from launch.progress import progress
+from launch.machine import progress
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_a_machine_whose_role_is_not_known_yet_waits_for_it(cloud, metadata, mac
     assert one.boot(user_data()) == 0, one.log
     metadata.busy = 12  # botocore asks ten times in a row
     assert one.end_service(one.start_service()) == 0, one.log
-    assert "tried again soon: Unable to locate credentials" in one.log
+    assert "retrying: Unable to locate credentials" in one.log
     assert cloud.status("one")["state"] == "finished"
 
 

@@ -74,7 +74,7 @@ def test_following_ends_with_the_run_s_own_status(cloud, deployed):
     assert [line for line in out.splitlines() if not line.startswith("---")] == [
         *("first", "more", "second")
     ]
-    assert "AWS is not reached" in out
+    assert "AWS is not reachable" in out
     assert out.splitlines()[-1] == "second" or "failed" in out
 
 
@@ -186,10 +186,16 @@ def test_what_is_no_answer_of_aws_is_told(cloud, project):
 
 def test_wrong_calls_are_told_and_touch_nothing(cloud, project):
     assert cloud.run().status == 2
-    assert cloud.run("deplay").status == 2
-    assert "takes the name of one run" in cloud.run("monitor").err
-    assert "stop takes no --follow" in cloud.run("stop", "x", "--follow").err
-    assert "unexpected argument 'x'" in cloud.run("list", "x").err
+    assert "invalid choice: 'deplay' (choose from" in cloud.run("deplay").err
+    assert "arguments are required: run" in cloud.run("monitor").err
+    assert "give the name of one run; `list`" in cloud.run("monitor", "A b").err
+    for arguments, unknown in (
+        (("stop", "x", "--follow"), "stop takes no --follow"),
+        (("list", "x"), "list takes no x"),
+        (("monitor", "x", "--", "--epochs=2"), "monitor takes no --epochs=2"),
+    ):
+        told = cloud.run(*arguments)
+        assert (told.status, unknown in told.err) == (2, True), told.err
     assert "from 0.2 to 744" in cloud.run("deploy", "--max_hours=nan").err
     assert "give s3://BUCKET/PREFIX" in cloud.run("list", "--prefix=/tmp").err
     assert cloud.proxy.requests == []
@@ -202,7 +208,10 @@ def test_the_short_names(cloud, deployed, data_dir, project_dir, tmp_path):
 
     refused = call("deploy.sh", "--data_dir=/nowhere", "--dry_run")
     assert refused.returncode == 1
-    assert refused.stderr.splitlines()[-1] == "launch.ec2: --data_dir=/nowhere: there is nothing"
+    assert (
+        refused.stderr.splitlines()[-1]
+        == "launch.ec2: --data_dir=/nowhere: no such folder, or no files in it"
+    )
     name = deployed()
     cloud.say(name, state="failed", exit_status=5)
     cloud.root.folder(f"runs/{name}").put("log/1.txt", b"what was said\n")

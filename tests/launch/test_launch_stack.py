@@ -228,7 +228,7 @@ def test_a_creation_that_aws_took_back_says_what_failed_first(stubs):
     told = []
     with pytest.raises(aws.LaunchError) as raised:
         aws.wait(account, ID, "", told.append)
-    assert str(raised.value) == f"AWS took it back (DELETE_COMPLETE): Role: {denied}"
+    assert str(raised.value) == f"AWS rolled it back (DELETE_COMPLETE): Role: {denied}"
     assert "  Role create_failed " + denied in told
 
 

@@ -233,15 +233,6 @@ def test_a_killed_ablation_leaves_no_training_behind(project_dir, fake_data_dir,
     wait_until(is_free, "the training saves and ends too", 60)
 
 
-def test_the_old_command_names_the_new_one(project_dir):
-    done = subprocess.run(
-        [sys.executable, "-m", "launch.ablation", "--seeds=3"],
-        cwd=project_dir, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    said = "launch.ablation is now: python -m emotion_tfdata.grid.ablation, with the same flags\n"
-    assert (done.returncode, done.stderr) == (1, said)
-
-
 def test_a_dry_run_shows_the_commands_and_does_nothing(project_dir, fake_data_dir, tmp_path):
     model_dir = tmp_path / "m"
     ablation = Ablation(
