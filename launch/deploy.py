@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import flags
+
 from launch import aws as aws_lib
 from launch import offers
 from launch.aws import Aws, LaunchError, Stack
@@ -236,18 +238,15 @@ def _trainings(project_dir: Path, command: str) -> tuple[int, int]:
     """How many trainings train.py is asked for, and of how many epochs; none by other commands."""
     if not command.startswith("python train.py"):
         return 0, 0
-    flags, words = {"epochs": "60", "seeds": "1", "folds": ""}, shlex.split(command)
-    while words:
-        name, _, value = words.pop(0).lstrip("-").partition("=")
-        if name == "flagfile" and (path := project_dir / value).is_file():
-            words = path.read_text(encoding="utf-8").split() + words
-        elif name in flags:
-            flags[name] = value or (words.pop(0) if words else "")
-    folds = 5 if flags["folds"] == "all" else len(flags["folds"].split(","))
-    try:
-        return folds * int(flags["seeds"]), int(flags["epochs"])
-    except ValueError:
-        return 0, 0  # train.py says what is wrong with it
+    values = flags.FlagValues()
+    flags.DEFINE_integer("epochs", 60, "", flag_values=values)
+    flags.DEFINE_integer("seeds", 1, "", flag_values=values)
+    flags.DEFINE_string("folds", "", "", flag_values=values)
+    arguments = shlex.split(command)[1:]
+    arguments = [re.sub("^--flagfile=", f"--flagfile={project_dir}/", one) for one in arguments]
+    values(arguments, known_only=True)
+    folds = 5 if values.folds == "all" else len(values.folds.split(","))
+    return folds * values.seeds, values.epochs
 
 
 def find_data(aws: Aws | None, data_dir: str) -> Data:

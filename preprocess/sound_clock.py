@@ -3,8 +3,8 @@
 A block's offset is its timestamp less the length of all samples before it. Were timestamps exact
 and nothing lost, all offsets would be one. They are not: containers round them to a millisecond,
 single ones are wrong, lost blocks raise all that follow, overlaps lower them, and a sampling clock
-that is off by a thousandth makes them a slope. So a running median of the offsets (which passes
-over single odd blocks and keeps steps) is cut into pieces where it jumps, and one line is fitted
+that is off by a thousandth makes them a slope. So a running median of the offsets (which ignores
+single outliers and keeps steps) is cut into pieces where it jumps, and one line is fitted
 through all pieces: one slope, the clock's drift, and a height each.
 """
 
@@ -22,14 +22,14 @@ _ROUNDING_S = 0.001 + 1e-9
 # and larger than this many times what offsets scatter by.
 _JUMP_S = 0.003
 _SCATTERS = 6.0
-# Longest overlap of blocks; times that go back further are not to be reconciled.
+# Longest overlap of blocks; times that go back further cannot be reconciled.
 _OVERLAP_S = 0.1
 # A drift moves the ends of the sound by at least so much, and is so many standard deviations of the
 # fit's own off zero.
 _MOVED_S = 0.0005
 _DEVIATIONS = 5.0
 _DRIFT_BLOCKS = 20
-# Sound cards are off by a thousandth at most; what is off by more is no clock.
+# Sound cards are off by a thousandth at most; anything beyond is not a clock.
 _MAX_DRIFT = 0.01
 _MEDIAN_BLOCKS = 5
 # Of what is left when gaps and drift are taken away: a clock that changes its rate.
@@ -82,7 +82,7 @@ def fit(times_s: Sequence[float], lengths: Sequence[int], rate_hz: int) -> Clock
     ends = np.cumsum(lengths)
     played_s = (ends - lengths) / rate_hz  # of all samples before each block
     offsets_s = np.asarray(times_s, np.float64) - played_s
-    levels_s = _without_odd_ones(offsets_s)
+    levels_s = _without_outliers(offsets_s)
     steps_s = np.diff(levels_s)
     # Of scatter half of the steps are down; most of those up may be gaps.
     down_s = -steps_s[steps_s < 0]
@@ -99,7 +99,7 @@ def fit(times_s: Sequence[float], lengths: Sequence[int], rate_hz: int) -> Clock
             f"by its timestamps its sound has {rate_hz / (1 + drift):.0f} samples/s, not {rate_hz}"
         )
     levels_s -= drift * played_s
-    pieces = _cut_where_it_wanders(levels_s, pieces, max(_WANDER_S, scatter_s))
+    pieces = _split_where_rate_changes(levels_s, pieces, max(_WANDER_S, scatter_s))
     heights_s = ndimage.median(levels_s, pieces, np.arange(pieces[-1] + 1))
     if not drift and abs(heights_s[0] - offsets_s[0]) <= _ROUNDING_S:
         heights_s[0] = offsets_s[0]  # the file's own word, as far as it has one
@@ -119,8 +119,8 @@ def fit(times_s: Sequence[float], lengths: Sequence[int], rate_hz: int) -> Clock
     )
 
 
-def _without_odd_ones(offsets_s: np.ndarray) -> np.ndarray:
-    """The running median. At the ends a block alone counts as odd if it would overlap the rest."""
+def _without_outliers(offsets_s: np.ndarray) -> np.ndarray:
+    """The running median. A block at either end is an outlier if it would overlap the rest."""
     levels_s = ndimage.median_filter(offsets_s, _MEDIAN_BLOCKS, mode="nearest")
     if len(levels_s) > 1:
         levels_s[0] = min(offsets_s[0], levels_s[1])
@@ -141,8 +141,10 @@ def _drift(played_s: np.ndarray, levels_s: np.ndarray, pieces: np.ndarray) -> fl
     return drift if moves_s > _MOVED_S and abs(drift) > _DEVIATIONS * deviation else 0.0
 
 
-def _cut_where_it_wanders(levels_s: np.ndarray, pieces: np.ndarray, wander_s: float) -> np.ndarray:
-    """Cuts pieces that leave their line, where they have left it by `wander_s`."""
+def _split_where_rate_changes(
+    levels_s: np.ndarray, pieces: np.ndarray, wander_s: float
+) -> np.ndarray:
+    """Splits pieces that deviate from their line, where they do so by `wander_s`."""
     heights_s = ndimage.median(levels_s, pieces, np.arange(pieces[-1] + 1))
     if np.abs(levels_s - heights_s[pieces]).max() <= wander_s:
         return pieces
