@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from emotion_tfdata import reader, tf_internals
+from emotion_tfdata.augment.draw import LOST
 from emotion_tfdata.batching import Batches, Buckets
 from emotion_tfdata.features import META, Features
 from emotion_tfdata.manifest import Manifest
@@ -151,6 +152,7 @@ class Assembly:
             valid = tf.io.decode_raw(contents[view.valid_name], tf.uint8, fixed_length=capacity) > 0
         else:
             valid = tf.range(capacity)[None, :] < frames[:, None]
+        valid &= (batch.draws.lost != LOST[modality])[:, None]
         stored = view.decode(contents[modality], capacity)
         if modality == "audio" and trim_db is not None:
             valid = sounding(stored, valid, trim_db / (view.array.step or 1.0))

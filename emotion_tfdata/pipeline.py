@@ -108,6 +108,8 @@ def make_dataset(
     data = storage.open_data_set(data_dir)
     manifest = data.manifest
     chosen = features.chosen([*manifest.modalities], data_dir)
+    if augment and augment.modality_dropout and len(chosen) < 2:
+        raise ValueError(f"Augment: modality_dropout needs both modalities, not {chosen[0]} alone")
     deal = manifest.deal(protocol)
     train, cells = (deal.part(each, fold, validation_fold, corpora) for each in ("train", split))
     table = table_lib.select(manifest, data_dir, deal, cells, features)

@@ -31,6 +31,7 @@ class Stream(enum.IntEnum):
     MEL_WARP = 9
     FREQUENCY_MASK = 10
     TIME_MASK = 11
+    MODALITY = 12
 
 
 def fold_in(key: tf.Tensor, data: tf.Tensor | int) -> tf.Tensor:

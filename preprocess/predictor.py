@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from emotion_tfdata import schema
 from preprocess import extractors, face_extractors, fitness
 from preprocess.audio import AudioSettings
@@ -52,6 +54,7 @@ class Features:
       versions: of the packages that made the data set's.
       trained_actors: `corpus/actor` of everyone it was trained or its epoch selected on.
       temperature: that its probabilities are calibrated by; None where they are not.
+      one_is_enough: whether it was trained to do without one of its modalities.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Features:
     versions: Mapping[str, str]
     trained_actors: frozenset[str] = frozenset()
     temperature: float | None = None
+    one_is_enough: bool = False
 
     @property
     def stored(self) -> schema.Stored:
@@ -190,6 +194,7 @@ def load_features(model_dir: Path) -> Features:
             versions=build.get("versions", {}),
             trained_actors=frozenset(content.get("trained_actors", ())),
             temperature=content.get("temperature"),
+            one_is_enough=content.get("one_is_enough", False),
         )
     except FileNotFoundError as error:
         raise PredictError(_why_no_model(model_dir)) from error
@@ -270,6 +275,13 @@ def read_clip(path: Path, features: Features) -> _Read | Failure | _Unfit:
                 raise
             return _example(path, features, wanted)
     except MediaError as error:
+        missing = _MISSING.get(error.kind)
+        if features.one_is_enough and missing and wanted - {missing}:
+            rest = dataclasses.replace(features, modalities=tuple(wanted - {missing}))
+            read = read_clip(path, dataclasses.replace(rest, one_is_enough=False))
+            used = "face" if missing == "audio" else "voice"
+            note = f"the {used} alone is used: {error}"
+            return _Read(read.example, (note, *read.notes)) if isinstance(read, _Read) else read
         return Failure(error.kind, _reason(error, features))
     except OSError as error:
         return Failure("unreadable", f"cannot be read ({error.strerror})")
@@ -297,10 +309,15 @@ def _example(path: Path, features: Features, modalities: set[str]) -> _Read:
     return _Read(example, tuple(notes))
 
 
+# Why there is nothing of a modality, and which.
+_MISSING = {"no sound": "audio", "no picture": "landmarks", "no face": "landmarks"}
+
+
 def _reason(error: MediaError, features: Features) -> str:
-    missing = {"no sound": "audio", "no picture": "landmarks"}.get(error.kind)
-    if missing and len(features.modalities) > 1:
-        return f"{error}; this model needs both"
+    if error.kind != "no face" and error.kind in _MISSING and len(features.modalities) > 1:
+        return (
+            f"{error}; this model needs both (one trained with --augment_modality_dropout does not)"
+        )
     return str(error)
 
 
@@ -336,6 +353,10 @@ class Predictor:
             "landmarks": example.landmarks,
             "landmarks_mask": example.landmarks_valid,
         }
+        for modality in self._features.modalities:
+            if not len(inputs[modality]):  # a row that does not count stands for what is missing
+                inputs[modality] = np.zeros((1, *inputs[modality].shape[1:]), np.float32)
+                inputs[f"{modality}_mask"] = [False]
         masks = [f"{modality}_mask" for modality in self._features.modalities]
         given = {
             name: tf.constant(inputs[name], tf.bool if name in masks else tf.float32)[None]

@@ -46,6 +46,8 @@ class Augment:
         frames of audio that are not masked off, and these stay what they are for `audio_mask`.
       time_mask_s: widest of them, in seconds of the warped clip; widths are uniform from 0.
       time_mask_share: largest share of a clip's frames that its time masks hide together.
+      modality_dropout: that a copy loses its voice or its face, either as often: its mask is then
+        false throughout. What is trained on such copies serves clips of one modality too.
     """
 
     factor: float = 2.0
@@ -62,6 +64,7 @@ class Augment:
     time_masks: int = 0
     time_mask_s: float = 0.2
     time_mask_share: float = 0.3
+    modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         def check(holds: bool, name: str, allowed: str) -> None:
@@ -72,7 +75,8 @@ class Augment:
             value = getattr(self, name)
             check(isinstance(value, tuple | list) and len(value) == 2, name, "a range (low, high)")
         check(1 <= self.factor <= 100, "factor", "in [1, 100]")
-        for name in ("probability", "warp_share", "noise_share", "noise_correlation"):
+        shares = ("probability", "warp_share", "noise_share", "noise_correlation")
+        for name in (*shares, "modality_dropout"):
             check(0 <= getattr(self, name) <= 1, name, "in [0, 1]")
         check(
             self.warp_share + self.noise_share <= 1 + 1e-9,
@@ -123,6 +127,7 @@ class Draws(NamedTuple):
       frequency_masks: float32 `[N, K, 2]`, width and place of each mask in `[0, 1]` of those that
         it can have, as `augment.mask` takes them; 0 for no mask.
       time_masks: float32 `[N, K, 2]`, likewise.
+      lost: int32 `[N]`, the modality that a clip loses, a number of `LOST`; 0 for none.
     """
 
     stretch: tf.Tensor
@@ -131,10 +136,13 @@ class Draws(NamedTuple):
     mel_warp: tf.Tensor
     frequency_masks: tf.Tensor
     time_masks: tf.Tensor
+    lost: tf.Tensor
 
 
 # What leaves a clip as it is, field by field.
-NOTHING = Draws(1, 0, 0, 1, 0, 0)
+NOTHING = Draws(1, 0, 0, 1, 0, 0, 0)
+
+LOST = {"audio": 1, "landmarks": 2}
 
 
 def draw(
@@ -155,7 +163,8 @@ def draw(
     if augment is None:
         one, no_mask = tf.ones_like(example, tf.float64), tf.zeros([tf.size(example), 0, 2])
         zero = tf.zeros_like(example, tf.float32)
-        return Draws(one, zero, tf.cast(zero, tf.uint32), one, no_mask, no_mask)
+        none = tf.cast(zero, tf.int32)
+        return Draws(one, zero, tf.cast(zero, tf.uint32), one, no_mask, no_mask, none)
     numbers = (Stream.AUGMENTED, Stream.KIND, Stream.STRETCH, Stream.NOISE_LEVEL, Stream.MEL_WARP)
     further = (Stream.NOISE, Stream.FREQUENCY_MASK, Stream.TIME_MASK)
     # All at once: a key of each on its own would be half of the operations of an epoch's plan.
@@ -182,6 +191,12 @@ def draw(
         drawn = tf.reshape(tf.cast(rng.uniform(each), tf.float32), [tf.size(example), count, 2])
         return tf.where(altered[:, None, None], drawn, tf.zeros_like(drawn))
 
+    lost = tf.zeros_like(example, tf.int32)
+    if augment.modality_dropout:
+        one = rng.uniform(rng.key(seed, epoch, example, copy, Stream.MODALITY))
+        half = augment.modality_dropout / 2
+        which = tf.where(one < half, LOST["audio"], LOST["landmarks"])
+        lost = tf.where((copy > 0) & (one < 2 * half), which, lost)
     return Draws(
         stretch=tf.where(warped, stretch, tf.ones_like(stretch)),
         noise_level=tf.where(noisy, level, tf.zeros_like(level)),
@@ -189,4 +204,5 @@ def draw(
         mel_warp=tf.where(altered, mel_warp, tf.ones_like(mel_warp)),
         frequency_masks=masks(frequency_key, augment.frequency_masks),
         time_masks=masks(time_key, augment.time_masks),
+        lost=lost,
     )

@@ -131,6 +131,12 @@ def define(values: flags.FlagValues) -> None:
         "augment_time_mask_share", 0.3, "largest share of a clip that its time masks hide together"
     )
 
+    floating(
+        "augment_modality_dropout",
+        0.0,
+        "that a copy loses its voice or its face, so that the model serves clips of one alone",
+    )
+
     # Optimization.
     integer("epochs", 60, "most epochs", lower_bound=1)
     integer("batch_size", 24, "clips a step", lower_bound=1)
@@ -241,6 +247,7 @@ def settings_of(values: flags.FlagValues) -> Settings:
             time_masks=values.augment_time_masks,
             time_mask_s=values.augment_time_mask_s,
             time_mask_share=values.augment_time_mask_share,
+            modality_dropout=values.augment_modality_dropout,
         )
     features = Features(
         modalities=values.modalities,

@@ -200,6 +200,8 @@ def features_of(
         # Beside what it was trained on, what was selected on: the model has seen it too.
         "trained_actors": sorted({*data.train.actors, *(data.selection or data.train).actors}),
         "temperature": temperature,
+        # Whether it was trained to do without one of its inputs.
+        "one_is_enough": bool(settings.augment and settings.augment.modality_dropout),
         "data_modalities": list(manifest.modalities),
         "build": dict(manifest.settings),
     }

@@ -463,3 +463,37 @@ def test_records_that_changed_places_are_named(tmp_path):
 
 def test_a_pathlib_path_will_do(fake_data_dir):
     assert int(make_dataset(Path(fake_data_dir), "all").cardinality()) == 2
+
+
+def test_a_copy_may_lose_its_voice_or_its_face_and_nothing_else_changes(fake_data_dir):
+    whole, dropped = (
+        served.batches(fake_data_dir, "all", augment=Augment(modality_dropout=share), head=True)
+        for share in (0.0, 0.6)
+    )
+    ids, lost = [], []
+    for (before, label), (after, label_after) in zip(whole, dropped, strict=True):
+        np.testing.assert_array_equal(label, label_after)
+        before, after = ({k: v.numpy() for k, v in each.items()} for each in (before, after))
+        gone = {name: ~after[f"{name}_mask"].any(axis=1) for name in ("audio", "landmarks")}
+        for name, of in (("audio", "audio"), ("landmarks", "landmarks"), ("head", "landmarks")):
+            np.testing.assert_array_equal(after[name][~gone[of]], before[name][~gone[of]])
+            assert not after[name][gone[of]].any()
+        for name, rows in gone.items():
+            mask = f"{name}_mask"
+            np.testing.assert_array_equal(after[mask][~rows], before[mask][~rows])
+        assert not (gone["audio"] & gone["landmarks"]).any()
+        ids += after["example_id"].tolist()
+        lost += list(zip(gone["audio"], gone["landmarks"], strict=True))
+    assert len(set(ids)) == len(ids) / 2
+    for example_id in set(ids):  # a clip as it is keeps both
+        assert sum(any(which) for i, which in zip(ids, lost, strict=True) if i == example_id) <= 1
+    voices, faces = np.sum(lost, axis=0) / len(set(ids))
+    assert 0.1 < voices < 0.5
+    assert 0.1 < faces < 0.5
+    with pytest.raises(ValueError, match="modality_dropout needs both modalities, not audio alone"):
+        make_dataset(
+            fake_data_dir,
+            "all",
+            augment=Augment(modality_dropout=0.1),
+            features=Features("audio"),
+        )

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -135,6 +136,40 @@ def test_real_clips_are_served(served, corpora_dir):
         assert isinstance(result, Prediction), (path, result)
         assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-5)
         assert result.faces_frames > 30
+
+
+def test_a_model_that_can_do_without_one_modality_serves_the_other_alone(
+    served, trained, corpus, tmp_path
+):
+    """The same as from its record with the other one masked off. FFmpeg takes the clip apart."""
+    model, data, folder = trained("both")
+    shutil.copytree(folder, tmp_path / "model")
+    about = tmp_path / "model" / "saved_model" / "features.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"one_is_enough": True}))
+    features = predictor.load_features(tmp_path / "model")
+    clip = next(iter(served[0]))
+    wav, mute = tmp_path / "voice.wav", tmp_path / "mute.mp4"
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    for out, parts in ((wav, ["-vn"]), (mute, ["-an", "-c:v", "copy"])):
+        subprocess.run([ffmpeg, "-v", "error", "-i", clip, *parts, out], check=True)
+    found = predictor.predict_clips(tmp_path / "model", [wav, mute, clip], features, num_workers=1)
+    voice, face, both = (result for _, result in found)
+    assert_as_in_its_record(both, served[0][clip])
+    assert not both.notes
+    assert voice.notes == ("the voice alone is used: sound without picture",)
+    assert face.notes == ("the face alone is used: video without sound",)
+    assert (voice.faces_frames, face.audio_frames) == (0, 0)
+    (record,) = (
+        {name: values[row][None] for name, values in batch.items()}
+        for batch, _ in data.batches_of(data.held_out)
+        for row, example_id in enumerate(batch.pop("example_id").numpy())
+        if clip_of(corpus, example_id.decode()) == clip
+    )
+    for result, missing in ((voice, "landmarks_mask"), (face, "audio_mask")):
+        alone = model(record | {missing: np.zeros_like(record[missing])}).numpy()[0]
+        # A clip's clock begins with its sound, so that without it rows are a few ms off.
+        np.testing.assert_allclose([*result.probabilities.values()], alone, atol=2e-3)
+        assert not np.allclose(alone, served[0][clip], atol=1e-3)
 
 
 def run(*arguments, **options):

@@ -112,6 +112,7 @@ def test_an_entry_depends_on_its_own_key_alone():
         ({"time_masks": 1.5}, r"time_masks must be a whole number in \[0, 20\], got 1\.5"),
         ({"time_mask_s": 0}, r"time_mask_s must be in \(0, 60\], got 0"),
         ({"time_mask_share": 1}, r"time_mask_share must be in \(0, 1\), got 1"),
+        ({"modality_dropout": 2}, r"modality_dropout must be in \[0, 1\], got 2"),
     ],
 )
 def test_values_out_of_range_are_refused_with_what_is_allowed(field, message):
