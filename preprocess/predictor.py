@@ -348,20 +348,16 @@ class Predictor:
         stored = self._features.stored
         example = schema.decode(schema.encode(example, stored), stored=stored)
         inputs = {
-            "audio": example.audio,
-            "audio_mask": [True] * len(example.audio),
-            "landmarks": example.landmarks,
-            "landmarks_mask": example.landmarks_valid,
+            "audio": (example.audio, np.ones(len(example.audio), bool)),
+            "landmarks": (example.landmarks, example.landmarks_valid),
         }
+        given = {}
         for modality in self._features.modalities:
-            if not len(inputs[modality]):  # a row that does not count stands for what is missing
-                inputs[modality] = np.zeros((1, *inputs[modality].shape[1:]), np.float32)
-                inputs[f"{modality}_mask"] = [False]
-        masks = [f"{modality}_mask" for modality in self._features.modalities]
-        given = {
-            name: tf.constant(inputs[name], tf.bool if name in masks else tf.float32)[None]
-            for name in (*self._features.modalities, *masks)
-        }
+            values, mask = inputs[modality]
+            if not len(values):  # a row that does not count stands for what is missing
+                values, mask = np.zeros((1, *values.shape[1:])), np.zeros(1, bool)
+            given[modality] = tf.constant(values, tf.float32)[None]
+            given[f"{modality}_mask"] = tf.constant(mask, tf.bool)[None]
         outputs = self._model(given)
         names = [name.decode() for name in outputs["class_names"].numpy()]
         logits, shares = (outputs[key].numpy()[0].tolist() for key in ("logits", "probabilities"))

@@ -49,7 +49,7 @@ def test_originals_and_no_augmentation_leave_clips_alone():
 
 def test_every_altered_copy_has_its_factor_of_the_mel_axis_and_its_masks():
     augment = Augment(mel_warp=(0.8, 1.3), frequency_masks=2, time_masks=3)
-    stretch, level, _, mel_warp, bands, frames = _draw(augment)
+    stretch, level, _, mel_warp, bands, frames, _ = _draw(augment)
     altered = (stretch != 1) | (level != 0)
     np.testing.assert_array_equal(mel_warp != 1, altered)
     assert stats.kstest(mel_warp[altered], stats.uniform(0.8, 0.5).cdf).pvalue > 1e-3
