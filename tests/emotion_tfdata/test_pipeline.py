@@ -115,17 +115,21 @@ def test_the_stream_is_the_same_for_any_number_of_threads(fake_data_dir):
     )
 
 
-def test_the_stream_goes_on_from_any_batch(fake_data_dir):
+# Two batches an epoch of all that there is; more of what is quickest to make.
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_size": 24, "augment": Augment(factor=1.5)}, {"batch_size": 5, **_QUICK}],
+)
+def test_the_stream_resumes_at_any_batch(fake_data_dir, options):
     testing.assert_resumes_at_every_batch(
         lambda epoch, batch: served.make(
             fake_data_dir,
             "train",
-            batch_size=24,  # two batches an epoch, the last of them shorter
-            augment=Augment(factor=1.5),
             start_epoch=epoch,
             start_batch=batch,
             num_epochs=5 - epoch,
             with_ids=True,
+            **options,
         ),
         start_epoch=3,
         num_epochs=2,
@@ -141,9 +145,12 @@ def test_an_epoch_is_the_same_however_it_is_reached(fake_data_dir):
     )
 
 
-def test_readers_share_each_batch_out(fake_data_dir):
-    whole = served.batches(fake_data_dir, augment=Augment())
-    parts = [served.batches(fake_data_dir, augment=Augment(), shard=(i, 4)) for i in range(4)]
+@pytest.mark.parametrize(
+    ("count", "options"), [(2, _QUICK), (4, {"augment": Augment()}), (8, _QUICK)]
+)
+def test_readers_share_each_batch_out(fake_data_dir, count, options):
+    whole = served.batches(fake_data_dir, **options)
+    parts = [served.batches(fake_data_dir, shard=(i, count), **options) for i in range(count)]
     for number, batch in enumerate(whole):
         joined = tf.nest.map_structure(
             lambda *values: tf.concat(values, axis=0), *(part[number] for part in parts)
