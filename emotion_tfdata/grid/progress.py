@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
 from emotion_tfdata.grid.job import Job, figure
-from emotion_tfdata.training.progress import duration
+from emotion_tfdata.training.progress import Lines, duration
 
 if TYPE_CHECKING:
     from emotion_tfdata.grid.run import Grid
 
-_IN_PLACE_EVERY_S, _LOG_EVERY_S = 1.0, 30.0
 
-
-class Progress:
-    """One line for each training that ends, and between them where all stand.
-
-    On a terminal the latter is rewritten in place; in a log file it is a line now and then.
-    """
+class Progress(Lines):
+    """One line for each training that ends, and between them where all stand."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stdout
-        self._in_place = self._stream.isatty()
-        self._every_s = _IN_PLACE_EVERY_S if self._in_place else _LOG_EVERY_S
-        self._began_s = self._next_s = time.monotonic()
+        super().__init__(stream, in_place_every_s=1.0, log_every_s=30.0)
+        self._began_s = time.monotonic()
         self._begun_with = 0  # epochs that were done when this command began
-        self._width = 0
         self._said_stopping = False
-
-    def line(self, text: str = "") -> None:
-        """One line that stays."""
-        if self._width:
-            self._stream.write("\r" + " " * self._width + "\r")
-            self._width = 0
-        self._stream.write(text + "\n")
-        self._stream.flush()
 
     def begin(self, grid: Grid, how: str) -> None:
         """Tells what is to be done."""
@@ -65,29 +47,18 @@ class Progress:
         if grid.stopped_by and not self._said_stopping:
             self._said_stopping = True
             self.line("stopping; the trainings save first, a second request does not wait for that")
-        now = time.monotonic()
-        if now < self._next_s:
+        if not self._is_due():
             return
-        self._next_s = now + self._every_s
         parts = [f"{len(grid.finished)}/{len(grid.jobs)} done"]
         if grid.failed:
             parts.append(f"{len(grid.failed)} failed")
         trained = _epochs(grid) - self._begun_with
         if trained > 0:
-            rate = trained / (now - self._began_s)  # of all jobs together
+            rate = trained / (time.monotonic() - self._began_s)  # of all jobs together
             left = sum(job.epochs - job.epochs_done for job in (*grid.waiting, *grid.running))
             parts.append(f"{60 * rate:.1f} epochs/min  at most {duration(left / rate)} left")
         parts += [f"{job.name} {job.epochs_done}/{job.epochs}" for job in grid.running]
         self._show("  ".join(parts))
-
-    def _show(self, text: str) -> None:
-        if not self._in_place:
-            self.line(text)
-            return
-        text = text[: shutil.get_terminal_size().columns - 1]
-        self._stream.write("\r" + text.ljust(self._width))
-        self._stream.flush()
-        self._width = len(text)
 
 
 def _epochs(grid: Grid) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import TextIO
@@ -14,17 +15,17 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-class Progress:
-    """Lines about epochs, and between them where the epoch stands.
+class Lines:
+    """Lines that stay, and between them one about where all stands.
 
-    On a terminal the position is rewritten in place; in a log file it is a line every
-    `log_every_s`, so that a log stays short.
+    On a terminal the latter is rewritten in place; in a log file it is a line now and then, so that
+    a log stays short.
     """
 
-    def __init__(self, stream: TextIO | None = None, log_every_s: float = 30.0) -> None:
+    def __init__(self, stream: TextIO | None, in_place_every_s: float, log_every_s: float) -> None:
         self._stream = stream or sys.stdout
         self._in_place = self._stream.isatty()
-        self._every_s = 0.2 if self._in_place else log_every_s
+        self._every_s = in_place_every_s if self._in_place else log_every_s
         self._next_s = time.monotonic() + self._every_s
         self._width = 0
 
@@ -35,6 +36,30 @@ class Progress:
             self._width = 0
         self._stream.write(text + "\n")
         self._stream.flush()
+
+    def _is_due(self) -> bool:
+        """Whether it is time to tell where all stands; the next time is put off then."""
+        now = time.monotonic()
+        if now < self._next_s:
+            return False
+        self._next_s = now + self._every_s
+        return True
+
+    def _show(self, text: str) -> None:
+        if not self._in_place:
+            self.line(text)
+            return
+        text = text[: shutil.get_terminal_size().columns - 1]
+        self._stream.write("\r" + text.ljust(self._width))
+        self._stream.flush()
+        self._width = len(text)
+
+
+class Progress(Lines):
+    """Lines about epochs, and between them where the epoch stands."""
+
+    def __init__(self, stream: TextIO | None = None, log_every_s: float = 30.0) -> None:
+        super().__init__(stream, in_place_every_s=0.2, log_every_s=log_every_s)
 
     def batch(
         self, where: str, batch: int, batches: int, loss: float, clips: int, rate: float | None
@@ -50,17 +75,10 @@ class Progress:
           rate: clips a second of the epoch until now, waiting for input included; None while only
             the step that compiles was done.
         """
-        now = time.monotonic()
-        if now < self._next_s:
+        if not self._is_due():
             return
-        self._next_s = now + self._every_s
         text = f"{where}  batch {batch}/{batches}  loss {loss:.3f}"
         if rate:
             left = duration((batches - batch) * clips / rate)
             text += f"  {rate:.0f} clips/s  epoch done in {left}"
-        if self._in_place:
-            self._stream.write("\r" + text.ljust(self._width))
-            self._stream.flush()
-            self._width = len(text)
-        else:
-            self.line(text)
+        self._show(text)

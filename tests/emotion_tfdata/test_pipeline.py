@@ -115,24 +115,24 @@ def test_the_stream_is_the_same_for_any_number_of_threads(fake_data_dir):
     )
 
 
-# Two batches an epoch of all that there is; more of what is quickest to make.
+# Two batches in each of two epochs of all that there is; five of what is quickest to make.
 @pytest.mark.parametrize(
-    "options",
-    [{"batch_size": 24, "augment": Augment(factor=1.5)}, {"batch_size": 5, **_QUICK}],
+    ("num_epochs", "options"),
+    [(2, {"batch_size": 24, "augment": Augment(factor=1.5)}), (1, {"batch_size": 5, **_QUICK})],
 )
-def test_the_stream_resumes_at_any_batch(fake_data_dir, options):
+def test_the_stream_resumes_at_any_batch(fake_data_dir, num_epochs, options):
     testing.assert_resumes_at_every_batch(
         lambda epoch, batch: served.make(
             fake_data_dir,
             "train",
             start_epoch=epoch,
             start_batch=batch,
-            num_epochs=5 - epoch,
+            num_epochs=3 + num_epochs - epoch,
             with_ids=True,
             **options,
         ),
         start_epoch=3,
-        num_epochs=2,
+        num_epochs=num_epochs,
     )
 
 
@@ -145,9 +145,7 @@ def test_an_epoch_is_the_same_however_it_is_reached(fake_data_dir):
     )
 
 
-@pytest.mark.parametrize(
-    ("count", "options"), [(2, _QUICK), (4, {"augment": Augment()}), (8, _QUICK)]
-)
+@pytest.mark.parametrize(("count", "options"), [(2, _QUICK), (4, {"augment": Augment()})])
 def test_readers_share_each_batch_out(fake_data_dir, count, options):
     whole = served.batches(fake_data_dir, **options)
     parts = [served.batches(fake_data_dir, shard=(i, count), **options) for i in range(count)]
