@@ -334,7 +334,7 @@ def compare(plan: Plan, aws: Aws | None, say: Callable[[str], None]) -> None:
     for line in offers.table(machines, plan.hours, plan.max_hours, disk_gb):
         say(line)
     say(
-        f"Prices are of {aws.region if aws else ' and '.join(offers.REGIONS)}, before tax and S3. "
+        f"Prices are of {aws.region if aws else ', '.join(offers.REGIONS)}, before tax and S3. "
         f"Time is computed with {offers.CLIPS_PER_S} clips/s, measured on two cores, for every "
         "type: more cores may be faster, and were not measured."
     )

@@ -165,7 +165,7 @@ def _from_table(name: str) -> Machine:
     times = re.fullmatch("([0-9]*)xlarge", size)
     vcpus = 4 * int(times[1] or 1) if times else 2 if size == "large" else 0
     architecture = "arm64" if re.fullmatch("[a-z]+[0-9]g[a-z]*", family) else "x86_64"
-    source = f"table of {AS_OF}, {' and '.join(REGIONS)}"
+    source = f"table of {AS_OF}, {', '.join(REGIONS)}"
     return Machine(name, vcpus, 0, architecture, _table_usd(name, vcpus), None, source)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from launch.aws import LaunchError
 
-_CODE = ("*.py", "*.flags", "*.lock")
+_CODE = ("*.py", "*.flags", "launch/*.lock")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ def pack(project_dir: Path, command: str, say: Callable[[str], None]) -> Source:
     Args:
       project_dir: the project's top folder.
       command: that is to run in it, checked as far as can be without running it.
-      say: told of code that git does not track, and that the machine will so not have.
+      say: told of code that git does not track, which the machine will not have.
 
     Raises:
       LaunchError: if git does not say, or the command cannot run on what is packed.
@@ -46,7 +46,7 @@ def pack(project_dir: Path, command: str, say: Callable[[str], None]) -> Source:
     others = _git(project_dir, "ls-files", "-z", "--others", "--exclude-standard", *_CODE)
     if untracked := sorted(filter(None, others.split("\0"))):
         more = f" and {len(untracked) - 5} more" if len(untracked) > 5 else ""
-        say(f"not tracked by git, so the machine has not: {', '.join(untracked[:5])}{more}")
+        say(f"not tracked by git, so not on the machine: {', '.join(untracked[:5])}{more}")
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for name in names:

@@ -41,6 +41,8 @@ _BATCH_BYTES = 50_000_000
 # Decoding begins so much earlier than what is wanted, since a block depends on those before it.
 _EXACT_SEEKING = frozenset(("mp4", "matroska", "wav"))
 _PREROLL_S = 1.0
+# Sound that a file holds less of than it states has lost some; the stated length is in samples.
+_LOST_S = 0.001
 
 # Where sound and picture are not together to 2 ms, since the file does not say enough.
 AVI_DELAY = (
@@ -50,6 +52,10 @@ AVI_DELAY = (
 TS_GAPS = (
     "blocks of sound are lost, and ts does not say where in its packets: sound before a gap may be "
     "early by as much as is lost there"
+)
+MOV_GAPS = (
+    "its mov holds less sound than it states, and does not say where some is lost: sound may be "
+    "early by as much"
 )
 MP4_DELAY = (
     "its fragmented mp4 has no edit list, so that it does not say what encoders delay: sound and "
@@ -183,8 +189,11 @@ def _what_is_not_known(
     name = container.format.name
     if name == "mpegts" and has_gaps:
         return TS_GAPS
-    if container.streams.audio[0].codec_context.name.startswith("pcm_"):
-        return ""  # no encoder, no delay
+    stream = container.streams.audio[0]
+    if stream.codec_context.name.startswith("pcm_"):  # no encoder, no delay
+        stated = stated_length.mov_lengths(path, stream.rate) if name == "mp4" else []
+        is_short = any(one > stream.frames + _LOST_S * stream.rate for one in stated)
+        return MOV_GAPS if is_short else ""
     if name == "avi":
         return AVI_DELAY
     pictures = container.streams.video

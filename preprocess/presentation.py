@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from fractions import Fraction
 from typing import Any
 
@@ -36,33 +35,44 @@ class Presentation:
         self._is_codec_s = container.format.name in ("flv", "mpegts")
         self._by_pts: dict[int | None, Fraction | None] = {}
         self._is_avi = container.format.name == "avi"
-        self._waiting_dts: list[int] = []
-        self._last_dts: int | None = None
+        # Of avi, in its ticks: of the first packet, of the last one before what is shown, of the
+        # picture shown last, how late pictures come out, and how far apart the last two were.
+        self._first_dts: int | None = None
+        self._dts: int | None = None
+        self._shown_dts: int | None = None
+        self._delay = 0
+        self._step = 1
 
     def note(self, packet: av.Packet) -> None:
         """Keeps what is true of the picture in a packet just decoded, which may come out later."""
         if self._is_codec_s:
             self._by_pts[packet.pts] = self._context.sample_aspect_ratio
-        if self._is_avi and packet.size and packet.dts is not None:
-            if packet.is_keyframe and self._last_dts is None:
-                self._waiting_dts.clear()  # what comes before the first key picture is not shown
-            heapq.heappush(self._waiting_dts, packet.dts)
+        self._dts = packet.dts
+        if self._shown_dts is None and (self._first_dts is None or packet.is_keyframe):
+            self._first_dts = packet.dts  # what comes before the first key picture is not shown
 
     def time_s(self, frame: av.VideoFrame) -> float | None:
         """When the next picture is shown, in the container's seconds; None where nothing tells.
 
-        avi has no times but the packets', in the order of decoding. Pictures come out in the order
-        of showing, so each has the earliest that is left, however B-frames have moved it.
+        avi has no times but the packets', of decoding. With B-frames a picture comes out some
+        packets after its own, all as many: each is shown at the time of the packet that it comes
+        out at, less what the first one waited. The last ones come out after all packets, and are
+        as far apart as those before.
         """
         if not self._is_avi:
             return None if frame.time is None else float(frame.time)
-        if self._waiting_dts:
-            self._last_dts = heapq.heappop(self._waiting_dts)
-        elif self._last_dts is not None:
-            self._last_dts += 1  # avi counts in pictures
-        if self._last_dts is None or frame.time_base is None:
+        if self._first_dts is None or frame.time_base is None:
             return None
-        return float(self._last_dts * frame.time_base)
+        if self._shown_dts is None:
+            self._delay = (self._first_dts if self._dts is None else self._dts) - self._first_dts
+            shown = self._first_dts
+        elif self._dts is None:
+            shown = self._shown_dts + self._step
+        else:
+            shown = self._dts - self._delay
+            self._step = shown - self._shown_dts
+        self._shown_dts = shown
+        return float(shown * frame.time_base)
 
     def show(self, frame: av.VideoFrame) -> np.ndarray:
         """The next picture as it is shown: uint8 `[height, width, 3]`."""

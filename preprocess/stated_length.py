@@ -6,7 +6,10 @@ MP3, Matroska or avi that states none from a bit rate, and does not say so.
 
 from __future__ import annotations
 
+import mmap
 import os
+import re
+import struct
 from typing import BinaryIO
 
 # As much of a file as holds its head.
@@ -102,6 +105,14 @@ def states_length(path: str | os.PathLike[str], demuxer: str) -> bool:
             head = file.read(_HEAD_BYTES)
         # The frame that encoders put first, to say how many follow.
         return any(name in head[:4096] for name in (b"Xing", b"Info", b"VBRI"))
+
+
+def mov_lengths(path: str | os.PathLike[str], units_per_s: int) -> list[int]:
+    """The lengths that tracks of a mov or mp4 state (in atoms mdhd), of those in these units."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        heads = [content[m.end() : m.end() + 16] for m in re.finditer(b"mdhd\0...", content, re.S)]
+    values = [struct.unpack(">4I", head) for head in heads if len(head) == 16]
+    return [length for _, _, units, length in values if units == units_per_s]
 
 
 def is_without_edit_list(path: str | os.PathLike[str]) -> bool:

@@ -159,7 +159,7 @@ def test_what_cannot_run_is_refused_before_anything_is_made(cloud, project, data
     (project / "preprocess" / "build_tfrecords.py").touch()
     untracked = refused(build)
     assert "git does not track preprocess/build_tfrecords.py" in untracked
-    assert "not tracked by git, so the machine has not: preprocess/build" in untracked
+    assert "not tracked by git, so not on the machine: preprocess/build" in untracked
     git(project, "add", "preprocess")
     assert "no wheel for Graviton" in refused(build, "--instance_type=c7g.xlarge")
     assert "nobody is there to ask" in cloud.run("deploy", f"--data_dir={data_dir}").err
@@ -226,7 +226,7 @@ def test_a_dry_run_needs_no_account(cloud, project, data_dir, monkeypatch, lost)
     assert told.status == 0, told.err
     assert "account, network and quota are not checked" in told.err
     assert "price      $0.178 an hour (table of " in told.err
-    assert "Prices are of us-east-1 and us-east-2 and us-west-2" in told.err
+    assert "Prices are of us-east-1, us-east-2, us-west-2" in told.err
     assert cloud.run("deploy", "--yes", f"--data_dir={data_dir}").status == 1
 
 

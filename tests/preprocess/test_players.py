@@ -158,7 +158,8 @@ def clips(tmp_path_factory, ffmpeg):
     inputs = [
         part for graph in (FLASHES, CLICKS, DRIFTING) for part in ("-f", "lavfi", "-i", graph)
     ]
-    ffmpeg(*inputs, *outputs, folder / "uneven.mp4")
+    outputs += [folder / "uneven.mp4", "-map", 0, "-map", 1, "-vf", uneven, "-fps_mode", "vfr"]
+    ffmpeg(*inputs, *outputs, *X264, "-bf", 2, "-c:a", "pcm_s16le", folder / "uneven.avi")
     return folder
 
 
@@ -193,7 +194,7 @@ SHIFT_LATE = ("-itsoffset", 0.37)
 @pytest.mark.parametrize(
     "name",
     ["a.mp4", "a.mov", "mp3.flv", "a.webm", "vorbis.webm", "a.avi", "h264.avi", "mp3.ts"]
-    + ["b-frames.avi", "mpeg4-b-frames.avi", "uneven.mp4"],
+    + ["b-frames.avi", "mpeg4-b-frames.avi", "uneven.mp4", "uneven.avi"],
 )
 def test_a_click_is_where_its_flash_is(clips, name):
     lags = lags_s(clips / name)
@@ -230,12 +231,15 @@ def test_a_click_stays_with_its_flash_however_the_file_was_copied(clips, ffmpeg,
         ("mp3.avi", media.AVI_DELAY, 0.05),
         ("cmaf.mp4", media.MP4_DELAY, 0.1),
         ("lost.ts", media.TS_GAPS, 0.048),
+        ("lost.mov", media.MOV_GAPS, 0.065),
     ],
 )
 def test_a_file_that_does_not_say_when_its_sound_is_has_a_note(clips, ffmpeg, name, note, most_s):
     if name == "lost.ts":
         ffmpeg("-i", clips / "a.mp4", "-c", "copy", "-bsf:a", DROP, clips / "lossy.mkv")
         ffmpeg("-i", clips / "lossy.mkv", "-c", "copy", clips / name)
+    if name == "lost.mov":
+        ffmpeg("-i", clips / "a.mov", "-c", "copy", "-bsf:a", DROP, clips / name)
     assert media.read_sound(clips / name).note == note
     lags = lags_s(clips / name)
     assert len(lags) == len(EVENTS_S)
