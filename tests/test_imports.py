@@ -10,7 +10,7 @@ import pytest
 
 _FOUNDATION = {
     *("labels", "timebase", "splits", "mel_scale", "protocols", "people"),
-    *("schema", "manifest", "index", "moments", "tfds", "tfrecord", "html_page"),
+    *("schema", "manifest", "index", "moments", "slots", "tfds", "tfrecord", "html_page"),
 }
 
 

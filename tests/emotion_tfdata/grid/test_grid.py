@@ -8,7 +8,6 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import types
@@ -199,21 +198,19 @@ def test_several_workers_need_ray_and_equal_shares(fake_data_dir):
     assert work.check(flags, workers=5) == says
 
 
-def test_a_folds_run_is_what_each_training_is_alone(project_dir, fake_data_dir, tmp_path):
+def test_a_folds_run_is_what_each_training_is_alone(parsed, fake_data_dir, tmp_path, capfd):
+    """Slow: three trainings, in a process that imports TensorFlow for them."""
     small = [
         *("--modalities=landmarks", "--landmarks=all", "--batch_size=12", "--epochs=2"),
         *("--model=tcn_filters=4", "--model=tcn_dilations=1", "--model=joined_units=8,8"),
         *("--intra_op_threads=1", "--inter_op_threads=1", "--input_threads=1"),
         f"--data_dir={fake_data_dir}",
     ]
-    command = [sys.executable, str(project_dir / "train.py"), *small]
-    done = subprocess.run(
-        [*command, f"--model_dir={tmp_path / 'g'}", "--folds=0,3", "--jobs=1"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert "over folds" in done.stdout
+    command = parsed(*small, f"--model_dir={tmp_path / 'g'}", "--folds=0,3", "--jobs=1")
+    assert command.main(["train.py"]) == 0
+    said = capfd.readouterr()
+    assert said.err == ""
+    assert "over folds" in said.out
     over = json.loads((tmp_path / "g" / "report.json").read_text())
     each = [json.loads((tmp_path / "g" / f"fold-{f}" / "report.json").read_text()) for f in (0, 3)]
     uars = [one["held_out"]["uar"] for one in each]
