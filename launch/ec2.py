@@ -27,10 +27,19 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from launch.aws import Aws, Stack
+_missing = ""
+try:
+    import botocore.exceptions
+    import botocore.parsers
+
+    from launch import aws as aws_lib
+    from launch import deploy, monitor
+    from launch.aws import Aws, LaunchError, Stack
+    from launch.files import FileError
+except ModuleNotFoundError as error:  # --help and the policy need none of it
+    _missing = (error.name or "").partition(".")[0]
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 # A machine that is ended has two minutes to save.
@@ -142,15 +151,8 @@ def main(argv: Sequence[str]) -> int:
     if args.does is _deploy and args.print_policy:
         print((PROJECT_DIR / "launch" / "policy.json").read_text(encoding="utf-8"), end="")
         return 0
-    try:
-        import botocore.exceptions
-        import botocore.parsers
-
-        from launch.aws import LaunchError
-        from launch.files import FileError
-    except ModuleNotFoundError as missing:
-        needs = (missing.name or "").partition(".")[0]
-        say(f"launch.ec2 needs {needs}: pip install -c launch/constraints.txt -e '.[aws,train]'")
+    if _missing:
+        say(f"launch.ec2 needs {_missing}: pip install -c launch/constraints.txt -e '.[aws,train]'")
         return 1
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
@@ -176,21 +178,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _aws(args: argparse.Namespace) -> Aws:
-    from launch.aws import connect
-
-    return connect(args.prefix)
-
-
 def _deploy(args: argparse.Namespace) -> int:
-    import botocore.exceptions
-
-    from launch import deploy
-    from launch.aws import LaunchError
-
     aws: Aws | None = None
     try:
-        aws = _aws(args)
+        aws = aws_lib.connect(args.prefix)
     except (LaunchError, botocore.exceptions.BotoCoreError) as error:
         if not args.dry_run:
             raise
@@ -209,10 +200,7 @@ def _deploy(args: argparse.Namespace) -> int:
 
 
 def _resume(args: argparse.Namespace) -> int:
-    from launch import deploy, monitor
-    from launch.aws import LaunchError
-
-    aws, name = _aws(args), args.run
+    aws, name = aws_lib.connect(args.prefix), args.run
     seen = monitor.look(aws, name)
     if seen.stack is None:
         raise LaunchError(
@@ -235,9 +223,7 @@ def _resume(args: argparse.Namespace) -> int:
 
 
 def _monitor(args: argparse.Namespace) -> int:
-    from launch import monitor
-
-    aws = _aws(args)
+    aws = aws_lib.connect(args.prefix)
     if not args.follow:
         print(monitor.describe(aws, monitor.look(aws, args.run)))
         return 0
@@ -247,18 +233,14 @@ def _monitor(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from launch import monitor
-
-    aws = _aws(args)
+    aws = aws_lib.connect(args.prefix)
     print("\n".join(monitor.overview(aws)) or f"no runs in {aws.region} and {aws.root}")
     return 0
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from launch.aws import LaunchError
-
     name = args.run
-    aws, out_dir = _aws(args), Path(args.out_dir or f"runs/{name}")
+    aws, out_dir = aws_lib.connect(args.prefix), Path(args.out_dir or f"runs/{name}")
     folder, mark = aws.run_folder(name), out_dir / ".run.json"
     if not folder.read_json("status.json"):
         raise LaunchError(f"there is no run {name} in {aws.root}; `list` shows what there is")
@@ -283,12 +265,10 @@ def _fetch(args: argparse.Namespace) -> int:
 
 def _stop(args: argparse.Namespace) -> int:
     """Ends the machine first, which needs nothing of S3."""
-    from launch import aws as aws_lib
-
-    aws, name = _aws(args), args.run
+    aws, name = aws_lib.connect(args.prefix), args.run
     stack, folder = aws_lib.find_stack(aws, name), aws.run_folder(name)
     if stack is None and not (args.delete and folder.objects()):
-        raise aws_lib.LaunchError(f"there is no run {name} in {aws.region}; `list` shows them")
+        raise LaunchError(f"there is no run {name} in {aws.region}; `list` shows them")
     if not args.delete:
         if args.dry_run:
             say("dry run: nothing was ended")
@@ -321,12 +301,10 @@ def _stop(args: argparse.Namespace) -> int:
 
 def _end(aws: Aws, stack: Stack) -> None:
     """Has AWS end the machine, which saves as it goes down, and waits until it is gone."""
-    from launch import aws as aws_lib
-
     aws_lib.end_machine(aws, stack.name)
     if stack.status == "UPDATE_IN_PROGRESS":  # still being set up; AWS would wait for that
         aws.client("cloudformation").cancel_update_stack(StackName=stack.name)
-        with contextlib.suppress(aws_lib.LaunchError):
+        with contextlib.suppress(LaunchError):
             aws_lib.wait(aws, stack.id, aws_lib.newest_event(aws, stack.id), say)
     give_up, told = time.monotonic() + _END_S, ""
     while time.monotonic() < give_up:
@@ -342,8 +320,6 @@ def _end(aws: Aws, stack: Stack) -> None:
 
 def _is_confirmed(args: argparse.Namespace, question: str, otherwise: str) -> bool:
     """Whether to go ahead; if not, says what that means. A dry run asks nobody and does not."""
-    from launch.aws import LaunchError
-
     if args.dry_run:
         say(f"dry run: {otherwise}")
         return False
