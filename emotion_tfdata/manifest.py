@@ -289,6 +289,11 @@ class Manifest:
         try:
             return cls.read(read, data_dir)
         except FileNotFoundError as error:
+            if os.path.exists(os.path.join(data_dir, "build.json")):
+                raise ManifestError(
+                    f"{data_dir} holds an unfinished build (no {MANIFEST_NAME}, which is written "
+                    "last). Run the command that began it again; it resumes"
+                ) from error
             missing = "holds no data set" if os.path.isdir(data_dir) else "does not exist"
             raise ManifestError(
                 f"{data_dir} {missing} (no {MANIFEST_NAME}, which a build writes last). "

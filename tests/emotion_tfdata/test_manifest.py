@@ -105,6 +105,9 @@ def test_a_folder_without_a_manifest_is_no_data_set(tmp_path):
         Manifest.load(str(tmp_path))
     with pytest.raises(ManifestError, match="nowhere does not exist"):
         Manifest.load(str(tmp_path / "nowhere"))
+    (tmp_path / "build.json").touch()
+    with pytest.raises(ManifestError, match=r"holds an unfinished build .* it resumes"):
+        Manifest.load(str(tmp_path))
 
 
 def test_a_manifest_that_is_cut_or_foreign_is_refused_by_name(tmp_path, fake_data_dir):
