@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from preprocess.corpora import Clip, LeftOut
 from preprocess.corpora.clips_csv import Table
+from preprocess.corpora.files import Remote, forget
 from preprocess.ledger import Begun, Ledger
 from preprocess.plan import BuildError, BuildSettings
 from preprocess.pool import Lost, Pool, Runner, WorkerError
@@ -76,7 +78,7 @@ def build(
                     timeout_s=clip_timeout_s,
                     memory_bytes=worker_memory_mb * 10**6,
                 ) as pool:
-                    _process(ledger, begun, pool)
+                    _process(ledger, begun, pool, workspace.fetched_dir)
                     _seal(ledger, pool, clip_timeout_s)
                 ledger.finish()
             return ledger.report(str(out_dir), time.monotonic() - began_s)
@@ -85,12 +87,10 @@ def build(
     except OSError as error:
         raise BuildError(f"{error}. Mend it; then {GOES_ON}") from error
     except MemoryError as error:
-        raise BuildError(
-            f"no memory is left to list the clips; make room, then {GOES_ON}"
-        ) from error
+        raise BuildError(f"no memory is left; make room, then {GOES_ON}") from error
 
 
-def _process(ledger: Ledger, begun: Begun, pool: Runner[Clip, Any]) -> None:
+def _process(ledger: Ledger, begun: Begun, pool: Runner[Clip, Any], fetched_dir: Path) -> None:
     """Processes the clips that are not yet.
 
     Raises:
@@ -102,6 +102,10 @@ def _process(ledger: Ledger, begun: Begun, pool: Runner[Clip, Any]) -> None:
         kept = begun.clips - begun.clips_missing
         print(f"{kept} clips were finished before and are kept", file=sys.stderr)
     progress = Progress(begun.clips_missing, "clips")
+    # Clips that are still to be read of each recording behind a URL, which is fetched once.
+    uses = Counter(
+        file for clip in ledger.missing for file in clip.sources if isinstance(file, Remote)
+    )
     failing: list[str] | None = []
     for clip, result in pool.run(ledger.missing):
         if isinstance(result, Lost):
@@ -111,6 +115,11 @@ def _process(ledger: Ledger, begun: Begun, pool: Runner[Clip, Any]) -> None:
         if failing is not None:
             failing = _still_failing(failing, result)
         ledger.add(clip.example_id, result)
+        for file in clip.sources if uses else ():
+            if isinstance(file, Remote):
+                uses[file] -= 1
+                if not uses[file]:
+                    forget(file, fetched_dir)
         progress.add(result if isinstance(result, LeftOut) else None)
 
 

@@ -50,6 +50,7 @@ def make_example(
     limits: Limits = DEFAULT_LIMITS,
     face: FaceFeatures = FACEMESH,
     notes: list[str] | None = None,
+    fetched_dir: Path | None = None,
 ) -> Example:
     """Builds a clip's example from its files.
 
@@ -59,6 +60,8 @@ def make_example(
       limits: what a file may reach.
       face: what makes those of the pictures.
       notes: gets what is to be known of a clip that is used all the same.
+      fetched_dir: where recordings behind URLs are kept for the clips that share them; None to
+        fetch them for this clip alone.
 
     Raises:
       MediaError: if a file cannot be used.
@@ -68,8 +71,8 @@ def make_example(
     """
     if isinstance(audio_features, AudioSettings):
         audio_features = extractors.LogMel(audio_features)
-    with local(clip.files) as paths:
-        here = dict(zip(clip.files, paths, strict=True))
+    with local(clip.files, fetched_dir) as paths:
+        here = dict(zip(clip.sources, paths, strict=True))
         return _make_example(
             clip,
             here[clip.sound] if clip.sound else None,

@@ -210,8 +210,8 @@ class Ledger:
         outcomes = {clip.example_id: self._outcomes[clip.example_id] for clip in plan.clips}
         left_out = [outcome for outcome in outcomes.values() if isinstance(outcome, LeftOut)]
         sizes = [
-            (name, plan.actor_folds[name], plan.random_folds[name], outcome)
-            for name, outcome in outcomes.items()
+            (name, plan.actor_folds[clip.corpus, clip.actor], plan.random_folds[name], outcome)
+            for clip, (name, outcome) in zip(plan.clips, outcomes.items(), strict=True)
             if not isinstance(outcome, LeftOut)
         ]
         if not sizes:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -203,7 +204,7 @@ class Plan:
     Attributes:
       clips: in order of their ids.
       checked: corpora whose files are compared with the published ones.
-      actor_folds: example id -> fold.
+      actor_folds: (corpus, actor) -> fold.
       random_folds: example id -> fold.
       apart: example id -> fold of `split_protocol`, which shards do not mix either; empty for none.
       left_out: files that are not even tried.
@@ -213,7 +214,7 @@ class Plan:
 
     clips: tuple[Clip, ...]
     checked: frozenset[str]
-    actor_folds: Mapping[str, int]
+    actor_folds: Mapping[tuple[str, str], int]
     random_folds: Mapping[str, int]
     apart: Mapping[str, int]
     left_out: tuple[LeftOut, ...]
@@ -246,8 +247,20 @@ def plan_build(
       tables: lists of further clips, as `clips_csv` reads them.
 
     Raises:
-      BuildError: for a folder that does not hold its corpus, or where no clip is left to build.
+      BuildError: for a folder that does not hold its corpus, where no clip is left to build, or
+        where files cannot be read or listed.
     """
+    try:
+        return _plan_build(roots, settings, tables)
+    except MemoryError as error:
+        raise BuildError("no memory is left to list the clips; make room or list fewer") from error
+    except OSError as error:
+        raise BuildError(f"{error}. Fix it; then run the same command again") from error
+
+
+def _plan_build(
+    roots: Mapping[str, Path], settings: BuildSettings, tables: Sequence[Table]
+) -> Plan:
     corpora = sorted(roots.keys() - {RAVDESS_TRACKING})
     tracking_dir = roots.get(RAVDESS_TRACKING)
     if (settings.face_features == "openface") != (tracking_dir is not None):
@@ -285,19 +298,20 @@ def plan_build(
     for table in tables:
         try:
             scan = clips_csv.scan(table, settings.modalities, settings.class_names)
-            files = [file for clip in scan.clips for file in clip.files]
-            folders = {file.parent for file in files if isinstance(file, Path)}
-            drawn = any(sample.find_marker(folder) for folder in folders)
-        except (CorpusError, ValueError) as error:
+            files = (file for clip in scan.clips for file in clip.sources)
+            folders = {os.path.dirname(file) for file in files if isinstance(file, str)}
+            drawn = any(sample.find_marker(Path(folder)) for folder in folders)
+        except (CorpusError, OSError, ValueError) as error:
             raise BuildError(f"--clips: {error}") from error
         left_out += scan.left_out
         notes += scan.counted
         provenance = sample.DESCRIPTION if drawn else provenance
         found += scan.clips
-    ids: set[str] = set()
+    classes, ids = settings.class_names, set[str]()
+    index_of = {name: class_index(name, classes) for name in {clip.emotion for clip in found}}
     by_corpus: dict[str, list[Clip]] = {}
     for clip in found:
-        refused = _refused(clip, settings)
+        refused = _refused(clip, index_of, len(classes))
         if not refused and clip.example_id in ids:
             reason = f"another clip is called {clip.example_id}"
             refused = LeftOut(clip.place(), "duplicate name", reason)
@@ -321,8 +335,8 @@ def plan_build(
         deal = protocols.deal(settings.split_protocol, by_actor, settings.num_folds)
     except protocols.ProtocolError as error:
         raise BuildError(f"--split_protocol: {error}") from error
-    classes = [str(class_index(clip.emotion, settings.class_names)) for clip in clips]
-    dealt = random_folds(example_ids, classes, settings.num_folds)
+    labels = [str(index_of[clip.emotion]) for clip in clips]
+    dealt = random_folds(example_ids, labels, settings.num_folds)
     apart = dealt if deal.by_clip else {}
     if settings.split_protocol not in ("actor", "random"):
         # What is in no fold comes last.
@@ -332,10 +346,7 @@ def plan_build(
     return Plan(
         clips=tuple(clips),
         checked=frozenset(checked),
-        actor_folds={
-            example_id: by_actor[clip.corpus, clip.actor]
-            for example_id, clip in zip(example_ids, clips, strict=True)
-        },
+        actor_folds=by_actor,
         random_folds=dealt,
         apart=apart,
         left_out=tuple(sorted(left_out, key=lambda entry: entry.path)),
@@ -375,12 +386,12 @@ def spread_over_actors(clips: Iterable[Clip], limit: int, classes: Classes) -> l
     return [clip for _, _, clip in turns[:limit]]
 
 
-def _refused(clip: Clip, settings: BuildSettings) -> LeftOut | None:
+def _refused(clip: Clip, index_of: Mapping[str, int | None], num_classes: int) -> LeftOut | None:
     """Why a clip is not even tried, or None."""
-    if class_index(clip.emotion, settings.class_names) is None:
-        reason = f"{clip.emotion} is not among the {len(settings.class_names)} classes"
+    if index_of[clip.emotion] is None:
+        reason = f"{clip.emotion} is not among the {num_classes} classes"
         return LeftOut(clip.place(), "emotion", reason)
-    for path in clip.files:
+    for path in clip.sources:
         if isinstance(path, Remote):
             continue
         try:

@@ -300,8 +300,8 @@ def _example(path: Path, features: Features, modalities: set[str]) -> _Read:
         emotion="unknown",
         intensity="unknown",
         sentence="unknown",
-        picture=path if "landmarks" in modalities else None,
-        sound=path if "audio" in modalities else None,
+        picture=str(path) if "landmarks" in modalities else None,
+        sound=str(path) if "audio" in modalities else None,
     )
     notes: list[str] = []
     example = make_example(clip, features.audio, face=features.face, notes=notes)

@@ -136,6 +136,7 @@ class Work:
                 clip,
                 self.settings.extractor if clip.sound else self.settings.audio,
                 face=self.settings.face,
+                fetched_dir=self.workspace.fetched_dir,
                 notes=notes,
             )
             # An example that cannot be stored fails here, by name.

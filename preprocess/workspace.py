@@ -84,6 +84,7 @@ class Workspace:
         self.work_dir = out_dir / _WORK_NAME
         self.token = secrets.token_hex(8)
         self._shards_plan = self.work_dir / "shards.json"
+        self.fetched_dir = self.work_dir / "fetched"  # recordings behind URLs
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

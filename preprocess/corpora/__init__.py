@@ -45,7 +45,7 @@ class Clip:
       name: unique in the corpus; of the two corpora, its main file's without ending.
       actor, emotion, intensity, sentence: as in `emotion_tfdata.schema.Example`.
       picture: file with its picture, or a record of the face tracked in it (csv), or None where
-        none is built.
+        none is built. Paths are held as text, which takes a third of the memory.
       sound: file with its sound, or None where none is built.
       part: of these files.
       root: folder from which its files are named in lists.
@@ -58,8 +58,8 @@ class Clip:
     emotion: str
     intensity: str
     sentence: str
-    picture: File | None
-    sound: File | None
+    picture: str | Remote | None
+    sound: str | Remote | None
     part: Part = WHOLE
     root: Path | None = None
     is_listed: bool = False
@@ -72,14 +72,20 @@ class Clip:
     @property
     def files(self) -> tuple[File, ...]:
         """The files it is made from, each once."""
-        return tuple(dict.fromkeys(path for path in (self.picture, self.sound) if path))
+        return tuple(file if isinstance(file, Remote) else Path(file) for file in self.sources)
 
-    def place(self, file: File | None = None) -> str:
+    @property
+    def sources(self) -> tuple[str | Remote, ...]:
+        """The same, as they are held."""
+        return tuple(dict.fromkeys(file for file in (self.picture, self.sound) if file))
+
+    def place(self, file: File | str | None = None) -> str:
         """The name in lists of one of its files, by default the first."""
-        file = file or self.files[0]
+        file = file or self.sources[0]
         if isinstance(file, Remote):
             return file.url
-        return place(self.corpus, self.root or file.parent, file)
+        path = Path(file)
+        return place(self.corpus, self.root or path.parent, path)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -24,7 +25,7 @@ from preprocess.corpora import (
     Scan,
 )
 from preprocess.corpora import Clip as Take
-from preprocess.corpora.files import File, Remote, is_url, look_up
+from preprocess.corpora.files import Remote, is_url, look_up
 from preprocess.media import WHOLE, Part
 
 COLUMNS = (
@@ -117,10 +118,19 @@ def scan(table: Table, modalities: Modalities, classes: Classes = 6) -> Scan:
     path = table
     try:
         unused = _check_head(path)
-        # Read twice, so that never all lines are held.
-        urls = _urls(row for _, row in _rows(path))
         if next(_rows(path), None) is None:
             raise CorpusError(f"{path} lists no clips")
+        # Read twice, so that never all lines are held.
+        urls = _urls(row for _, row in _rows(path)) if _names_urls(path) else ()
+        return _scan(
+            path,
+            lambda: _rows(path),
+            urls,
+            unused,
+            modalities,
+            classes,
+            lambda line: f"{path.name}:{line}",
+        )
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path} is not in UTF-8 ({error.reason} at byte {error.start})") from (
             error
@@ -129,15 +139,12 @@ def scan(table: Table, modalities: Modalities, classes: Classes = 6) -> Scan:
         raise CorpusError(f"{path} is not a csv ({error})") from error
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror})") from error
-    return _scan(
-        path,
-        lambda: _rows(path),
-        urls,
-        unused,
-        modalities,
-        classes,
-        lambda line: f"{path.name}:{line}",
-    )
+
+
+def _names_urls(path: Path) -> bool:
+    """Whether a csv may name a URL anywhere."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        return any("://" in line for line in file)
 
 
 def _urls(rows: Iterable[Mapping[str, str]]) -> list[str]:
@@ -154,7 +161,7 @@ def _scan(
     classes: Classes,
     where: Callable[[int], str],
 ) -> Scan:
-    remote = look_up(urls)
+    remote, classes = look_up(urls), class_names(classes)
     clips: list[Take] = []
     left_out: list[LeftOut] = []
     line_of: dict[str, int] = {}
@@ -211,8 +218,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         for values in lines:
             # A quoted value may hold line ends: a row is named by its first line.
             first, line = line + 1, lines.line_num
-            if any(value.strip() for value in values):
-                row = dict(zip(head, (value.strip() for value in values), strict=False))
+            values = [value.strip() for value in values]
+            if any(values):
+                row = dict(zip(head, values, strict=False))
                 if len(values) != len(head):
                     row[""] = f"{len(values)} values, its head has {len(head)}"
                 yield first, row
@@ -222,7 +230,7 @@ def _clip(
     path: Path,
     row: Mapping[str, str],
     modalities: Modalities,
-    classes: Classes,
+    classes: tuple[str, ...],
     remote: Mapping[str, Remote | OSError],
 ) -> Take:
     """The clip of a line.
@@ -248,8 +256,8 @@ def _clip(
     if not actor:
         raise _BadLineError("no actor", "actor is empty")
     word = row.get("emotion", "")
-    emotion = emotion_named(word, classes)
-    if emotion is None or class_index(emotion, classes) is None:
+    emotion = _class_of(word, classes)
+    if emotion is None:
         names = ", ".join(class_names(classes))
         raise _BadLineError("emotion", f"{word!r} is none of the classes {names}; see --classes")
     part = _part(row)
@@ -277,21 +285,29 @@ def _clip(
     )
 
 
-def _file(folder: Path, column: str, text: str, remote: Mapping[str, Remote | OSError]) -> File:
-    file: File
+def _file(
+    folder: Path, column: str, text: str, remote: Mapping[str, Remote | OSError]
+) -> str | Remote:
+    file: str | Remote = os.path.join(folder, text)
+    ending = os.path.splitext(text)[1]
     if is_url(text):
         found = remote[text]
         if isinstance(found, OSError):
             raise _BadLineError("missing file", f"{column} {text}: {found.strerror or found}")
-        file = found
-    else:
-        file = folder / text
-    if file.suffix.lower() not in _ENDINGS[column]:
+        file, ending = found, found.suffix
+    if ending.lower() not in _ENDINGS[column]:
         known = ", ".join(_ENDINGS[column])
         raise _BadLineError("unreadable", f"{column} {text}: not named as {column} is ({known})")
-    if isinstance(file, Path) and not os.path.isfile(file):
+    if isinstance(file, str) and not os.path.isfile(file):
         raise _BadLineError("missing file", f"{column} {text} is not there")
     return file
+
+
+@functools.lru_cache(maxsize=1024)
+def _class_of(word: str, classes: tuple[str, ...]) -> str | None:
+    """The emotion that a word stands for, if it has a class."""
+    emotion = emotion_named(word, classes)
+    return None if emotion is None or class_index(emotion, classes) is None else emotion
 
 
 def _part(row: Mapping[str, str]) -> Part:

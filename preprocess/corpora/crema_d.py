@@ -119,8 +119,8 @@ def scan(root: Path, modalities: Modalities) -> Scan:
                 emotion=CREMA_D_EMOTIONS[match["emotion"]],
                 intensity=_LEVELS[match["level"]],
                 sentence=match["sentence"],
-                picture=picture,
-                sound=sound,
+                picture=str(picture) if picture else None,
+                sound=str(sound) if sound else None,
                 root=root,
             )
         )

@@ -6,6 +6,9 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import errno
+import fcntl
+import hashlib
+import os
 import posixpath
 import shutil
 import tempfile
@@ -91,11 +94,16 @@ def _look_up(url: str) -> Remote | OSError:
 
 
 @contextlib.contextmanager
-def local(files: Iterable[File]) -> Iterator[list[Path]]:
+def local(files: Iterable[File], kept_in: Path | None = None) -> Iterator[list[Path]]:
     """Brings files to this machine for as long as they are read.
 
+    Args:
+      files: each once.
+      kept_in: folder where what is behind a URL is kept for others that read it too, whatever
+        process they are; None for one that is removed afterwards.
+
     Yields:
-      Their paths; what is behind a URL is in a folder that is removed afterwards.
+      Their paths.
 
     Raises:
       OSError: for one that cannot be fetched.
@@ -107,10 +115,39 @@ def local(files: Iterable[File]) -> Iterator[list[Path]]:
             if isinstance(file, Path):
                 paths[file] = file
                 continue
+            if kept_in:
+                paths[file] = _fetch_once(file, kept_in)
+                continue
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clip_")))
             paths[file] = folder / f"{number}{file.suffix}"
             _fetch(file, paths[file])
         yield [paths[file] for file in files]
+
+
+def kept_path(file: Remote, folder: Path) -> Path:
+    """Where `local` keeps a file: content that changes under a URL is another file."""
+    name = hashlib.sha256(f"{file.url} {file.size} {file.version}".encode()).hexdigest()
+    return folder / f"{name}{file.suffix}"
+
+
+def forget(file: Remote, folder: Path) -> None:
+    """Removes what `local` keeps of a file."""
+    path = kept_path(file, folder)
+    for each in (path, path.with_suffix(".lock")):
+        each.unlink(missing_ok=True)
+
+
+def _fetch_once(file: Remote, folder: Path) -> Path:
+    """The kept file, fetched by whoever asks for it first; the others wait."""
+    folder.mkdir(exist_ok=True)
+    path = kept_path(file, folder)
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            part = path.with_suffix(".part")
+            _fetch(file, part)
+            os.replace(part, path)
+    return path
 
 
 def _fetch(file: Remote, path: Path) -> None:

@@ -118,8 +118,8 @@ def scan(root: Path, modalities: Modalities, tracking_dir: Path | None = None) -
                 emotion=RAVDESS_EMOTIONS[match["emotion"]],
                 intensity=_INTENSITIES[match["intensity"]],
                 sentence=match["sentence"],
-                picture=picture,
-                sound=sound,
+                picture=str(picture) if picture else None,
+                sound=str(sound) if sound else None,
                 root=root,
             )
         )

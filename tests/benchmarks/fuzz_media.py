@@ -113,7 +113,7 @@ def _read_pictures(path: Path) -> None:
 
 
 def _read_tracking(path: Path) -> None:
-    clip = Clip("ravdess", path.stem, "01", "happy", "normal", "01", path, None)
+    clip = Clip("ravdess", path.stem, "01", "happy", "normal", "01", str(path), None)
     schema.stored_arrays(make_example(clip, AudioSettings(), face=face_extractors.OPENFACE))
 
 

@@ -128,13 +128,13 @@ def _parts(clips: Iterable[Clip], work_dir: Path) -> dict[str, float]:
     workspace = Workspace(work_dir)
     names = []
     for clip in clips:
-        assert isinstance(clip.sound, Path)
-        assert isinstance(clip.picture, Path)
+        assert isinstance(clip.sound, str)
+        assert isinstance(clip.picture, str)
         with timed("checksum"):
-            checksums.sha256_of(clip.picture)
+            checksums.sha256_of(Path(clip.picture))
         with timed("decode"):
-            sound = media.read_sound(clip.sound)
-            pictures = list(media.read_pictures(clip.picture))
+            sound = media.read_sound(Path(clip.sound))
+            pictures = list(media.read_pictures(Path(clip.picture)))
         with timed("FaceMesh"):
             track = landmarks.track_face((picture.time_s, picture.rgb) for picture in pictures)
             del pictures
@@ -217,7 +217,7 @@ def plain_script(clips: Iterable[Clip], path: Path) -> float:
             video.release()
             with tempfile.NamedTemporaryFile(suffix=".wav") as wav:
                 # librosa reads no flv; the usual way round is a file of its sound alone.
-                sound = media.read_sound(clip.sound)  # type: ignore[arg-type]
+                sound = media.read_sound(Path(clip.sound))  # type: ignore[arg-type]
                 soundfile.write(wav.name, sound.samples, sound.rate_hz)
                 samples, _ = librosa.load(wav.name, sr=16000)
             mel = librosa.power_to_db(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import errno
 import functools
 import http.server
 import json
@@ -21,7 +23,7 @@ from emotion_tfdata.manifest import Manifest
 from preprocess import Clip, media
 from preprocess.api import BuildReport
 from preprocess.building import build
-from preprocess.corpora import CorpusError, clips_csv, crema_d, ravdess
+from preprocess.corpora import CorpusError, clips_csv, crema_d, ravdess, sample
 from preprocess.example import make_example
 from preprocess.media import Part
 from preprocess.plan import AudioSettings, BuildError, BuildSettings, plan_build
@@ -65,7 +67,7 @@ def test_real_clips_without_their_names_give_the_arrays_that_their_corpus_s_read
     for reader in (crema_d, ravdess):
         clips = reader.scan(corpora_dir / reader.CORPUS, "both").clips
         clip = next(clip for clip in clips if clip.emotion != "surprised")
-        name = f"clip{len(rows):04}{clip.picture.suffix}"
+        name = f"clip{len(rows):04}{Path(clip.picture).suffix}"
         shutil.copyfile(clip.picture, tmp_path / name)
         about = {of: getattr(clip, of) for of in ("corpus", "actor", "emotion")}
         rows.append({"video": name, **about})
@@ -73,7 +75,7 @@ def test_real_clips_without_their_names_give_the_arrays_that_their_corpus_s_read
     listed = clips_csv.scan(write_list(tmp_path / "clips.csv", rows), "both").clips
     assert [clip.name for clip in listed] == ["clip0000", "clip0001"]
     for clip in listed:
-        expected = make_example(own[clip.picture.name], AudioSettings())
+        expected = make_example(own[Path(clip.picture).name], AudioSettings())
         found = make_example(clip, AudioSettings())
         for name in ("audio", "landmarks", "landmarks_valid", "head"):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
@@ -294,3 +296,52 @@ def test_the_python_call_plans_builds_and_says_in_one_line_what_is_wrong(sounds,
         preprocess.build(tmp_path / "out", path, runner="slurm")
     with pytest.raises(AttributeError, match="no attribute 'built'"):
         preprocess.built  # noqa: B018
+
+
+def test_a_recording_behind_a_url_is_fetched_once_for_all_its_clips(tmp_path):
+    write_sound(tmp_path / "long.wav", 2.0)
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            asked.append(self.headers["Range"])
+            super().do_GET()
+
+    handler = functools.partial(Handler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/long.wav"
+        rows = [
+            {"audio": url, "actor": i, "emotion": "sad", "start_s": 0.3 * i, "end_s": 0.3 * i + 0.5}
+            for i in range(4)
+        ]
+        path = write_list(tmp_path / "remote.csv", rows)
+        report = build({}, tmp_path / "out", HEARD, tables=[path], num_workers=2)
+        server.shutdown()
+    assert report.clips_written == 4
+    assert len(asked) == 1, asked
+
+
+def test_where_memory_or_a_disk_fails_while_planning_that_is_one_line(sounds, monkeypatch):
+    path, _ = sounds
+    monkeypatch.setattr(clips_csv, "_rows", lambda path: bytearray(1 << 62))
+    with pytest.raises(BuildError, match="no memory is left to list the clips; make room"):
+        plan_build({}, HEARD, [path])
+
+    def broken(folder):
+        raise OSError(errno.EIO, "Input/output error", str(folder))
+
+    monkeypatch.undo()
+    monkeypatch.setattr(sample, "find_marker", broken)
+    with pytest.raises(BuildError, match=r"--clips: .*Input/output error"):
+        plan_build({}, HEARD, [path])
+
+
+def test_a_clip_that_needs_more_memory_than_there_is_is_named(sounds, tmp_path, in_process):
+    path, _ = sounds
+    settings = dataclasses.replace(HEARD, audio_features="tests.preprocess.own_extractors:Greedy")
+    with pytest.raises(BuildError, match="needs more memory than --worker_memory_mb gives"):
+        build({}, tmp_path, settings, tables=[path], **in_process)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from preprocess.corpora import CorpusError, crema_d
@@ -38,8 +40,8 @@ def test_a_clip_is_made_from_the_best_file_there_is(tmp_path, modalities, ending
     found = scan(tmp_path, [f"1001_DFA_ANG_XX.{ending}" for ending in endings], modalities)
     (clip,) = found.clips
     assert clip.name == "1001_DFA_ANG_XX"
-    assert (clip.picture and clip.picture.suffix[1:]) == picture
-    assert (clip.sound and clip.sound.suffix[1:]) == sound
+    assert (clip.picture and Path(clip.picture).suffix[1:]) == picture
+    assert (clip.sound and Path(clip.sound).suffix[1:]) == sound
     assert found.left_out == ()
 
 

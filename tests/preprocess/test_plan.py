@@ -43,7 +43,7 @@ def test_clips_stand_in_order_of_their_ids_with_folds_of_both_protocols(roots):
     assert len(ids) == 10 * 7 + 10 * 2
     folds = actor_folds(((clip.corpus, clip.actor) for clip in plan.clips), 5)
     for clip in plan.clips:
-        assert plan.actor_folds[clip.example_id] == folds[clip.corpus, clip.actor]
+        assert plan.actor_folds[clip.corpus, clip.actor] == folds[clip.corpus, clip.actor]
     per_fold = [list(plan.random_folds.values()).count(fold) for fold in range(5)]
     assert per_fold == [18] * 5
     angry = [plan.random_folds[clip.example_id] for clip in plan.clips if clip.emotion == "angry"]
@@ -87,7 +87,7 @@ def test_a_limit_is_spread_over_the_actors_of_each_corpus(roots):
         clips = [clip for clip in plan.clips if clip.corpus == corpus]
         assert len(clips) == 5
         assert len({clip.actor for clip in clips}) == 5
-        assert {plan.actor_folds[clip.example_id] for clip in clips} == set(range(5))
+        assert {plan.actor_folds[clip.corpus, clip.actor] for clip in clips} == set(range(5))
 
 
 @pytest.mark.parametrize("limit", [8, 10, 14, 35])

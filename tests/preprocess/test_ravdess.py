@@ -44,8 +44,8 @@ def test_a_name_tells_the_facts(tmp_path):
 def test_the_files_of_a_take_are_one_clip(tmp_path, files, modalities, picture, sound, duplicates):
     found = scan(tmp_path, files, modalities)
     (clip,) = found.clips
-    assert clip.picture == (tmp_path / picture if picture else None)
-    assert clip.sound == (tmp_path / sound if sound else None)
+    assert clip.picture == (str(tmp_path / picture) if picture else None)
+    assert clip.sound == (str(tmp_path / sound) if sound else None)
     assert clip.name == clip.files[0].stem
     assert {entry.path for entry in found.left_out} == {f"ravdess/{name}" for name in duplicates}
     for entry in found.left_out:
@@ -74,7 +74,7 @@ def test_songs_and_second_copies_are_left_out_and_other_files_passed_over(tmp_pa
     song = "Video_Song_Actor_12/Actor_12/01-02-03-02-01-02-12.mp4"
     names = [BOTH, f"copy/01-{TAKE}.mp4", song, "README.txt", f"__MACOSX/._01-{TAKE}.mp4"]
     found = scan(tmp_path, names)
-    assert [clip.picture for clip in found.clips] == [tmp_path / BOTH]
+    assert [Path(clip.picture) for clip in found.clips] == [tmp_path / BOTH]
     assert [(entry.path, entry.kind) for entry in found.left_out] == [
         (f"ravdess/{song}", "song"),
         (f"ravdess/copy/01-{TAKE}.mp4", "duplicate file"),
@@ -128,7 +128,7 @@ def test_folders_and_files_behind_links_are_found_each_once(tmp_path):
     (root / f"03-{TAKE}.wav").symlink_to(store / AUDIO)
     (store / "Video_Speech_Actor_12" / "up").symlink_to(root)
     found = ravdess.scan(root, "both")
-    assert [clip.picture for clip in found.clips] == [
+    assert [Path(clip.picture) for clip in found.clips] == [
         root / "again" / "Actor_12" / f"01-{TAKE}.mp4"
     ]
     assert [(entry.path, entry.kind) for entry in found.left_out] == [

@@ -159,7 +159,7 @@ def test_damaged_cells_and_bytes_raise_nothing_but_typed_errors(tmp_path):
             damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
         path = tmp_path / "damaged.csv"
         path.write_bytes(damaged)
-        clip = Clip("ravdess", "a", "01", "happy", "normal", "01", path, None)
+        clip = Clip("ravdess", "a", "01", "happy", "normal", "01", str(path), None)
         try:
             schema.stored_arrays(make_example(clip, SETTINGS.audio, face=SETTINGS.face))
             outcomes["read"] += 1

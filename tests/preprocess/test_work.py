@@ -55,7 +55,9 @@ def test_a_worker_where_something_else_is_installed_or_to_be_seen_stops_the_buil
         versions = {**work.wanted["versions"], "av": "9.2.0"}
         other = dataclasses.replace(work, wanted={**work.wanted, "versions": versions})
         assert re.search(r"it has av \d+\S*, not 9\.2\.0 as where the build", str(other(clip)))
-        gone = dataclasses.replace(clip, sound=tmp_path / "no.flv", picture=tmp_path / "no.flv")
+        gone = dataclasses.replace(
+            clip, sound=str(tmp_path / "no.flv"), picture=str(tmp_path / "no.flv")
+        )
         assert "no.flv is gone, or not seen from here" in str(work(gone))
         assert isinstance(work(clip), int)
 
