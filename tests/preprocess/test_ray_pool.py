@@ -29,6 +29,8 @@ from preprocess.ray_pool import RayPool  # noqa: E402
 
 HERE = Path(__file__)
 PATIENCE_S = 120.0
+# A user's extractor, whose module the nodes find as this machine does.
+OWN = "--audio_features=tests.preprocess.own_extractors:Wide"
 
 
 def behave(task, marks):
@@ -82,7 +84,7 @@ def test_two_nodes_one_killed_on_the_way(encode, project_dir, tmp_path, env):
     for actor in range(1002, 1025):
         shutil.copy(clip, corpus / f"{actor}_DFA_ANG_XX.flv")
     (corpus / "1030_DFA_ANG_XX.flv").write_bytes(clip.read_bytes()[:3000])
-    local = build(project_dir, corpus, tmp_path / "local", os.environ)
+    local = build(project_dir, corpus, tmp_path / "local", os.environ, OWN)
     with local, ray_cluster.Cluster(env) as cluster:
         nodes = cluster.start_nodes(2)
         output, errors = local.communicate()
@@ -90,7 +92,7 @@ def test_two_nodes_one_killed_on_the_way(encode, project_dir, tmp_path, env):
         assert "clips written  24 in " in output
 
         out_dir = tmp_path / "over nodes"
-        flags = ("--runner=ray", f"--ray_address={cluster.address}")
+        flags = (OWN, "--runner=ray", f"--ray_address={cluster.address}")
         over_nodes = build(project_dir, corpus, out_dir, env, *flags)
         deadline_s = time.monotonic() + PATIENCE_S
         while len(list(out_dir.glob(".work/clips/*/*.npz"))) < 3:
