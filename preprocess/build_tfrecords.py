@@ -2,7 +2,7 @@
 
   python -m preprocess.build_tfrecords --ravdess_dir=D --crema_d_dir=D --clips=CSV --out_dir=D
 
-At least one of them. The same command goes on where an interrupted build stopped.
+At least one of them. The same command resumes an interrupted build.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ flags.register_validator("clip_timeout_s", math.isfinite, message="must be finit
 _WORKER_MEMORY_MB = flags.DEFINE_integer(
     "worker_memory_mb",
     2048,
-    "Memory that a worker may take; a clip that needs more is left out. 0: no limit.",
+    "Memory that a worker may take; a clip that needs more is skipped. 0: no limit.",
     lower_bound=0,
     upper_bound=10**9,
 )
@@ -129,7 +129,7 @@ _CHECKSUMS = flags.DEFINE_enum(
     "checksums",
     "warn",
     list(CHECKSUMS),
-    "Files that differ from those their corpus published are built and named, left out, or not "
+    "Files that differ from those their corpus published are built and named, skipped, or not "
     "looked for. Drawn clips are never compared.",
 )
 _DRY_RUN = flags.DEFINE_bool(
@@ -140,7 +140,7 @@ _DRY_RUN = flags.DEFINE_bool(
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite",
     False,
-    "Replaces another build in --out_dir, or this one where it is damaged; else goes on with it.",
+    "Replaces another build in --out_dir, or this one where it is damaged; else resumes it.",
 )
 
 

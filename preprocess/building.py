@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from preprocess.corpora import Clip, LeftOut
+from preprocess.corpora import Clip, Skipped
 from preprocess.corpora.clips_csv import Table
 from preprocess.corpora.files import Remote, forget
 from preprocess.ledger import Begun, Ledger
 from preprocess.plan import BuildError, BuildSettings
 from preprocess.pool import Lost, Pool, Runner, WorkerError
 from preprocess.summary import BuildReport, Progress
-from preprocess.work import GOES_ON, PASSING_KINDS, Stop, Work
+from preprocess.work import PASSING_KINDS, RESUMES, Stop, Work
 from preprocess.workspace import Workspace, WorkspaceError
 from preprocess.writer import ShardPlan
 
@@ -37,7 +37,7 @@ def build(
     overwrite: bool = False,
     tables: Sequence[Table] = (),
 ) -> BuildReport:
-    """Builds a data set, or goes on with one that was interrupted, or finds it finished.
+    """Builds a data set, or resumes one that was interrupted, or finds it finished.
 
     Its bytes depend on clips and settings alone.
 
@@ -85,9 +85,9 @@ def build(
     except (WorkspaceError, WorkerError) as error:
         raise BuildError(str(error)) from error
     except OSError as error:
-        raise BuildError(f"{error}. Mend it; then {GOES_ON}") from error
+        raise BuildError(f"{error}. Fix it; then {RESUMES}") from error
     except MemoryError as error:
-        raise BuildError(f"no memory is left; make room, then {GOES_ON}") from error
+        raise BuildError(f"no memory is left; make room, then {RESUMES}") from error
 
 
 def _process(ledger: Ledger, begun: Begun, pool: Runner[Clip, Any], fetched_dir: Path) -> None:
@@ -109,7 +109,7 @@ def _process(ledger: Ledger, begun: Begun, pool: Runner[Clip, Any], fetched_dir:
     failing: list[str] | None = []
     for clip, result in pool.run(ledger.missing):
         if isinstance(result, Lost):
-            result = LeftOut(clip.place(), "failed", result.reason)
+            result = Skipped(clip.place(), "failed", result.reason)
         if isinstance(result, Stop):
             raise BuildError(result.reason)
         if failing is not None:
@@ -120,16 +120,16 @@ def _process(ledger: Ledger, begun: Begun, pool: Runner[Clip, Any], fetched_dir:
                 uses[file] -= 1
                 if not uses[file]:
                     forget(file, fetched_dir)
-        progress.add(result if isinstance(result, LeftOut) else None)
+        progress.add(result if isinstance(result, Skipped) else None)
 
 
-def _still_failing(failing: list[str], result: int | LeftOut) -> list[str] | None:
+def _still_failing(failing: list[str], result: int | Skipped) -> list[str] | None:
     """Why all clips so far failed, the next one included; None once one did for another reason.
 
     Raises:
       BuildError: if so many failed alike that it is not for their own sake.
     """
-    if not isinstance(result, LeftOut) or result.kind not in PASSING_KINDS:
+    if not isinstance(result, Skipped) or result.kind not in PASSING_KINDS:
         return None
     alike = re.split(r"[(:]", result.reason)[0]
     if any(alike != re.split(r"[(:]", reason)[0] for reason in failing):
@@ -139,7 +139,7 @@ def _still_failing(failing: list[str], result: int | LeftOut) -> list[str] | Non
         return failing
     raise BuildError(
         f"the first {len(failing)} clips all failed alike, which is hardly their fault "
-        f"({result.reason}). Nothing is held against them: mend it; then {GOES_ON}"
+        f"({result.reason}). Nothing is held against them: fix it; then {RESUMES}"
     )
 
 

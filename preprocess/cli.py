@@ -49,5 +49,5 @@ def fail(message: str) -> NoReturn:
 
 def stopped() -> NoReturn:
     """Ends a process that its user interrupted, with the status that shells give to that."""
-    print("stopped; the same command goes on from here", file=sys.stderr)
+    print("stopped; the same command resumes", file=sys.stderr)
     sys.exit(130)

@@ -2,7 +2,7 @@
 
   python -m preprocess.download --corpus=ravdess|crema_d --out_dir=D [--parts=video,audio,...]
 
-The same command goes on where it stopped. Every file is compared with its published checksum.
+The same command resumes where it stopped. Every file is compared with its published checksum.
 """
 
 from __future__ import annotations

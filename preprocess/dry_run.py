@@ -18,7 +18,7 @@ from preprocess.corpora.clips_csv import Table
 from preprocess.example import make_example
 from preprocess.plan import BuildError, BuildSettings, plan_build
 from preprocess.pool import Pool, WorkerError
-from preprocess.summary import clock, left_out_lines
+from preprocess.summary import clock, skipped_lines
 from preprocess.work import Stop
 
 # Clips of each corpus that are processed to measure one; the very first also loads the libraries.
@@ -33,7 +33,7 @@ class Estimate:
 
     Attributes:
       clips: corpus -> clips that would be tried.
-      left_out_lines: files that would not, counted and explained.
+      skipped_lines: files that would not, counted and explained.
       notes: of clips that would.
       measured: how many clips the figures are from.
       cpu_s: of all clips, on one core.
@@ -42,7 +42,7 @@ class Estimate:
     """
 
     clips: Mapping[str, int]
-    left_out_lines: tuple[str, ...]
+    skipped_lines: tuple[str, ...]
     notes: tuple[str, ...]
     measured: int
     cpu_s: float
@@ -53,8 +53,8 @@ class Estimate:
         counts = ", ".join(f"{count} of {corpus}" for corpus, count in self.clips.items())
         lines = [
             f"would build    {sum(self.clips.values())} clips ({counts})",
-            "would leave out" + ("" if self.left_out_lines else " nothing"),
-            *self.left_out_lines,
+            "would skip" + ("" if self.skipped_lines else "     nothing"),
+            *self.skipped_lines,
             *(f"note: {note}" for note in self.notes),
         ]
         if self.measured:
@@ -115,7 +115,7 @@ def estimate(
         size += count * sum(each for _, each in results) / len(results)
     return Estimate(
         clips=counts,
-        left_out_lines=tuple(left_out_lines(plan.left_out)),
+        skipped_lines=tuple(skipped_lines(plan.skipped)),
         notes=plan.notes,
         measured=len(everything),
         cpu_s=cpu_s,

@@ -95,7 +95,7 @@ class Fetcher:
     def fetch(self, wanted: Wanted) -> None:
         """Fetches a file; it gets its name once it is whole and its digest is right.
 
-        A part from an earlier attempt or process is gone on with.
+        A part from an earlier attempt or process is resumed.
 
         Raises:
           FetchError: if the server has not got it, keeps failing, or keeps sending other bytes.
@@ -208,8 +208,7 @@ class Fetcher:
             asked_s = float(asked) if re.fullmatch(r"\d+", asked) else None
         if failures >= self._patience.attempts:
             raise FetchError(
-                f"{what}: {reason}, {failures} times one after the other. "
-                "The same command goes on from here"
+                f"{what}: {reason}, {failures} times one after the other. The same command resumes"
             ) from error
         if self._stopped.wait(self._patience.wait_s(failures, asked_s)):
             raise StoppedError

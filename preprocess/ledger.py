@@ -11,14 +11,14 @@ import numpy as np
 
 from emotion_tfdata.manifest import Manifest
 from preprocess import writer
-from preprocess.corpora import Clip, LeftOut
+from preprocess.corpora import Clip, Skipped
 from preprocess.corpora.clips_csv import Table
 from preprocess.facts import ClipFacts
 from preprocess.plan import BuildError, BuildSettings, Plan, plan_build
 from preprocess.report import summarize, write_report
-from preprocess.summary import BuildReport, left_out_csv, left_out_lines
+from preprocess.summary import BuildReport, skipped_csv, skipped_lines
 from preprocess.work import ALTERED
-from preprocess.workspace import LEFT_OUT_NAME, Workspace
+from preprocess.workspace import SKIPPED_NAME, Workspace
 from preprocess.writer import ShardPlan
 
 _NAMED = 3
@@ -69,7 +69,7 @@ class Ledger:
         self._plan: Plan | None = None
         self._manifest: Manifest | None = None
         self._begun: Begun | None = None
-        self._outcomes: dict[str, LeftOut | int] = {}
+        self._outcomes: dict[str, Skipped | int] = {}
         self._missing: list[Clip] = []
 
     def begin(self, overwrite: bool) -> Begun:
@@ -102,8 +102,8 @@ class Ledger:
         """The clips that no earlier run has finished."""
         return self._missing
 
-    def add(self, example_id: str, outcome: LeftOut | int) -> None:
-        """Notes what became of a clip: bytes that are kept of it, or why it is left out.
+    def add(self, example_id: str, outcome: Skipped | int) -> None:
+        """Notes what became of a clip: bytes that are kept of it, or why it is skipped.
 
         What workers have written is not looked up instead, since a file system that several
         machines share may show it later.
@@ -133,12 +133,12 @@ class Ledger:
     def finish(self) -> None:
         """Writes the manifest of shards that stand, and the report."""
         assert self._plan is not None
-        plans, left_out = self._workspace.load_shards_plan()
+        plans, skipped = self._workspace.load_shards_plan()
         written = [self._workspace.load_shard(plan.name) for plan in plans]
         facts = {name: each for shard in written for name, each in shard.facts.items()}
-        everything = sorted([*self._plan.left_out, *left_out], key=lambda entry: entry.path)
+        everything = sorted([*self._plan.skipped, *skipped], key=lambda entry: entry.path)
         out_dir, settings = self._workspace.out_dir, self._settings
-        (out_dir / LEFT_OUT_NAME).write_text(left_out_csv(everything), encoding="utf-8")
+        (out_dir / SKIPPED_NAME).write_text(skipped_csv(everything), encoding="utf-8")
         processors = self._workspace.processors()
         manifest = writer.make_manifest(
             written,
@@ -177,7 +177,7 @@ class Ledger:
         assert self._manifest is not None
         manifest = self._manifest
         clips_written = Counter(manifest.index.folds.tolist())
-        left_out = [LeftOut(**entry) for entry in manifest.skipped]
+        skipped = [Skipped(**entry) for entry in manifest.skipped]
         return BuildReport(
             out_dir=out_dir,
             provenance=manifest.provenance,
@@ -186,8 +186,8 @@ class Ledger:
             clips_written=len(manifest.index),
             shards=len(manifest.shards),
             bytes=sum(shard.bytes for shard in manifest.shards),
-            left_out=len(left_out),
-            left_out_lines=tuple(left_out_lines(left_out)),
+            skipped=len(skipped),
+            skipped_lines=tuple(skipped_lines(skipped)),
             notes=tuple(manifest.settings["notes"]),
             warnings=(
                 *_warnings(clips_written, manifest.num_folds),
@@ -208,14 +208,14 @@ class Ledger:
         plan = self._plan
         assert plan is not None
         outcomes = {clip.example_id: self._outcomes[clip.example_id] for clip in plan.clips}
-        left_out = [outcome for outcome in outcomes.values() if isinstance(outcome, LeftOut)]
+        skipped = [outcome for outcome in outcomes.values() if isinstance(outcome, Skipped)]
         sizes = [
             (name, plan.actor_folds[clip.corpus, clip.actor], plan.random_folds[name], outcome)
             for clip, (name, outcome) in zip(plan.clips, outcomes.items(), strict=True)
-            if not isinstance(outcome, LeftOut)
+            if not isinstance(outcome, Skipped)
         ]
         if not sizes:
-            lines = "\n".join(left_out_lines(left_out))
+            lines = "\n".join(skipped_lines(skipped))
             self._workspace.clear()
             raise BuildError(f"not one of {len(outcomes)} clips could be built:\n{lines}")
         settings = self._settings
@@ -225,7 +225,7 @@ class Ledger:
             round(settings.max_shard_size_mb * 1e6),
             apart=plan.apart,
         )
-        self._workspace.store_shards_plan(shards, left_out)
+        self._workspace.store_shards_plan(shards, skipped)
 
 
 def _largest_error(modality: str, facts: Mapping[str, ClipFacts]) -> float:
@@ -263,7 +263,7 @@ def _altered_notes(facts: Mapping[str, ClipFacts]) -> list[str]:
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             notes.append(
                 f"{corpus}: of {len(names)} files each is {ALTERED}: "
-                f"{', '.join(names[:_NAMED])}{more}; --checksums=require leaves them out"
+                f"{', '.join(names[:_NAMED])}{more}; --checksums=require skips them"
             )
     return notes
 

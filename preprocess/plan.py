@@ -1,4 +1,4 @@
-"""What a build is to do, decided before a clip is decoded: settings, clips, folds, left out."""
+"""What a build is to do, decided before a clip is decoded: settings, clips, folds, skipped."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from preprocess.corpora import (
     MODALITIES,
     Clip,
     CorpusError,
-    LeftOut,
     Modalities,
+    Skipped,
     clips_csv,
     crema_d,
     ravdess,
@@ -38,7 +38,7 @@ from preprocess.corpora.files import Remote, identity
 from preprocess.extractors import AudioExtractor
 from preprocess.face_extractors import FaceFeatures
 from preprocess.fitness import INSTALL
-from preprocess.summary import left_out_lines
+from preprocess.summary import skipped_lines
 
 # Raised whenever the same input would give other bytes than before.
 RECIPE = 3
@@ -66,7 +66,7 @@ class BuildSettings:
       max_shard_size_mb: largest shard, in 10^6 bytes.
       limit: clips of each corpus, spread over its actors; None for all.
       checksums: what becomes of a file that is not the one its corpus published: with `warn` it is
-        built and named, with `require` left out; `off` does not look.
+        built and named, with `require` skipped; `off` does not look.
       audio: of the mel bands.
       audio_features: `logmel`, `mfcc`, `egemaps`, or an extractor's `package.module:name`.
       num_mfcc: cepstral coefficients.
@@ -207,7 +207,7 @@ class Plan:
       actor_folds: (corpus, actor) -> fold.
       random_folds: example id -> fold.
       apart: example id -> fold of `split_protocol`, which shards do not mix either; empty for none.
-      left_out: files that are not even tried.
+      skipped: files that are not even tried.
       notes: of clips that are.
       provenance: `drawn clips` for the sample corpus, else empty.
     """
@@ -217,7 +217,7 @@ class Plan:
     actor_folds: Mapping[tuple[str, str], int]
     random_folds: Mapping[str, int]
     apart: Mapping[str, int]
-    left_out: tuple[LeftOut, ...]
+    skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
     provenance: str
 
@@ -272,7 +272,7 @@ def _plan_build(
         )
     found: list[Clip] = []
     clips: list[Clip] = []
-    left_out: list[LeftOut] = []
+    skipped: list[Skipped] = []
     notes: list[str] = []
     provenance = ""
     checked = set()
@@ -286,7 +286,7 @@ def _plan_build(
             drawn = sample.find_marker(root) is not None
         except (CorpusError, OSError, ValueError) as error:
             raise BuildError(f"--{corpus}_dir: {error}") from error
-        left_out += scan.left_out
+        skipped += scan.skipped
         notes += scan.counted
         if drawn:
             provenance = sample.DESCRIPTION
@@ -303,7 +303,7 @@ def _plan_build(
             drawn = any(sample.find_marker(Path(folder)) for folder in folders)
         except (CorpusError, OSError, ValueError) as error:
             raise BuildError(f"--clips: {error}") from error
-        left_out += scan.left_out
+        skipped += scan.skipped
         notes += scan.counted
         provenance = sample.DESCRIPTION if drawn else provenance
         found += scan.clips
@@ -314,9 +314,9 @@ def _plan_build(
         refused = _refused(clip, index_of, len(classes))
         if not refused and clip.example_id in ids:
             reason = f"another clip is called {clip.example_id}"
-            refused = LeftOut(clip.place(), "duplicate name", reason)
+            refused = Skipped(clip.place(), "duplicate name", reason)
         if refused:
-            left_out.append(refused)
+            skipped.append(refused)
         else:
             ids.add(clip.example_id)
             by_corpus.setdefault(clip.corpus, []).append(clip)
@@ -325,8 +325,8 @@ def _plan_build(
             kept = spread_over_actors(kept, settings.limit, settings.class_names)
         clips += kept
     if not clips:
-        lines = "\n".join(left_out_lines(left_out, listed=1))
-        raise BuildError(f"no clip to build; all {len(left_out)} files are left out:\n{lines}")
+        lines = "\n".join(skipped_lines(skipped, listed=1))
+        raise BuildError(f"no clip to build; all {len(skipped)} files are skipped:\n{lines}")
     del found, ids, by_corpus  # of a million clips, 200 MB
     clips.sort(key=lambda clip: clip.example_id)
     example_ids = [clip.example_id for clip in clips]
@@ -349,7 +349,7 @@ def _plan_build(
         actor_folds=by_actor,
         random_folds=dealt,
         apart=apart,
-        left_out=tuple(sorted(left_out, key=lambda entry: entry.path)),
+        skipped=tuple(sorted(skipped, key=lambda entry: entry.path)),
         notes=tuple(notes),
         provenance=provenance,
     )
@@ -386,11 +386,11 @@ def spread_over_actors(clips: Iterable[Clip], limit: int, classes: Classes) -> l
     return [clip for _, _, clip in turns[:limit]]
 
 
-def _refused(clip: Clip, index_of: Mapping[str, int | None], num_classes: int) -> LeftOut | None:
+def _refused(clip: Clip, index_of: Mapping[str, int | None], num_classes: int) -> Skipped | None:
     """Why a clip is not even tried, or None."""
     if index_of[clip.emotion] is None:
         reason = f"{clip.emotion} is not among the {num_classes} classes"
-        return LeftOut(clip.place(), "emotion", reason)
+        return Skipped(clip.place(), "emotion", reason)
     for path in clip.sources:
         if isinstance(path, Remote):
             continue
@@ -399,10 +399,10 @@ def _refused(clip: Clip, index_of: Mapping[str, int | None], num_classes: int) -
         except OSError as failure:
             if failure.errno not in FILE_ERRNOS:
                 raise BuildError(
-                    f"{path}: cannot be read ({failure.strerror}). Mend it; then run the same "
+                    f"{path}: cannot be read ({failure.strerror}). Fix it; then run the same "
                     "command again"
                 ) from failure
             error = container.MediaError("unreadable", f"cannot be read ({failure.strerror})")
         if error:
-            return LeftOut(clip.place(path), error.kind, str(error))
+            return Skipped(clip.place(path), error.kind, str(error))
     return None

@@ -233,7 +233,7 @@ def _why_no_model(model_dir: Path) -> str:
     if (model_dir / _SETTINGS).exists():
         return (
             f"{model_dir} holds a training that is not finished, so no model yet; the train.py "
-            "command that began it goes on with it"
+            "command that began it resumes it"
         )
     return f"{model_dir} holds no model (no {_SAVED_MODEL}/{_FEATURES}); train.py makes one"
 

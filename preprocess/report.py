@@ -74,7 +74,7 @@ def summarize(manifest: Manifest, facts: Mapping[str, ClipFacts]) -> dict[str, A
             }
             for corpus, some in corpora.items()
         },
-        "left_out": dict(Counter(entry["kind"] for entry in manifest.skipped).most_common()),
+        "skipped": dict(Counter(entry["kind"] for entry in manifest.skipped).most_common()),
         "notes": list(manifest.settings["notes"]),
         "altered": sorted(name for each in facts.values() for name in each.altered),
         "clip_notes": {

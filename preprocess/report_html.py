@@ -44,7 +44,7 @@ def page(data_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) -> str:
         title += f" ({summary['provenance']})"
     parts = [
         f"<p>{', '.join(summary['modalities'])}; {len(manifest.shards)} shards, "
-        f"{summary['bytes'] / 1e6:.1f} MB; {len(manifest.skipped)} files left out.</p>",
+        f"{summary['bytes'] / 1e6:.1f} MB; {len(manifest.skipped)} files skipped.</p>",
         *map(note, summary["notes"]),
         "<h2>Clips</h2>",
         '<div class="side">',
@@ -62,8 +62,8 @@ def page(data_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) -> str:
         "<h2>Measured</h2>",
         _measures_table(summary["measures"]),
         image(_histograms(summary["clips"]), dpi=100),
-        "<h2>Left out</h2>",
-        table(("", "files"), list(summary["left_out"].items())),
+        "<h2>Skipped</h2>",
+        table(("", "files"), list(summary["skipped"].items())),
         "<h2>The oddest clips</h2>",
         "<p>Distance from the corpus's median in robust deviations, or 30 times the share of rows "
         "without a face, whichever is larger. All clips are in report.json.</p>",

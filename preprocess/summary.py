@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import TextIO
 
-from preprocess.corpora import LeftOut
+from preprocess.corpora import Skipped
 
 _LISTED = 5
 # Of how many clips the rate is, and how many, over how long, must be done before there is one.
@@ -32,8 +32,8 @@ class BuildReport:
       clips_written: examples in the data set.
       shards: files.
       bytes: of all shards.
-      left_out: number of files that are not in it. The manifest lists them all.
-      left_out_lines: what they are, counted by kind.
+      skipped: number of files that are not in it. The manifest lists them all.
+      skipped_lines: what they are, counted by kind.
       notes: what is to be known of clips that are.
       warnings: what is likely not as the user wants it.
       seconds: of this run.
@@ -47,8 +47,8 @@ class BuildReport:
     clips_written: int
     shards: int
     bytes: int
-    left_out: int
-    left_out_lines: tuple[str, ...]
+    skipped: int
+    skipped_lines: tuple[str, ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     seconds: float
@@ -62,10 +62,10 @@ class BuildReport:
             f"clips read     {self.clips_read} in {self.seconds:.1f} s, {rate:.2f} clips/s",
             f"clips written  {self.clips_written} in {self.shards} shards, "
             f"{self.bytes / 1e6:.1f} MB",
-            f"left out       {self.left_out}"
-            + (" files" if self.left_out != 1 else " file")
-            + (f", all of them in {self.out_dir}/left_out.csv" if self.left_out else ""),
-            *self.left_out_lines,
+            f"skipped        {self.skipped}"
+            + (" files" if self.skipped != 1 else " file")
+            + (f", all of them in {self.out_dir}/skipped.csv" if self.skipped else ""),
+            *self.skipped_lines,
             *(f"note: {note}" for note in self.notes),
             *(f"warning: {warning}" for warning in self.warnings),
             f"report         {self.out_dir}/report.html",
@@ -74,24 +74,24 @@ class BuildReport:
         return "\n".join(lines)
 
 
-def left_out_lines(left_out: Sequence[LeftOut], listed: int = _LISTED) -> list[str]:
+def skipped_lines(skipped: Sequence[Skipped], listed: int = _LISTED) -> list[str]:
     """Counts by kind, the largest first, each with its first few files and their reasons."""
     lines = []
-    for kind, count in Counter(entry.kind for entry in left_out).most_common():
+    for kind, count in Counter(entry.kind for entry in skipped).most_common():
         lines.append(f"  {count:6d} {kind}")
-        entries = [entry for entry in left_out if entry.kind == kind]
+        entries = [entry for entry in skipped if entry.kind == kind]
         lines += [f"         {entry.path}: {entry.reason}" for entry in entries[:listed]]
         if count > listed:
             lines.append(f"         ... and {count - listed} more")
     return lines
 
 
-def left_out_csv(left_out: Sequence[LeftOut]) -> str:
-    """All that is left out, as a table."""
+def skipped_csv(skipped: Sequence[Skipped]) -> str:
+    """All that is skipped, as a table."""
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["path", "kind", "reason"])
-    rows.writerows([entry.path, entry.kind, entry.reason] for entry in left_out)
+    rows.writerows([entry.path, entry.kind, entry.reason] for entry in skipped)
     return table.getvalue()
 
 
@@ -109,7 +109,7 @@ class Progress:
         self._total = total
         self._of = of
         self._done = 0
-        self._left_out: Counter[str] = Counter()
+        self._skipped: Counter[str] = Counter()
         # When the last of them were done: the rate follows these, since workers begin slowly and
         # clips differ. Before some were done at it there is none.
         self._done_s: deque[float] = deque(maxlen=_RATE_ITEMS)
@@ -117,11 +117,11 @@ class Progress:
         self._every_s = 0.2 if self._terminal else 10.0
         self._told_s = time.monotonic()
 
-    def add(self, left_out: LeftOut | None = None) -> None:
+    def add(self, skipped: Skipped | None = None) -> None:
         """Counts one more."""
         self._done += 1
-        if left_out:
-            self._left_out[left_out.kind] += 1
+        if skipped:
+            self._skipped[skipped.kind] += 1
         now_s = time.monotonic()
         self._done_s.append(now_s)
         if now_s - self._told_s >= self._every_s or self._done == self._total:
@@ -134,9 +134,9 @@ class Progress:
         if len(self._done_s) >= _LEAST_ITEMS and seconds >= _LEAST_S:
             rate = (len(self._done_s) - 1) / seconds
             line += f", {rate:.1f}/s, {clock((self._total - self._done) / rate)} left"
-        if self._left_out:
-            counts = ", ".join(f"{count} {kind}" for kind, count in self._left_out.most_common())
-            line += f", left out: {counts}"
+        if self._skipped:
+            counts = ", ".join(f"{count} {kind}" for kind, count in self._skipped.most_common())
+            line += f", skipped: {counts}"
         ends = self._done == self._total
         self._stream.write(f"\r\033[K{line}" if self._terminal else line)
         self._stream.write("\n" if ends or not self._terminal else "")

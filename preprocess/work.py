@@ -11,14 +11,14 @@ from typing import Any
 
 from emotion_tfdata import schema
 from preprocess import checksums, container, fitness, processor, writer
-from preprocess.corpora import FILE_ERRNOS, NO_PICTURE, NO_SOUND, Clip, LeftOut
+from preprocess.corpora import FILE_ERRNOS, NO_PICTURE, NO_SOUND, Clip, Skipped
 from preprocess.example import make_example
 from preprocess.facts import measure
 from preprocess.plan import BuildError, BuildSettings
 from preprocess.workspace import Workspace, WorkspaceError
 from preprocess.writer import ShardPlan
 
-GOES_ON = "the same command goes on from here"
+RESUMES = "the same command resumes"
 ALTERED = "not the file that its corpus published (its SHA-256 is another)"
 # What may be the machine's fault as well as a clip's: listed, but tried again by the next run.
 PASSING_KINDS = ("failed", "no decoder")
@@ -57,16 +57,16 @@ class Work:
     workspace: Workspace
     checked: frozenset[str]
 
-    def __call__(self, task: Clip | ShardPlan) -> int | LeftOut | Stop:
+    def __call__(self, task: Clip | ShardPlan) -> int | Skipped | Stop:
         """Does a task and keeps what comes of it in the work folder.
 
         Returns:
-          Bytes written; or why the clip is left out, or why nothing can be kept.
+          Bytes written; or why the clip is skipped, or why nothing can be kept.
         """
         if self.workspace.token not in _checked:
             reason = self._not_as_in_parent()
             if reason:
-                return Stop(f"{socket.gethostname()}: {reason}; then {GOES_ON}")
+                return Stop(f"{socket.gethostname()}: {reason}; then {RESUMES}")
             try:
                 self.workspace.store_processor(processor.describe())
             except OSError as error:
@@ -121,10 +121,10 @@ class Work:
             faces=self.settings.needs_facemesh,
         )
 
-    def _process(self, clip: Clip) -> int | LeftOut | Stop:
+    def _process(self, clip: Clip) -> int | Skipped | Stop:
         """Makes one clip's example."""
         where = clip.place()
-        left_out = None
+        skipped = None
         notes: list[str] = []
         try:
             checked = clip.corpus in self.checked
@@ -146,29 +146,29 @@ class Work:
             if self.settings.modalities == "both":
                 hints = dict([NO_PICTURE, NO_SOUND])
                 reason = hints.get(error.kind, reason)
-            left_out = LeftOut(where, error.kind, reason)
+            skipped = Skipped(where, error.kind, reason)
         except FileNotFoundError as error:  # it was there when the build was planned
             return Stop(f"{socket.gethostname()}: {error.filename} is gone, or not seen from here")
         except OSError as error:
             if error.errno not in FILE_ERRNOS:
                 return Stop(
                     f"{socket.gethostname()}: {where} cannot be read ({error.strerror or error}). "
-                    f"Mend it; then {GOES_ON}"
+                    f"Fix it; then {RESUMES}"
                 )
-            # Not kept: who goes on later may find it mended.
-            return LeftOut(where, "unreadable", f"cannot be read ({error.strerror})")
+            # Not kept: who resumes later may find it fixed.
+            return Skipped(where, "unreadable", f"cannot be read ({error.strerror})")
         except ImportError as error:  # no clip is to blame
-            return Stop(f"{fitness.describe(error)}; then {GOES_ON}")
+            return Stop(f"{fitness.describe(error)}; then {RESUMES}")
         except MemoryError:
-            return LeftOut(where, "failed", "needs more memory than --worker_memory_mb gives")
+            return Skipped(where, "failed", "needs more memory than --worker_memory_mb gives")
         except Exception as error:  # whatever a file provokes costs that file alone, and is listed
             traceback.print_exc()
-            return LeftOut(where, "failed", f"{type(error).__name__}: {error}")
+            return Skipped(where, "failed", f"{type(error).__name__}: {error}")
         try:
-            if left_out:
-                if left_out.kind not in PASSING_KINDS:
-                    self.workspace.store_left_out(clip.example_id, left_out)
-                return left_out
+            if skipped:
+                if skipped.kind not in PASSING_KINDS:
+                    self.workspace.store_skipped(clip.example_id, skipped)
+                return skipped
             facts = measure(
                 example,
                 altered,
@@ -200,5 +200,5 @@ class Work:
     def _cannot_write(self, error: OSError) -> Stop:
         return Stop(
             f"cannot write in {self.workspace.out_dir} ({error.strerror or error}). "
-            f"Make room or mend it; then {GOES_ON}"
+            f"Make room or fix it; then {RESUMES}"
         )

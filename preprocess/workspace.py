@@ -45,14 +45,15 @@ from emotion_tfdata.schema import (
 )
 from emotion_tfdata.tfds import FEATURES_NAME, INFO_NAME
 from preprocess import lock
-from preprocess.corpora import LeftOut
+from preprocess.corpora import Skipped
 from preprocess.facts import ClipFacts
 from preprocess.report import HTML_NAME, JSON_NAME
 from preprocess.verify import verify
 from preprocess.writer import SHARD_NAME, ShardPlan, WrittenShard, unique_name
 
 BUILD_NAME = "build.json"
-LEFT_OUT_NAME = "left_out.csv"
+SKIPPED_NAME = "skipped.csv"
+_FORMER_NAMES = ("left_out.csv",)  # of files that releases before this one wrote
 _WORK_NAME = ".work"
 _LOCK_NAME = ".lock"
 _TOKEN_NAME = "token-"
@@ -127,7 +128,7 @@ class Workspace:
         for path in self._leftovers():
             if path.suffix == ".tmp":
                 path.unlink(missing_ok=True)
-        # Before all else: what was broken off here says whose it is.
+        # Before all else: what was interrupted here says whose it is.
         self._write_json(self.out_dir / BUILD_NAME, description)
         self.work_dir.mkdir(exist_ok=True)
         for path in self.work_dir.glob(f"{_TOKEN_NAME}*"):
@@ -223,13 +224,13 @@ class Workspace:
 
     # -- clips ------------------------------------------------------------------------------------
 
-    def outcomes(self) -> dict[str, LeftOut | int]:
-        """Clips that are finished: example id -> bytes of what is stored, or why it is left out.
+    def outcomes(self) -> dict[str, Skipped | int]:
+        """Clips that are finished: example id -> bytes of what is stored, or why it is skipped.
 
         One listing, since a file system on several machines may remember for a while that a name
         was asked for and not there.
         """
-        found: dict[str, LeftOut | int] = {}
+        found: dict[str, Skipped | int] = {}
         for folder in (self.work_dir / "clips").glob("*"):
             with os.scandir(folder) as entries:
                 for entry in entries:
@@ -239,7 +240,7 @@ class Workspace:
                     elif ending == ".json":
                         try:
                             content = json.loads(Path(entry.path).read_text(encoding="utf-8"))
-                            found[f"{folder.name}/{stem}"] = LeftOut(**content)
+                            found[f"{folder.name}/{stem}"] = Skipped(**content)
                         except _DAMAGES as error:
                             print(
                                 f"{entry.path} was damaged ({error!r}); its clip is tried again",
@@ -260,9 +261,9 @@ class Workspace:
         path = self._clip_path(example.example_id, ".npz")
         return self._write(path, lambda file: np.savez(file, **arrays))
 
-    def store_left_out(self, example_id: str, left_out: LeftOut) -> None:
-        """Keeps why a clip is left out."""
-        self._write_json(self._clip_path(example_id, ".json"), dataclasses.asdict(left_out))
+    def store_skipped(self, example_id: str, skipped: Skipped) -> None:
+        """Keeps why a clip is skipped."""
+        self._write_json(self._clip_path(example_id, ".json"), dataclasses.asdict(skipped))
 
     def load_example(self, example_id: str) -> tuple[Example, ClipFacts]:
         """Reads back what `store_example` kept.
@@ -280,7 +281,7 @@ class Workspace:
             raise WorkspaceError(f"{path} is gone; {_MADE_AGAIN}") from error
         except OSError as error:
             raise WorkspaceError(
-                f"{path} cannot be read ({error.strerror or error}). Mend or delete it; then "
+                f"{path} cannot be read ({error.strerror or error}). Fix or delete it; then "
                 f"{_MADE_AGAIN}"
             ) from error
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -295,11 +296,11 @@ class Workspace:
 
     # -- shards -----------------------------------------------------------------------------------
 
-    def store_shards_plan(self, plans: Sequence[ShardPlan], left_out: Sequence[LeftOut]) -> None:
+    def store_shards_plan(self, plans: Sequence[ShardPlan], skipped: Sequence[Skipped]) -> None:
         """Keeps which clips go where. From here on no clip is looked at again that is kept."""
         content = {
             "shards": [dataclasses.asdict(plan) for plan in plans],
-            "left_out": [dataclasses.asdict(entry) for entry in left_out],
+            "skipped": [dataclasses.asdict(entry) for entry in skipped],
         }
         self._write_json(self._shards_plan, content)
 
@@ -307,7 +308,7 @@ class Workspace:
         """Whether `store_shards_plan` has kept one."""
         return self._shards_plan.exists()
 
-    def load_shards_plan(self) -> tuple[list[ShardPlan], list[LeftOut]]:
+    def load_shards_plan(self) -> tuple[list[ShardPlan], list[Skipped]]:
         """Reads what `store_shards_plan` kept.
 
         Raises:
@@ -324,7 +325,7 @@ class Workspace:
                 )
                 for plan in content["shards"]
             ]
-            return plans, [LeftOut(**entry) for entry in content["left_out"]]
+            return plans, [Skipped(**entry) for entry in content["skipped"]]
         except _DAMAGES as error:
             raise _damaged(self._shards_plan, error) from error
 
@@ -420,7 +421,8 @@ class Workspace:
 
     def _leftovers(self) -> list[Path]:
         """What a build may have left here."""
-        names = {BUILD_NAME, LEFT_OUT_NAME, JSON_NAME, HTML_NAME, _WORK_NAME, *_MANIFEST_NAMES}
+        names = {BUILD_NAME, SKIPPED_NAME, JSON_NAME, HTML_NAME, _WORK_NAME, *_MANIFEST_NAMES}
+        names.update(_FORMER_NAMES)
         return [
             path
             for path in sorted(self.out_dir.iterdir())

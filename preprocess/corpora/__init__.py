@@ -89,7 +89,7 @@ class Clip:
 
 
 @dataclasses.dataclass(frozen=True)
-class LeftOut:
+class Skipped:
     """A file that is not in the data set.
 
     Attributes:
@@ -111,7 +111,7 @@ class Scan:
       corpus: its name.
       root: its folder.
       clips: to be built, in order of their names.
-      left_out: files that are not, in order of their paths.
+      skipped: files that are not, in order of their paths.
       notes: what is to be known of the real corpus's clips that are built all the same.
       counted: lines on files that are neither built nor listed one by one.
     """
@@ -119,7 +119,7 @@ class Scan:
     corpus: str
     root: Path
     clips: tuple[Clip, ...]
-    left_out: tuple[LeftOut, ...]
+    skipped: tuple[Skipped, ...]
     notes: tuple[str, ...] = ()
     counted: tuple[str, ...] = ()
 
@@ -140,10 +140,10 @@ def is_media(path: Path) -> bool:
     return path.suffix.lower() in MEDIA_ENDINGS and not path.name.startswith(_APPLE_DOUBLE)
 
 
-def unknown_name(corpus: str, root: Path, path: Path, example: str) -> LeftOut:
+def unknown_name(corpus: str, root: Path, path: Path, example: str) -> Skipped:
     """Media that is not named as its corpus names its files."""
     reason = f"not named as the corpus's files are, e.g. {example}"
-    return LeftOut(place(corpus, root, path), "unknown name", reason)
+    return Skipped(place(corpus, root, path), "unknown name", reason)
 
 
 def count_lines(corpus: str, what: str, paths: Iterable[Path]) -> tuple[str, ...]:

@@ -20,9 +20,9 @@ from preprocess.corpora import (
     NO_PICTURE,
     NO_SOUND,
     CorpusError,
-    LeftOut,
     Modalities,
     Scan,
+    Skipped,
 )
 from preprocess.corpora import Clip as Take
 from preprocess.corpora.files import Remote, is_url, look_up
@@ -94,7 +94,7 @@ def scan(table: Table, modalities: Modalities, classes: Classes = 6) -> Scan:
     seconds from its beginning. With both a video and an audio, the sound is the audio's, which
     must begin when the video does.
 
-    A line that is no clip is left out and named; the others are built.
+    A line that is no clip is skipped and named; the others are built.
 
     Args:
       table: the csv, in UTF-8, with a head; separated by commas, semicolons or tabs. Or its lines,
@@ -163,7 +163,7 @@ def _scan(
 ) -> Scan:
     remote, classes = look_up(urls), class_names(classes)
     clips: list[Take] = []
-    left_out: list[LeftOut] = []
+    skipped: list[Skipped] = []
     line_of: dict[str, int] = {}
     for line, row in rows():
         try:
@@ -173,12 +173,12 @@ def _scan(
                 reason = f"{where(first)} is {clip.example_id} already"
                 raise _BadLineError("duplicate name", reason)
         except _BadLineError as error:
-            left_out.append(LeftOut(where(line), error.kind, str(error)))
+            skipped.append(Skipped(where(line), error.kind, str(error)))
         else:
             clips.append(clip)
     clips.sort(key=lambda clip: clip.example_id)
     counted = (f"{path.name}: columns that are not used: {', '.join(unused)}",) if unused else ()
-    return Scan(path.stem, path.parent, tuple(clips), tuple(left_out), counted=counted)
+    return Scan(path.stem, path.parent, tuple(clips), tuple(skipped), counted=counted)
 
 
 @contextlib.contextmanager

@@ -12,9 +12,9 @@ from preprocess.corpora import (
     NO_PICTURE,
     Clip,
     CorpusError,
-    LeftOut,
     Modalities,
     Scan,
+    Skipped,
     count_lines,
     find_files,
     is_media,
@@ -71,7 +71,7 @@ def scan(root: Path, modalities: Modalities) -> Scan:
       CorpusError: if no file is named as CREMA-D's are.
     """
     takes: dict[str, dict[str, Path]] = defaultdict(dict)
-    left_out = []
+    skipped = []
     copies, others = [], []
     for path in find_files(root):
         match = _NAME.fullmatch(path.name)
@@ -79,12 +79,12 @@ def scan(root: Path, modalities: Modalities) -> Scan:
             others.append(path)
             continue
         if not match:
-            left_out.append(unknown_name(CORPUS, root, path, _EXAMPLE))
+            skipped.append(unknown_name(CORPUS, root, path, _EXAMPLE))
             continue
         files, ending = takes[match["stem"]], match["ending"].lower()
         if ending in files:
             reason = f"the same name as {place(CORPUS, root, files[ending])}"
-            left_out.append(LeftOut(place(CORPUS, root, path), "duplicate file", reason))
+            skipped.append(Skipped(place(CORPUS, root, path), "duplicate file", reason))
         else:
             files[ending] = path
     if not takes:
@@ -107,7 +107,7 @@ def scan(root: Path, modalities: Modalities) -> Scan:
         elif stem in _BAD_BUT_FOR_WAV and main.suffix.lower() != ".wav":
             refused = ("known bad", _BAD_BUT_FOR_WAV[stem])
         if refused:
-            left_out.append(LeftOut(place(CORPUS, root, main), *refused))
+            skipped.append(Skipped(place(CORPUS, root, main), *refused))
             continue
         match = _NAME.fullmatch(main.name)
         assert match is not None
@@ -143,5 +143,5 @@ def scan(root: Path, modalities: Modalities) -> Scan:
         *count_lines(CORPUS, "copies of clips' files, not read", copies),
         *count_lines(CORPUS, "files that are no clips", others),
     )
-    left_out.sort(key=lambda entry: entry.path)
-    return Scan(CORPUS, root, tuple(clips), tuple(left_out), notes, counted)
+    skipped.sort(key=lambda entry: entry.path)
+    return Scan(CORPUS, root, tuple(clips), tuple(skipped), notes, counted)

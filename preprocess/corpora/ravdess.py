@@ -14,9 +14,9 @@ from preprocess.corpora import (
     NO_TRACKING,
     Clip,
     CorpusError,
-    LeftOut,
     Modalities,
     Scan,
+    Skipped,
     count_lines,
     find_files,
     is_media,
@@ -60,7 +60,7 @@ def scan(root: Path, modalities: Modalities, tracking_dir: Path | None = None) -
       CorpusError: if no file is named as RAVDESS's are.
     """
     takes: dict[str, dict[str, Path]] = defaultdict(dict)
-    left_out = []
+    skipped = []
     others = []
     for path in find_files(root):
         match = _NAME.fullmatch(path.name)
@@ -68,21 +68,21 @@ def scan(root: Path, modalities: Modalities, tracking_dir: Path | None = None) -
             others.append(path)
             continue
         if not match:
-            left_out.append(unknown_name(CORPUS, root, path, _EXAMPLE))
+            skipped.append(unknown_name(CORPUS, root, path, _EXAMPLE))
             continue
         take, modality = match["take"], match["modality"]
         where = place(CORPUS, root, path)
         if match["channel"] != _SPEECH:
-            left_out.append(LeftOut(where, "song", "sung, not spoken"))
+            skipped.append(Skipped(where, "song", "sung, not spoken"))
         elif match["ending"].lower() != _ENDINGS[modality]:  # made of the corpus's file
             reason = f"RAVDESS's files named {modality}- are {_ENDINGS[modality]}"
-            left_out.append(LeftOut(where, "not the corpus's", reason))
+            skipped.append(Skipped(where, "not the corpus's", reason))
         elif modality in takes[take]:
             first = place(CORPUS, root, takes[take][modality])
-            left_out.append(LeftOut(where, "duplicate file", f"the same name as {first}"))
+            skipped.append(Skipped(where, "duplicate file", f"the same name as {first}"))
         else:
             takes[take][modality] = path
-    if not takes and all(entry.kind == "unknown name" for entry in left_out):
+    if not takes and all(entry.kind == "unknown name" for entry in skipped):
         raise CorpusError(f"{root} is not RAVDESS: no file in it is named as {_EXAMPLE} is")
     counted = count_lines(CORPUS, "files that are no clips", others)
     tracks: dict[str, Path] = {}
@@ -100,14 +100,14 @@ def scan(root: Path, modalities: Modalities, tracking_dir: Path | None = None) -
             picture, sound, missing = _choose(files, modalities)
         used = {path for path in (picture, sound) if path}
         if missing:
-            left_out += [LeftOut(place(CORPUS, root, path), *missing) for path in files.values()]
+            skipped += [Skipped(place(CORPUS, root, path), *missing) for path in files.values()]
             continue
         main = picture or sound
         assert main is not None
         for path in files.values():
             if path not in used:
                 reason = f"duplicate take of {place(CORPUS, root, main)}"
-                left_out.append(LeftOut(place(CORPUS, root, path), "duplicate take", reason))
+                skipped.append(Skipped(place(CORPUS, root, path), "duplicate take", reason))
         match = _NAME.fullmatch(next(iter(files.values())).name)
         assert match is not None
         clips.append(
@@ -133,7 +133,7 @@ def scan(root: Path, modalities: Modalities, tracking_dir: Path | None = None) -
         CORPUS,
         root,
         tuple(sorted(clips, key=lambda clip: clip.name)),
-        tuple(sorted(left_out, key=lambda entry: entry.path)),
+        tuple(sorted(skipped, key=lambda entry: entry.path)),
         notes,
         counted,
     )

@@ -152,12 +152,12 @@ def test_each_bad_file_is_listed_with_its_reason(built, path, kind, reason):
     (entry,) = [each for each in Manifest.load(str(out_dir)).skipped if each["path"] == path]
     assert entry["kind"] == kind
     assert re.search(reason, entry["reason"]), entry["reason"]
-    assert f"{path},{kind}," in (out_dir / "left_out.csv").read_text()
+    assert f"{path},{kind}," in (out_dir / "skipped.csv").read_text()
     assert f"{path}: {entry['reason']}" in str(report)
 
 
-def test_nothing_else_is_left_out(built):
-    assert built[1].left_out == len(Manifest.load(str(built[0])).skipped) == 13
+def test_nothing_else_is_skipped(built):
+    assert built[1].skipped == len(Manifest.load(str(built[0])).skipped) == 13
 
 
 def test_the_manifest_says_what_the_data_set_holds(built):
@@ -179,7 +179,7 @@ def test_the_manifest_says_what_the_data_set_holds(built):
         np.testing.assert_allclose(moments.deviation, rows.std(axis=0), atol=1e-6)
     assert sorted(path.name for path in out_dir.iterdir()) == sorted(
         [
-            *("build.json", "left_out.csv", "report.html", "report.json"),
+            *("build.json", "skipped.csv", "report.html", "report.json"),
             *("index.npz", "manifest.json", "statistics.npz", "features.json", "dataset_info.json"),
             *(shard.name for shard in manifest.shards),
         ]
@@ -216,7 +216,7 @@ def test_workers_and_interruptions_do_not_change_a_byte(built, corpora, tmp_path
     assert not report.was_finished
     assert (tmp_path / sealed[0]).stat().st_mtime_ns == first_written
     assert shards(tmp_path) == shards(built[0])
-    tables = ("index.npz", "statistics.npz", "left_out.csv")
+    tables = ("index.npz", "statistics.npz", "skipped.csv")
     for name in ("manifest.json", *tables, "report.json", "report.html"):
         assert (tmp_path / name).read_bytes() == (built[0] / name).read_bytes()
 
@@ -252,7 +252,7 @@ def test_a_full_disk_stops_the_build_and_it_goes_on_later(
 
     for owner, name in ((Workspace, "store_example"), (writer, "write_shard")):
         monkeypatch.setattr(owner, name, full)
-        with pytest.raises(BuildError, match=r"No space left on device.*the same command goes on"):
+        with pytest.raises(BuildError, match=r"No space left on device.*the same command resumes"):
             build(roots, tmp_path, BuildSettings(), **in_process)
         monkeypatch.undo()
     # The clip was kept when its shard could not be.
@@ -344,7 +344,7 @@ def test_files_in_a_folder_whose_name_is_no_utf_8_are_built_and_listed(
     manifest = Manifest.load(str(out_dir))
     (entry,) = manifest.skipped
     assert entry["path"] == r"ravdess/Actor_\xff/03-01-05-01-01-01-01.wav"
-    table = (out_dir / "left_out.csv").read_text(encoding="utf-8")
+    table = (out_dir / "skipped.csv").read_text(encoding="utf-8")
     assert f"\n{entry['path']},unreadable," in table
     assert len(manifest.index) == report.clips_written == 1
 
@@ -388,11 +388,11 @@ def test_real_clips_have_a_face_in_every_frame(corpora_dir, tmp_path, in_process
     assert [record.corpus for record in records] == ["crema_d"] * 4 + ["ravdess"] * 2
     for record in records:
         assert record.valid_frames["landmarks"] == record.frames["landmarks"] > 50
-    left_out = {entry["path"]: entry for entry in Manifest.load(str(tmp_path)).skipped}
+    skipped = {entry["path"]: entry for entry in Manifest.load(str(tmp_path)).skipped}
     surprised = "ravdess/Video_Speech_Actor_19/Actor_19/01-01-08-02-01-01-19.mp4"
-    assert left_out.pop(surprised)["reason"] == "surprised is not among the 6 classes"
-    assert len(left_out) == 960
-    assert {entry["kind"] for entry in left_out.values()} == {"no picture", "duplicate take"}
+    assert skipped.pop(surprised)["reason"] == "surprised is not among the 6 classes"
+    assert len(skipped) == 960
+    assert {entry["kind"] for entry in skipped.values()} == {"no picture", "duplicate take"}
 
 
 @pytest.mark.parametrize(("num_classes", "wavs"), [(6, 832), (8, 960)])

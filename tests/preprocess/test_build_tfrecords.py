@@ -56,7 +56,7 @@ def test_a_build_prints_its_summary_and_a_second_one_finds_it_finished(project_d
     assert lines[1].startswith("clips read 5 in ")
     assert lines[1].endswith("clips/s")
     assert lines[2].startswith("clips written 4 in 2 shards, ")
-    assert f"left out 3 files, all of them in {out_dir}/left_out.csv" in lines
+    assert f"skipped 3 files, all of them in {out_dir}/skipped.csv" in lines
     assert "2 emotion" in lines
     assert any(line.startswith("ravdess/03-01-05-01-01-01-01.wav: not a whole") for line in lines)
     assert lines[-1] == f"data set {out_dir}"
@@ -67,7 +67,7 @@ def test_a_build_prints_its_summary_and_a_second_one_finds_it_finished(project_d
         "5/5 clips",
         "2/2 shards",
     ]
-    assert "left out: 1 unreadable" in done.stderr
+    assert "skipped: 1 unreadable" in done.stderr
     manifest = Manifest.load(str(out_dir))
     assert manifest.provenance == "drawn clips"
 

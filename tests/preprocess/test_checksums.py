@@ -70,7 +70,7 @@ def test_altered_files_are_built_and_named(ravdess, make, tmp_path):
     assert f"note: {note}" in str(report)
 
 
-def test_altered_files_are_left_out_where_checksums_are_required(ravdess, make, tmp_path):
+def test_altered_files_are_skipped_where_checksums_are_required(ravdess, make, tmp_path):
     with pytest.raises(BuildError, match=r"2 checksum\n.*03-01-03.*SHA-256 is another"):
         make(ravdess, tmp_path / "out", "require")
 

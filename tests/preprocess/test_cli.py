@@ -41,4 +41,4 @@ def test_who_interrupts_is_told_how_to_go_on(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.stopped()
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "stopped; the same command goes on from here\n"
+    assert capsys.readouterr().err == "stopped; the same command resumes\n"

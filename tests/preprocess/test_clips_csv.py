@@ -129,11 +129,11 @@ def test_lists_and_corpora_are_built_together_and_a_name_is_used_once(sounds, tm
     other = write_list(tmp_path / "more.csv", same, separator=";")
     plan = plan_build({"crema_d": tmp_path / "crema"}, HEARD, [path, other])
     assert len(plan.clips) == 1 + 8 + 1
-    ((kind, reason),) = [(entry.kind, entry.reason) for entry in plan.left_out]
+    ((kind, reason),) = [(entry.kind, entry.reason) for entry in plan.skipped]
     assert (kind, reason) == ("duplicate name", "another clip is called crema_d/1001_DFA_ANG_XX")
 
 
-def test_each_bad_line_is_left_out_by_its_number_and_the_others_are_built(sounds, tmp_path):
+def test_each_bad_line_is_skipped_by_its_number_and_the_others_are_built(sounds, tmp_path):
     _, rows = sounds
     good = rows[0]
     write_sound(tmp_path / "a.txt")
@@ -156,12 +156,12 @@ def test_each_bad_line_is_left_out_by_its_number_and_the_others_are_built(sounds
     path.write_text(path.read_text() + "one,value,too,many,in,this,line,of,it\n", encoding="utf-8")
     scan = clips_csv.scan(path, "audio")
     assert [clip.name for clip in scan.clips] == ["voices_0"]
-    assert [entry.path for entry in scan.left_out] == [f"clips.csv:{n + 3}" for n in range(14)]
-    for entry, (_, reason) in zip(scan.left_out, bad, strict=False):
+    assert [entry.path for entry in scan.skipped] == [f"clips.csv:{n + 3}" for n in range(14)]
+    for entry, (_, reason) in zip(scan.skipped, bad, strict=False):
         assert reason in entry.reason
-    assert "9 values, its head has" in scan.left_out[-1].reason
+    assert "9 values, its head has" in scan.skipped[-1].reason
     sights = clips_csv.scan(path, "both")
-    assert {entry.kind for entry in sights.left_out} >= {"no picture"}
+    assert {entry.kind for entry in sights.skipped} >= {"no picture"}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_a_clip_behind_a_url_gives_what_the_file_gives(sounds, tmp_path):
         scan = clips_csv.scan(path, "audio")
         (clip,) = scan.clips
         assert clip.name == "0"
-        assert "no.wav: is not there" in scan.left_out[0].reason
+        assert "no.wav: is not there" in scan.skipped[0].reason
         (here,) = clips_csv.scan(write_list(tmp_path / "here.csv", rows[:1]), "audio").clips
         np.testing.assert_array_equal(
             make_example(clip, AudioSettings()).audio, make_example(here, AudioSettings()).audio
@@ -267,7 +267,7 @@ def test_the_script_in_readme_lists_savee_and_mead(project_dir, tmp_path):
         ("mead/MEAD_M003_video_front_angry_level_1_001", "M003", "angry"),
         ("mead/MEAD_W009_video_front_fear_level_3_7", "W009", "fearful"),
     ]
-    assert [entry.kind for entry in savee.left_out] == ["emotion"]  # surprise
+    assert [entry.kind for entry in savee.skipped] == ["emotion"]  # surprise
 
 
 def test_a_build_from_python_is_the_command_s(sounds, tmp_path, in_process, monkeypatch):

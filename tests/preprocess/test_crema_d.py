@@ -42,28 +42,28 @@ def test_a_clip_is_made_from_the_best_file_there_is(tmp_path, modalities, ending
     assert clip.name == "1001_DFA_ANG_XX"
     assert (clip.picture and Path(clip.picture).suffix[1:]) == picture
     assert (clip.sound and Path(clip.sound).suffix[1:]) == sound
-    assert found.left_out == ()
+    assert found.skipped == ()
 
 
 @pytest.mark.parametrize("modalities", ["both", "landmarks"])
 def test_sound_alone_says_what_would_build_it(tmp_path, modalities):
     found = scan(tmp_path, ["1001_DFA_ANG_XX.wav", "1001_DFA_ANG_XX.mp3"], modalities)
     assert not found.clips
-    (entry,) = found.left_out
+    (entry,) = found.skipped
     assert entry.kind == "no picture"
     assert entry.reason == "sound without picture; --modalities=audio builds it"
 
 
-def test_known_bad_clips_are_left_out_by_name(tmp_path):
+def test_known_bad_clips_are_skipped_by_name(tmp_path):
     bad = ["1076_MTI_NEU_XX", "1076_MTI_SAD_XX", "1064_TIE_SAD_XX", "1064_IEO_DIS_MD"]
     names = [f"{stem}.{ending}" for stem in bad for ending in ENDINGS]
     found = scan(tmp_path, [*names, "1001_DFA_ANG_XX.flv"])
     assert [clip.name for clip in found.clips] == ["1001_DFA_ANG_XX"]
-    assert {entry.path for entry in found.left_out} == {
+    assert {entry.path for entry in found.skipped} == {
         f"crema_d/VideoFlash/{stem}.flv" for stem in bad
     }
-    assert {entry.kind for entry in found.left_out} == {"known bad"}
-    assert all(entry.reason.startswith("known bad: ") for entry in found.left_out)
+    assert {entry.kind for entry in found.skipped} == {"known bad"}
+    assert all(entry.reason.startswith("known bad: ") for entry in found.skipped)
     # The wav of one of them is whole.
     audio = crema_d.scan(tmp_path, "audio")
     assert [clip.name for clip in audio.clips] == ["1001_DFA_ANG_XX", "1076_MTI_NEU_XX"]
@@ -79,12 +79,12 @@ def test_one_sound_under_two_labels_is_noted_where_both_are_built(tmp_path):
     assert crema_d.scan(tmp_path, "both").notes == ()
 
 
-def test_a_second_copy_is_left_out(tmp_path):
+def test_a_second_copy_is_skipped(tmp_path):
     (tmp_path / "again").mkdir()
     (tmp_path / "again" / "1001_DFA_ANG_XX.flv").write_bytes(b"media")
     found = scan(tmp_path, ["1001_DFA_ANG_XX.flv"])
     assert len(found.clips) == 1
-    assert [(entry.path, entry.kind, entry.reason) for entry in found.left_out] == [
+    assert [(entry.path, entry.kind, entry.reason) for entry in found.skipped] == [
         (
             "crema_d/again/1001_DFA_ANG_XX.flv",
             "duplicate file",
@@ -105,7 +105,7 @@ def test_capital_endings_are_endings_and_a_converted_copy_stands_for_a_missing_f
         (tmp_path / name).write_bytes(b"media")
     found = crema_d.scan(tmp_path, "both")
     assert [clip.files for clip in found.clips] == [(tmp_path / name,) for name in names]
-    assert found.left_out == ()
+    assert found.skipped == ()
     assert found.notes == (
         "crema_d: built from converted copies, of which no checksum is known: 1002_DFA_ANG_XX.mp4",
     )
@@ -119,7 +119,7 @@ def test_every_file_is_built_or_listed_or_counted(tmp_path):
     for name in ("README", "a.txt", "b.TXT", "._1001_DFA_ANG_XX.flv", "1001_DFA_ANG_XX.json"):
         (tmp_path / name).write_bytes(b"words")
     found = crema_d.scan(tmp_path, "both")
-    assert [(entry.path, entry.kind) for entry in found.left_out] == [
+    assert [(entry.path, entry.kind) for entry in found.skipped] == [
         ("crema_d/1001_DFA_ANG_XX (1).flv", "unknown name"),
         ("crema_d/holiday.MOV", "unknown name"),
     ]

@@ -50,33 +50,33 @@ def test_clips_stand_in_order_of_their_ids_with_folds_of_both_protocols(roots):
     assert [angry.count(fold) for fold in range(5)] == [4] * 5
 
 
-def test_emotions_outside_the_classes_are_left_out_by_name(roots):
+def test_emotions_outside_the_classes_are_skipped_by_name(roots):
     six = plan_build(roots, BuildSettings(num_classes=6))
-    assert {(entry.kind, entry.reason) for entry in six.left_out} == {
+    assert {(entry.kind, entry.reason) for entry in six.skipped} == {
         ("emotion", "surprised is not among the 6 classes")
     }
-    assert len(six.left_out) == 10
+    assert len(six.skipped) == 10
     eight = plan_build(roots, BuildSettings(num_classes=8))
-    assert not eight.left_out
+    assert not eight.skipped
     assert len(eight.clips) == len(six.clips) + 10
 
 
-def test_what_is_no_media_is_left_out_before_it_is_decoded(roots):
+def test_what_is_no_media_is_skipped_before_it_is_decoded(roots):
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     put(roots["crema_d"], "1011_DFA_ANG_XX.flv", content=pointer)
     put(roots["crema_d"], "1012_DFA_ANG_XX.flv", content=b"")
-    left_out = plan_build({"crema_d": roots["crema_d"]}, BuildSettings()).left_out
-    assert [(entry.path, entry.kind) for entry in left_out] == [
+    skipped = plan_build({"crema_d": roots["crema_d"]}, BuildSettings()).skipped
+    assert [(entry.path, entry.kind) for entry in skipped] == [
         ("crema_d/1011_DFA_ANG_XX.flv", "lfs pointer"),
         ("crema_d/1012_DFA_ANG_XX.flv", "unreadable"),
     ]
-    assert "git lfs pull" in left_out[0].reason
-    assert left_out[1].reason == "the file is empty"
+    assert "git lfs pull" in skipped[0].reason
+    assert skipped[1].reason == "the file is empty"
 
 
-def test_a_link_that_leads_nowhere_is_left_out(roots, tmp_path):
+def test_a_link_that_leads_nowhere_is_skipped(roots, tmp_path):
     (roots["crema_d"] / "1011_DFA_ANG_XX.flv").symlink_to(tmp_path / "not fetched")
-    (entry,) = plan_build({"crema_d": roots["crema_d"]}, BuildSettings()).left_out
+    (entry,) = plan_build({"crema_d": roots["crema_d"]}, BuildSettings()).skipped
     assert (entry.path, entry.kind) == ("crema_d/1011_DFA_ANG_XX.flv", "unreadable")
     assert entry.reason == "cannot be read (No such file or directory)"
 
@@ -176,7 +176,7 @@ def test_a_wrong_folder_is_named_with_its_flag(roots, tmp_path):
 def test_nothing_to_build_is_an_error_with_its_reasons(tmp_path):
     put(tmp_path, "03-01-03-01-01-01-01.wav")
     with pytest.raises(
-        BuildError, match=r"no clip to build; all 1 files are left out:\n.*no picture"
+        BuildError, match=r"no clip to build; all 1 files are skipped:\n.*no picture"
     ):
         plan_build({"ravdess": tmp_path}, BuildSettings())
 

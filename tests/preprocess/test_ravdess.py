@@ -47,8 +47,8 @@ def test_the_files_of_a_take_are_one_clip(tmp_path, files, modalities, picture, 
     assert clip.picture == (str(tmp_path / picture) if picture else None)
     assert clip.sound == (str(tmp_path / sound) if sound else None)
     assert clip.name == clip.files[0].stem
-    assert {entry.path for entry in found.left_out} == {f"ravdess/{name}" for name in duplicates}
-    for entry in found.left_out:
+    assert {entry.path for entry in found.skipped} == {f"ravdess/{name}" for name in duplicates}
+    for entry in found.skipped:
         assert entry.kind == "duplicate take"
         assert entry.reason == f"duplicate take of ravdess/{picture or sound}"
 
@@ -67,19 +67,19 @@ def test_a_take_that_lacks_what_is_built_says_what_would_build_it(
 ):
     found = scan(tmp_path, [name], modalities)
     assert not found.clips
-    assert [(e.path, e.kind, e.reason) for e in found.left_out] == [(f"ravdess/{name}", kind, hint)]
+    assert [(e.path, e.kind, e.reason) for e in found.skipped] == [(f"ravdess/{name}", kind, hint)]
 
 
-def test_songs_and_second_copies_are_left_out_and_other_files_passed_over(tmp_path):
+def test_songs_and_second_copies_are_skipped_and_other_files_passed_over(tmp_path):
     song = "Video_Song_Actor_12/Actor_12/01-02-03-02-01-02-12.mp4"
     names = [BOTH, f"copy/01-{TAKE}.mp4", song, "README.txt", f"__MACOSX/._01-{TAKE}.mp4"]
     found = scan(tmp_path, names)
     assert [Path(clip.picture) for clip in found.clips] == [tmp_path / BOTH]
-    assert [(entry.path, entry.kind) for entry in found.left_out] == [
+    assert [(entry.path, entry.kind) for entry in found.skipped] == [
         (f"ravdess/{song}", "song"),
         (f"ravdess/copy/01-{TAKE}.mp4", "duplicate file"),
     ]
-    assert found.left_out[1].reason == f"the same name as ravdess/{BOTH}"
+    assert found.skipped[1].reason == f"the same name as ravdess/{BOTH}"
 
 
 def test_a_sound_or_video_made_of_a_file_does_not_take_its_place(tmp_path):
@@ -88,12 +88,12 @@ def test_a_sound_or_video_made_of_a_file_does_not_take_its_place(tmp_path):
     found = scan(tmp_path, [*own, *made])
     (clip,) = found.clips
     assert clip.files == (tmp_path / BOTH,)
-    assert [(e.path, e.reason) for e in found.left_out if e.kind == "not the corpus's"] == [
+    assert [(e.path, e.reason) for e in found.skipped if e.kind == "not the corpus's"] == [
         (f"ravdess/{made[0]}", "RAVDESS's files named 01- are .mp4"),
         (f"ravdess/{made[1]}", "RAVDESS's files named 02- are .mp4"),
         (f"ravdess/{made[2]}", "RAVDESS's files named 03- are .wav"),
     ]
-    assert len(found.left_out) == 5
+    assert len(found.skipped) == 5
 
 
 def test_one_recording_under_two_names_is_noted_where_both_are_built(tmp_path):
@@ -131,7 +131,7 @@ def test_folders_and_files_behind_links_are_found_each_once(tmp_path):
     assert [Path(clip.picture) for clip in found.clips] == [
         root / "again" / "Actor_12" / f"01-{TAKE}.mp4"
     ]
-    assert [(entry.path, entry.kind) for entry in found.left_out] == [
+    assert [(entry.path, entry.kind) for entry in found.skipped] == [
         (f"ravdess/03-{TAKE}.wav", "duplicate take"),
         (f"ravdess/again/Actor_12/02-{TAKE}.mp4", "duplicate take"),
     ]
@@ -163,7 +163,7 @@ def test_every_file_is_built_or_listed_or_counted(tmp_path):
     scan(tmp_path, [f"03-{TAKE}.mp3", f"03-{TAKE} (1).wav", f"01-{TAKE}.csv"])
     found = ravdess.scan(tmp_path, "both")
     assert len(found.clips) == 1
-    assert [(entry.path, entry.kind) for entry in found.left_out] == [
+    assert [(entry.path, entry.kind) for entry in found.skipped] == [
         (f"ravdess/03-{TAKE} (1).wav", "unknown name"),
         (f"ravdess/03-{TAKE}.flac", "not the corpus's"),
         (f"ravdess/03-{TAKE}.mp3", "not the corpus's"),

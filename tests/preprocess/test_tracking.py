@@ -195,11 +195,11 @@ def test_a_data_set_of_68_landmarks_is_built_and_served(corpus, tmp_path, in_pro
     np.testing.assert_allclose(eyes, 0, atol=2e-3)
 
 
-def test_a_take_without_a_record_is_left_out(corpus):
+def test_a_take_without_a_record_is_skipped(corpus):
     (corpus["ravdess_tracking"] / f"01-{TAKES[0]}.csv").unlink()
     plan = plan_build(corpus, SETTINGS)
     assert [clip.name for clip in plan.clips] == [f"01-{TAKES[1]}"]
-    (entry,) = plan.left_out
+    (entry,) = plan.skipped
     assert (entry.path, entry.kind) == (f"ravdess/03-{TAKES[0]}.wav", "no tracking")
 
 

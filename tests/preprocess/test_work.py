@@ -14,7 +14,7 @@ import pytest
 from preprocess import fitness
 from preprocess.building import build
 from preprocess.container import MediaError
-from preprocess.corpora import LeftOut
+from preprocess.corpora import Skipped
 from preprocess.dry_run import estimate
 from preprocess.example import make_example
 from preprocess.plan import BuildError, BuildSettings, plan_build
@@ -62,7 +62,7 @@ def test_a_worker_where_something_else_is_installed_or_to_be_seen_stops_the_buil
         assert isinstance(work(clip), int)
 
 
-def test_a_clip_that_needs_too_much_memory_is_left_out_with_the_flag(planned, monkeypatch, claim):
+def test_a_clip_that_needs_too_much_memory_is_skipped_with_the_flag(planned, monkeypatch, claim):
     plan, work = planned
 
     def starve(*_, **__):
@@ -70,8 +70,8 @@ def test_a_clip_that_needs_too_much_memory_is_left_out_with_the_flag(planned, mo
 
     monkeypatch.setattr("preprocess.work.make_example", starve)
     with claim(work.workspace, {}, overwrite=False):
-        left_out = work(plan.clips[0])
-    assert left_out == LeftOut(
+        skipped = work(plan.clips[0])
+    assert skipped == Skipped(
         f"crema_d/VideoFlash/{FLV}.flv", "failed", "needs more memory than --worker_memory_mb gives"
     )
 
@@ -96,9 +96,9 @@ def test_only_a_file_s_own_trouble_leaves_it_out_and_not_for_good(
         assert work.workspace.outcomes() == {}
     if stops:
         assert isinstance(outcome, Stop)
-        assert f"{where} cannot be read ({words}). Mend it; then the same command" in outcome.reason
+        assert f"{where} cannot be read ({words}). Fix it; then the same command" in outcome.reason
     else:
-        assert outcome == LeftOut(where, "unreadable", f"cannot be read ({words})")
+        assert outcome == Skipped(where, "unreadable", f"cannot be read ({words})")
 
 
 def test_a_library_that_is_not_installed_is_no_clip_s_fault(
@@ -159,7 +159,7 @@ def test_libraries_that_do_not_work_end_the_build_before_a_clip_is_touched(
     finally:
         fitness.why_unfit.cache_clear()
     assert "\n" not in str(told.value)
-    assert str(told.value).endswith("then the same command goes on from here")
+    assert str(told.value).endswith("then the same command resumes")
     assert Workspace(tmp_path).outcomes() == {}
 
 
@@ -189,7 +189,7 @@ def test_first_clips_that_fail_alike_end_the_build_and_are_not_held_against_them
     assert Workspace(tmp_path / "out").outcomes() == {}
     monkeypatch.setattr("preprocess.work.make_example", made)
     report = build(roots, tmp_path / "out", BuildSettings(num_folds=2), **in_process)
-    assert (report.clips_written, report.left_out) == (6, 0)
+    assert (report.clips_written, report.skipped) == (6, 0)
 
 
 def test_clips_that_fail_after_one_that_did_not_are_listed(
@@ -205,7 +205,7 @@ def test_clips_that_fail_after_one_that_did_not_are_listed(
 
     monkeypatch.setattr("preprocess.work.make_example", fail_but_for_one)
     report = build(roots, tmp_path / "out", BuildSettings(num_folds=2), **in_process)
-    assert (report.clips_written, report.left_out) == (1, 6)
+    assert (report.clips_written, report.skipped) == (1, 6)
 
 
 @pytest.fixture(scope="module")

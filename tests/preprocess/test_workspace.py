@@ -16,7 +16,7 @@ import pytest
 
 from emotion_tfdata import schema
 from preprocess import lock
-from preprocess.corpora import LeftOut
+from preprocess.corpora import Skipped
 from preprocess.facts import ClipFacts
 from preprocess.workspace import Workspace, WorkspaceError
 from preprocess.writer import ShardPlan, write_shard
@@ -65,14 +65,14 @@ def test_a_clip_is_kept_to_the_bytes_of_its_record(workspace):
 
 
 def test_a_reason_is_kept(workspace):
-    left_out = LeftOut("ravdess/01-01.mp4", "no face", "no face in any of its 3 pictures")
+    skipped = Skipped("ravdess/01-01.mp4", "no face", "no face in any of its 3 pictures")
     assert workspace.outcomes() == {}
-    workspace.store_left_out(ID, left_out)
-    assert workspace.outcomes() == {ID: left_out}
+    workspace.store_skipped(ID, skipped)
+    assert workspace.outcomes() == {ID: skipped}
 
 
 def test_a_damaged_reason_is_none_and_said_to_be(workspace, capsys):
-    workspace.store_left_out(ID, LeftOut("ravdess/01-01.mp4", "no face", "no face"))
+    workspace.store_skipped(ID, Skipped("ravdess/01-01.mp4", "no face", "no face"))
     (path,) = workspace.work_dir.rglob("*.json")
     for damaged in (b'{"path": "ravd', b"[]", b'{"path": "a"}'):
         path.write_bytes(damaged)
@@ -106,7 +106,7 @@ def test_a_clip_s_file_that_cannot_be_read_is_not_called_damaged(workspace):
     path = workspace.work_dir / "clips" / f"{ID}.npz"
     path.mkdir(parents=True)
     with pytest.raises(
-        WorkspaceError, match=r"01-01\.npz cannot be read \(Is a directory\)\. Mend or delete it;"
+        WorkspaceError, match=r"01-01\.npz cannot be read \(Is a directory\)\. Fix or delete it;"
     ):
         workspace.load_example(ID)
     assert path.exists()
@@ -146,10 +146,10 @@ def test_a_finished_shard_is_kept_and_its_clips_are_dropped(workspace):
 def test_the_plan_of_the_shards_is_kept(workspace):
     assert not workspace.has_shards_plan()
     plans = [ShardPlan("a", 0, ("x", "y"), (0, 2)), ShardPlan("b", 1, ("z",), (1,))]
-    left_out = [LeftOut("p", "k", "r")]
-    workspace.store_shards_plan(plans, left_out)
+    skipped = [Skipped("p", "k", "r")]
+    workspace.store_shards_plan(plans, skipped)
     assert workspace.has_shards_plan()
-    assert workspace.load_shards_plan() == (plans, left_out)
+    assert workspace.load_shards_plan() == (plans, skipped)
 
 
 def test_the_same_build_may_go_on(workspace, claim):
@@ -352,7 +352,7 @@ def test_a_finished_data_set_s_damaged_manifest_is_named(finished):
 def test_overwriting_removes_what_builds_leave_and_nothing_else(workspace, claim):
     shards = ["fold-0-of-5.tfrecord-00000-of-00002", ".fold-1-of-5.tfrecord-00000-of-00001.7.tmp"]
     with claim(workspace, SETTINGS, overwrite=False):
-        for name in [*shards, "manifest.json", "left_out.csv", "thesis.tex", "fold.txt"]:
+        for name in [*shards, "manifest.json", "skipped.csv", "thesis.tex", "fold.txt"]:
             (workspace.out_dir / name).write_text("x")
     workspace.clear()
     assert names(workspace.out_dir) == ["fold.txt", "thesis.tex"]
