@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
-from absl import flags
+from absl import app, flags
 
 from preprocess import fitness
 
@@ -45,6 +45,16 @@ def fail(message: str) -> NoReturn:
     """Ends the process with status 1 and a line on standard error."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(1)
+
+
+def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Runs a command that keeps nothing of an interrupted run, and ends the process."""
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    raise AssertionError("app.run ends the process")
 
 
 def stopped() -> NoReturn:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from preprocess import cli
 
@@ -189,4 +189,4 @@ def _write(target: str, text: str) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=cli.parse_flags)
+    cli.run(main)

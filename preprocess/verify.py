@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from emotion_tfdata import schema
 from emotion_tfdata.index import Record, example_key
@@ -206,4 +206,4 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=cli.parse_flags)
+    cli.run(main)

@@ -42,3 +42,13 @@ def test_who_interrupts_is_told_how_to_go_on(capsys):
         cli.stopped()
     assert ended.value.code == 130
     assert capsys.readouterr().err == "stopped; the same command resumes\n"
+
+
+def test_an_interrupt_is_one_line_and_the_shell_s_status(monkeypatch, capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["predict"])
+    with pytest.raises(SystemExit) as left:
+        cli.run(interrupted)
+    assert (left.value.code, capsys.readouterr().err) == (130, "stopped\n")
