@@ -1,6 +1,6 @@
 """What a trained model says of raw clips.
 
-  python -m preprocess.predict --model_dir=M CLIP.mp4 ... [--json=OUT]
+  python -m preprocess.predict --model_dir=M CLIP.mp4 ... [--json=OUT] [--timeline=DIR]
 
 Clips go through the same decoding and the same features as the data set that the model was trained
 on; the data set itself is not needed. Clips that cannot be used are named and the others served;
@@ -22,6 +22,7 @@ from absl import flags
 from preprocess import cli
 
 with cli.importing():
+    from preprocess import timeline
     from preprocess.predictor import (
         Failure,
         Features,
@@ -86,6 +87,12 @@ def define_flags() -> None:
     """Defines this command's flags; who only imports the module must not get them."""
     flags.DEFINE_string("model_dir", None, "Folder of a finished training, of one fold.")
     flags.DEFINE_string("json", None, "File that gets everything as JSON; -: standard output.")
+    flags.DEFINE_string(
+        "timeline",
+        None,
+        f"Folder that gets what each file sounds and looks like over time instead, in windows of "
+        f"{timeline.WINDOW_S:g} s every {timeline.EVERY_S:g} s: CLIP.json and CLIP.png.",
+    )
     flags.DEFINE_integer(
         "num_workers",
         None,
@@ -110,9 +117,11 @@ def main(argv: Sequence[str]) -> int:
         features = load_features(model_dir)
         for note in _notes(features, paths):
             print(note, file=sys.stderr)
+        workers = chosen.num_workers or len(os.sched_getaffinity(0))
+        if chosen.timeline:
+            return _timelines(model_dir, paths, features, Path(chosen.timeline), workers)
         table = Table(paths, features.class_names)
         print(table.head(), file=screen)
-        workers = chosen.num_workers or len(os.sched_getaffinity(0))
         for path, result in predict_clips(model_dir, paths, features, num_workers=workers):
             results.append((path, result))
             if isinstance(result, Failure):
@@ -128,6 +137,35 @@ def main(argv: Sequence[str]) -> int:
     failed = sum(isinstance(result, Failure) for _, result in results)
     if failed:
         print(f"{failed} of {len(results)} clips were not served", file=sys.stderr)
+    return int(failed > 0)
+
+
+def _timelines(
+    model_dir: Path, paths: Sequence[Path], features: Features, out_dir: Path, workers: int
+) -> int:
+    """Writes the files of `--timeline`; returns the exit status."""
+    names = [path.name for path in paths]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise PredictError(f"--timeline: two files are named {twice[0]}; give them one at a time")
+    failed = 0
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        for path, result in timeline.timelines(model_dir, paths, features, num_workers=workers):
+            if isinstance(result, Failure):
+                failed += 1
+                print(f"{path}: not served: {result.reason}", file=sys.stderr, flush=True)
+                continue
+            target = out_dir / path.name
+            target.with_name(f"{path.name}.json").write_text(result.as_json(), encoding="utf-8")
+            result.draw().savefig(target.with_name(f"{path.name}.png"), dpi=110)
+            print(f"{path}: {len(result.starts_s)} windows: {target}.json and .png", flush=True)
+            for start_s, end_s, reason in result.gaps:
+                print(f"note: {path}: {start_s:g} to {end_s:g} s: {reason}", file=sys.stderr)
+    except OSError as error:
+        raise PredictError(f"--timeline={out_dir}: cannot be written ({error.strerror})") from error
+    except ModuleNotFoundError as error:
+        raise PredictError(f"--timeline: {error}; install the extra [preprocess]") from error
     return int(failed > 0)
 
 

@@ -23,6 +23,7 @@ from preprocess.corpora import Clip, crema_d, ravdess
 from preprocess.example import make_example
 from preprocess.extractors import AudioExtractor
 from preprocess.face_extractors import FACEMESH, OPENFACE, FaceFeatures
+from preprocess.media import WHOLE, Part
 from preprocess.plan import RECIPE
 from preprocess.pool import Lost, Pool, WorkerError
 
@@ -32,7 +33,8 @@ _FORMAT_VERSION = 1
 _CLIP_TIMEOUT_S = 300.0
 _WORKER_MEMORY_BYTES = 2048 * 10**6
 
-_Task = tuple[int, Path]
+# Number, file, and what of it.
+Task = tuple[int, Path, Part]
 
 
 class PredictError(ValueError):
@@ -246,14 +248,14 @@ class _Unfit:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Read:
+class Read:
     """A clip's example, and what is to be known of it."""
 
     example: schema.Example
     notes: tuple[str, ...]
 
 
-def read_clip(path: Path, features: Features) -> _Read | Failure | _Unfit:
+def read_clip(path: Path, features: Features, part: Part = WHOLE) -> Read | Failure | _Unfit:
     """Makes one file's example as the build would have made it. Runs in a worker.
 
     A file with picture and sound is placed on the clock of both, as in the data set, even where the
@@ -269,19 +271,19 @@ def read_clip(path: Path, features: Features) -> _Read | Failure | _Unfit:
         tried = wanted | set(features.data_modalities)
     try:
         try:
-            return _example(path, features, tried)
+            return _example(path, features, tried, part)
         except MediaError:
             if tried == wanted:
                 raise
-            return _example(path, features, wanted)
+            return _example(path, features, wanted, part)
     except MediaError as error:
         missing = _MISSING.get(error.kind)
         if features.one_is_enough and missing and wanted - {missing}:
             rest = dataclasses.replace(features, modalities=tuple(wanted - {missing}))
-            read = read_clip(path, dataclasses.replace(rest, one_is_enough=False))
+            read = read_clip(path, dataclasses.replace(rest, one_is_enough=False), part)
             used = "face" if missing == "audio" else "voice"
             note = f"the {used} alone is used: {error}"
-            return _Read(read.example, (note, *read.notes)) if isinstance(read, _Read) else read
+            return Read(read.example, (note, *read.notes)) if isinstance(read, Read) else read
         return Failure(error.kind, _reason(error, features))
     except OSError as error:
         return Failure("unreadable", f"cannot be read ({error.strerror})")
@@ -292,7 +294,7 @@ def read_clip(path: Path, features: Features) -> _Read | Failure | _Unfit:
         return Failure("failed", f"{type(error).__name__}: {error}")
 
 
-def _example(path: Path, features: Features, modalities: set[str]) -> _Read:
+def _example(path: Path, features: Features, modalities: set[str], part: Part) -> Read:
     clip = Clip(
         corpus="clip",
         name=path.stem,
@@ -302,11 +304,12 @@ def _example(path: Path, features: Features, modalities: set[str]) -> _Read:
         sentence="unknown",
         picture=str(path) if "landmarks" in modalities else None,
         sound=str(path) if "audio" in modalities else None,
+        part=part,
     )
     notes: list[str] = []
     example = make_example(clip, features.audio, face=features.face, notes=notes)
     schema.stored_arrays(example, features.stored)  # what cannot be stored fails here, by name
-    return _Read(example, tuple(notes))
+    return Read(example, tuple(notes))
 
 
 # Why there is nothing of a modality, and which.
@@ -345,21 +348,14 @@ class Predictor:
         """Classifies one clip, in the 16 bits a value that the data set has too."""
         import tensorflow as tf
 
-        stored = self._features.stored
-        example = schema.decode(schema.encode(example, stored), stored=stored)
-        inputs = {
-            "audio": (example.audio, np.ones(len(example.audio), bool)),
-            "landmarks": (example.landmarks, example.landmarks_valid),
-        }
         given = {}
-        for modality in self._features.modalities:
-            values, mask = inputs[modality]
+        for modality, (values, mask) in self._inputs(example).items():
             if not len(values):  # a row that does not count stands for what is missing
                 values, mask = np.zeros((1, *values.shape[1:])), np.zeros(1, bool)
             given[modality] = tf.constant(values, tf.float32)[None]
             given[f"{modality}_mask"] = tf.constant(mask, tf.bool)[None]
         outputs = self._model(given)
-        names = [name.decode() for name in outputs["class_names"].numpy()]
+        names = self._features.class_names
         logits, shares = (outputs[key].numpy()[0].tolist() for key in ("logits", "probabilities"))
         return Prediction(
             probabilities=dict(zip(names, shares, strict=True)),
@@ -368,6 +364,48 @@ class Predictor:
             landmarks_frames=len(example.landmarks),
             faces_frames=int(example.landmarks_valid.sum()),
         )
+
+    def windows(
+        self, example: schema.Example, starts_s: np.ndarray, window_s: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Classifies windows of a clip, together.
+
+        Args:
+          example: the clip.
+          starts_s: `[N]`, where they begin.
+          window_s: how long they are; what lies beyond the clip's end is masked off.
+
+        Returns:
+          Probabilities, float32 `[N, C]`, and whether a window has what the model needs, bool
+          `[N]`: a frame of each modality, or of one where one is enough.
+        """
+        import tensorflow as tf
+
+        rates_hz = {"audio": self._features.audio.rate_hz, "landmarks": self._features.face.rate_hz}
+        given, has = {}, []
+        for modality, (values, mask) in self._inputs(example).items():
+            rate_hz = rates_hz[modality]
+            first = np.rint(starts_s * rate_hz).astype(int)
+            rows = first[:, None] + np.arange(max(1, round(window_s * rate_hz)))
+            # One row more, which does not count, stands for all that is not there.
+            values = np.concatenate([values, np.zeros((1, *values.shape[1:]), np.float32)])
+            rows = np.minimum(rows, len(mask))
+            counts = np.append(mask, False)[rows]
+            given[modality] = tf.constant(values[rows], tf.float32)
+            given[f"{modality}_mask"] = tf.constant(counts, tf.bool)
+            has.append(counts.any(axis=1))
+        enough = np.any(has, axis=0) if self._features.one_is_enough else np.all(has, axis=0)
+        return self._model(given)["probabilities"].numpy(), enough
+
+    def _inputs(self, example: schema.Example) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Values and mask of what the model takes, in the 16 bits that the data set has too."""
+        stored = self._features.stored
+        example = schema.decode(schema.encode(example, stored), stored=stored)
+        both = {
+            "audio": (example.audio, np.ones(len(example.audio), bool)),
+            "landmarks": (example.landmarks, example.landmarks_valid),
+        }
+        return {modality: both[modality] for modality in self._features.modalities}
 
 
 def predict_clips(
@@ -386,15 +424,37 @@ def predict_clips(
     Raises:
       PredictError: if the model cannot be loaded, or no clip can be read whichever it is.
     """
+    tasks = [(number, path, WHOLE) for number, path in enumerate(paths)]
+    for (_, path, _), read, model in read_tasks(model_dir, tasks, features, num_workers):
+        if isinstance(read, Read):
+            yield path, dataclasses.replace(model.predict(read.example), notes=read.notes)
+        else:
+            yield path, read
+
+
+def read_tasks(
+    model_dir: Path, tasks: Sequence[Task], features: Features, num_workers: int
+) -> Iterator[tuple[Task, Read | Failure, Predictor]]:
+    """Reads files or parts of them in workers; yields them in the order given, with the model.
+
+    Args:
+      model_dir: a finished training's folder.
+      tasks: what to read, numbered from 0.
+      features: as `load_features` gave them.
+      num_workers: processes that decode and track faces.
+
+    Raises:
+      PredictError: as `predict_clips`.
+    """
     with contextlib.ExitStack() as stack:
         try:
             log_dir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         except OSError as error:
             raise PredictError(fitness.describe(error)) from error
-        pool: Pool[_Task, _Read | Failure | _Unfit] = stack.enter_context(
+        pool: Pool[Task, Read | Failure | _Unfit] = stack.enter_context(
             Pool(
                 functools.partial(_read_task, features=features),
-                min(num_workers, len(paths)),
+                min(num_workers, len(tasks)),
                 log_dir=log_dir,
                 timeout_s=_CLIP_TIMEOUT_S,
                 memory_bytes=_WORKER_MEMORY_BYTES,
@@ -403,25 +463,21 @@ def predict_clips(
         # TensorFlow takes as long to load as a first clip to be read.
         loader = stack.enter_context(concurrent.futures.ThreadPoolExecutor(max_workers=1))
         loading = loader.submit(Predictor, model_dir, features)
-        done: dict[int, Prediction | Failure] = {}
+        done: dict[int, Read | Failure] = {}
         following = 0
         try:
-            for (number, _), result in pool.run(list(enumerate(paths))):
+            for (number, _, _), result in pool.run(tasks):
                 if isinstance(result, Lost):
                     result = Failure("failed", result.reason)
                 if isinstance(result, _Unfit):
                     raise PredictError(result.reason)
-                if isinstance(result, _Read):
-                    prediction = loading.result().predict(result.example)
-                    done[number] = dataclasses.replace(prediction, notes=result.notes)
-                else:
-                    done[number] = result
+                done[number] = result
                 while following in done:
-                    yield paths[following], done.pop(following)
+                    yield tasks[following], done.pop(following), loading.result()
                     following += 1
         except WorkerError as error:
             raise PredictError(str(error)) from error
 
 
-def _read_task(task: _Task, features: Features) -> _Read | Failure | _Unfit:
-    return read_clip(task[1], features)
+def _read_task(task: Task, features: Features) -> Read | Failure | _Unfit:
+    return read_clip(task[1], features, task[2])

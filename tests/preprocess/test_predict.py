@@ -21,7 +21,7 @@ from emotion_tfdata.models import ModelConfig, build_model
 from emotion_tfdata.training import export
 from emotion_tfdata.training.data import Data
 from emotion_tfdata.training.settings import Settings
-from preprocess import predict, predictor
+from preprocess import predict, predictor, timeline
 from preprocess.building import build
 from preprocess.corpora import sample
 from preprocess.corpora.sample_render import draw_clip
@@ -170,6 +170,37 @@ def test_a_model_that_can_do_without_one_modality_serves_the_other_alone(
         # A clip's clock begins with its sound, so that without it rows are a few ms off.
         np.testing.assert_allclose([*result.probabilities.values()], alone, atol=2e-3)
         assert not np.allclose(alone, served[0][clip], atol=1e-3)
+
+
+def test_windows_over_a_recording_are_what_ffmpeg_cuts_out(trained, corpus, tmp_path):
+    """A voice of 26 s, read in two parts; the cuts begin within either and in their overlap."""
+    _, _, folder = trained("audio")
+    features = predictor.load_features(folder)
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    whole, clips = tmp_path / "whole.wav", sorted(corpus.glob("*.mp4"))
+    inputs = [word for path in clips * 2 for word in ("-i", path)]
+    join = f"concat=n={len(clips) * 2}:v=0:a=1"
+    subprocess.run([ffmpeg, "-v", "error", *inputs, "-filter_complex", join, whole], check=True)
+    ((path, found),) = timeline.timelines(folder, [whole], features, num_workers=2)
+    assert path == whole
+    assert not found.gaps
+    length_s = len(found.voice) / 100
+    assert 23 < length_s < 29
+    count = int((length_s - 2) / 0.25) + 1
+    np.testing.assert_allclose(found.starts_s, 0.25 * np.arange(count))
+    np.testing.assert_allclose(found.voice[:, 0], np.arange(len(found.voice)) / 100, atol=1e-6)
+    for start_s in (0.0, 3.25, 19.0, 19.75, 20.25):
+        cut = tmp_path / f"cut-{start_s}.wav"
+        of = ["-ss", str(start_s), "-t", "2", "-i", whole]
+        subprocess.run([ffmpeg, "-v", "error", *of, cut], check=True)
+        ((_, alone),) = predictor.predict_clips(folder, [cut], features, num_workers=1)
+        shares = np.array([*alone.probabilities.values()])
+        off = np.abs(found.probabilities - shares).max(axis=1)
+        # The outermost frames of a cut hear silence where the recording goes on.
+        row = round(start_s / 0.25)
+        assert off[row] < 8e-4
+        assert off[row] < min(off[max(row - 1, 0)] if row else 1.0, off[row + 1])
+    assert found.probabilities.std(axis=0).max() > 1e-3
 
 
 def run(*arguments, **options):
