@@ -33,7 +33,8 @@ def _commands(project_dir):
 
 @functools.cache
 def _help(project_dir, *program):
-    command = [sys.executable, *program, "--helpfull"]
+    help_flag = "--help" if "launch.ec2" in program else "--helpfull"  # argparse's, or absl's
+    command = [sys.executable, *program, help_flag]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=project_dir)
     return done.stdout + done.stderr
 
