@@ -1,4 +1,7 @@
-"""The README's first command, on a smaller sample corpus, in a copy of the project."""
+"""The README's first command, on a smaller sample corpus, in a copy of the project.
+
+Slow, since it draws clips, finds faces and trains in processes of their own, and then again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the READMEs say works: their Python runs, their commands have the flags, links lead on."""
+"""What the READMEs say works: their Python runs, their commands have the flags, links lead on.
+
+Slow, since the examples train on all landmarks and every program tells its flags itself.
+"""
 
 from __future__ import annotations
 

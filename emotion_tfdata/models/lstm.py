@@ -6,7 +6,7 @@ step, then by rank. Both directions start at their own end of each clip. What do
 step before is one large matrix product for all steps: the input's share of the gates and, in the
 gradient, that of both kernels. The loop keeps the recurrent product and the cell alone.
 
-Rows that a mask left out inside a clip are skipped: the state is carried over them.
+Rows that a mask excludes inside a clip are skipped: the state is carried over them.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ __all__ = ["Fit", "StoppedError", "TrainingError"]
 
 
 class TrainingError(RuntimeError):
-    """A training that cannot go on."""
+    """A training that cannot continue."""
 
 
 @dataclasses.dataclass

@@ -151,7 +151,7 @@ class Learner:
 
         Args:
           dataset: as `make_dataset` makes it with `with_ids=True`, this worker's rows of it.
-          stop: called before every batch; may raise to break off.
+          stop: called before every batch; may raise to interrupt.
 
         Returns:
           What all workers found, in the order of the whole dataset.

@@ -63,7 +63,7 @@ def precision_by_class(confusion: np.ndarray) -> np.ndarray:
 def unweighted_average_recall(confusion: np.ndarray) -> float:
     """Mean of the classes' recalls, each class counting the same: UAR, or balanced accuracy.
 
-    Classes without clips are left out of the mean; NaN without clips at all.
+    Classes without clips do not count in the mean; NaN without clips at all.
     """
     recalls = recall_by_class(confusion)
     present = recalls[~np.isnan(recalls)]

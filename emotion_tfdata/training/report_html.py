@@ -80,7 +80,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def changed_settings(settings: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(name, value, default) of what is not train.py's default, the data's own sizes left out."""
+    """(name, value, default) of what is not train.py's default, without the data's own sizes."""
     default = Settings(name="", model=ModelConfig()).as_dict()
     here = dict(settings)
     if here["augment"] is None:

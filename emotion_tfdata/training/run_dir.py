@@ -145,7 +145,7 @@ def claim(model_dir: Path, settings: Mapping[str, Any], overwrite: bool) -> None
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
-        problem = f"{path} cannot be read ({error}); --overwrite starts anew"
+        problem = f"{path} cannot be read ({error}); --overwrite trains again"
     if problem and not overwrite:
         raise RunDirError(problem)
     if overwrite:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
-# What can go on side by side: two directions of two branches.
+# What can run at the same time: two directions of two branches.
 _MOST_INTER_OP = 4
 # Two branches side by side leave each operation half of the cores: with all of them its threads
 # wait for each other, which took a seventh of a step's processor time on two cores. A step's

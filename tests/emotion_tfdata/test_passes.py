@@ -78,7 +78,7 @@ def test_iterators_of_one_object_are_passes_in_the_order_of_their_first_batches(
 
 
 def test_a_start_within_an_epoch_holds_for_the_first_pass_alone(fake_data_dir, epochs):
-    """And with several epochs a pass, the next one goes on after the last of them."""
+    """And with several epochs a pass, the next one continues after the last of them."""
     dataset = _make(fake_data_dir, num_epochs=2, start_batch=1)
     # How many batches it has differs between passes, so it does not say.
     assert dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY

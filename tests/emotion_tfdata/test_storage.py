@@ -1,4 +1,7 @@
-"""Data sets on S3: moto's server stands in for AWS, over real HTTP on this machine."""
+"""Data sets on S3: moto's server stands in for AWS, over real HTTP on this machine.
+
+Slow, since each status is that of a process that imports TensorFlow.
+"""
 
 from __future__ import annotations
 

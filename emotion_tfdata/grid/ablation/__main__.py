@@ -13,7 +13,7 @@ The same command resumes where it was stopped: what is finished is kept, what wa
 resumes from its checkpoint. More seeds, folds, systems or protocols add to what is there; the
 tables speak of what the last command asked for. Ctrl-C and SIGTERM have the trainings save first; a
 second one does not wait for that. A training that fails is listed with the last line it said, the
-others go on, and the status is 1.
+others continue, and the status is 1.
 
 Systems are what their flagfiles say: tcn.flags and launch/flags/SYSTEM.flags. Flags after -- go to
 every training, after the flagfile's: -- --select_on=none --lr_schedule=cosine.
@@ -64,7 +64,7 @@ flags.DEFINE_list(
 flags.DEFINE_integer("epochs", None, "most epochs (default: the flagfiles')", lower_bound=1)
 runner_flags.define()
 flags.adopt_module_key_flags(runner_flags)
-flags.DEFINE_bool("overwrite", False, "train anew what --model_dir holds with other settings")
+flags.DEFINE_bool("overwrite", False, "train again what --model_dir holds with other settings")
 flags.DEFINE_bool("dry_run", False, "show what would be trained, and do nothing")
 
 

@@ -8,7 +8,7 @@ from emotion_tfdata.grid.ablation.content import Block, Heading, Items, Paragrap
 
 
 def markdown(blocks: Sequence[Block]) -> str:
-    """Markdown that is readable as it is; plots are left out."""
+    """Markdown that is readable as it is; plots are skipped."""
     parts = []
     for block in blocks:
         if isinstance(block, Heading):

@@ -1,4 +1,7 @@
-"""The ablation as a person uses it: real trainings, stopped, broken, resumed."""
+"""The ablation as a person uses it: real trainings, stopped, broken, resumed.
+
+Slow, since each of its three commands starts a process that imports TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -146,7 +149,7 @@ def test_a_failure_is_listed_with_its_last_line_and_the_others_go_on(story):
     assert set(states.values()) == {"finished"}
 
 
-def test_overwrite_begins_anew_what_cannot_be_gone_on_with_and_keeps_the_rest(story):
+def test_overwrite_trains_again_what_cannot_be_resumed_and_keeps_the_rest(story):
     _, results = story
     result = results["overwritten"]
     assert result.returncode == 0, result.stdout + result.stderr
