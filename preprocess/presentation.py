@@ -12,6 +12,8 @@ from preprocess.container import Limits, MediaError
 
 # A turn that is further than this from a quarter one is none (tangent of a degree).
 _ASKEW = 0.0175
+# Packets of avi that are further apart at the beginning are not those of a slow stream.
+_LATE_S = 0.2
 
 
 class Presentation:
@@ -48,8 +50,13 @@ class Presentation:
         if self._is_codec_s:
             self._by_pts[packet.pts] = self._context.sample_aspect_ratio
         self._dts = packet.dts
-        if self._shown_dts is None and (self._first_dts is None or packet.is_keyframe):
+        if not self._is_avi or packet.dts is None or self._shown_dts is not None:
+            return
+        if self._first_dts is None or packet.is_keyframe:
             self._first_dts = packet.dts  # what comes before the first key picture is not shown
+        elif (packet.dts - self._first_dts) * packet.time_base > _LATE_S:
+            # FFmpeg writes the first picture of a stream that begins late at zero.
+            self._first_dts = packet.dts - 1
 
     def time_s(self, frame: av.VideoFrame) -> float | None:
         """When the next picture is shown, in the container's seconds; None where nothing tells.

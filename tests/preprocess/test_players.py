@@ -262,6 +262,15 @@ def test_a_stream_that_begins_later_is_not_moved(clips, ffmpeg, container, late)
     assert clicks_s[0] - (times_s[0] + EVENTS_S[0]) == pytest.approx(expected_s, abs=0.002)
 
 
+def test_pictures_of_avi_that_begin_later_are_not_moved(clips, ffmpeg):
+    source, out = ("-i", clips / "b-frames.avi"), clips / "late.avi"
+    ffmpeg(*SHIFT_LATE, *source, *source, "-map", "0:v", "-map", "1:a", "-c", "copy", out)
+    shown = list(media.read_pictures(out))
+    flash_s = next(picture.time_s for picture in shown if picture.rgb.mean() > 128)
+    assert flash_s == pytest.approx(EVENTS_S[0] + 0.37, abs=1 / 60)  # avi counts in pictures
+    assert shown[1].time_s - shown[0].time_s == pytest.approx(1 / 30, abs=0.001)
+
+
 @pytest.mark.parametrize("container", ["mp4", "mkv", "ts", "flv"])
 def test_a_cut_without_encoding_keeps_click_and_flash_together(clips, ffmpeg, container):
     ffmpeg("-ss", 0.9, "-i", clips / "a.mp4", "-c", "copy", clips / f"cut.{container}")
