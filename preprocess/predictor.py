@@ -9,7 +9,7 @@ import functools
 import json
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,20 @@ def _face(build: Mapping[str, Any]) -> FaceFeatures:
     return found
 
 
+def _to_be_had(make: Callable[[Mapping[str, Any]], Any], build: Mapping[str, Any]) -> Any:
+    """An extractor of a data set.
+
+    Raises:
+      PredictError: if its module is not found from here, or not the same.
+    """
+    try:
+        return make(build)
+    except PredictError:
+        raise
+    except ValueError as error:
+        raise PredictError(f"{error}. Its module must be importable (PYTHONPATH)") from error
+
+
 def _check_same(name: str, found: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     """Refuses an extractor that is not the data set's.
 
@@ -191,8 +205,8 @@ def load_features(model_dir: Path) -> Features:
             modalities=tuple(content["inputs"]),
             data_modalities=tuple(content["data_modalities"]),
             class_names=tuple(content["class_names"]),
-            audio=_extractor(build),
-            face=_face(build),
+            audio=_to_be_had(_extractor, build),
+            face=_to_be_had(_face, build),
             versions=build.get("versions", {}),
             trained_actors=frozenset(content.get("trained_actors", ())),
             temperature=content.get("temperature"),

@@ -16,7 +16,6 @@ import re
 import secrets
 import shutil
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,16 +23,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from emotion_tfdata.index import Record
 from emotion_tfdata.manifest import (
     INDEX_NAME,
     MANIFEST_NAME,
     STATISTICS_NAME,
     Manifest,
     ManifestError,
-    Shard,
 )
-from emotion_tfdata.moments import GroupSums, Moments
 from emotion_tfdata.schema import (
     TEXT_FEATURES,
     Example,
@@ -46,10 +42,12 @@ from emotion_tfdata.schema import (
 from emotion_tfdata.tfds import FEATURES_NAME, INFO_NAME
 from preprocess import lock
 from preprocess.corpora import Skipped
+from preprocess.differences import differences
 from preprocess.facts import ClipFacts
 from preprocess.report import HTML_NAME, JSON_NAME
 from preprocess.verify import verify
-from preprocess.writer import SHARD_NAME, ShardPlan, WrittenShard, unique_name
+from preprocess.writer import SHARD_NAME, ShardPlan, unique_name
+from preprocess.written_shard import WrittenShard, facts_from_json
 
 BUILD_NAME = "build.json"
 SKIPPED_NAME = "skipped.csv"
@@ -291,7 +289,7 @@ class Workspace:
             ) from error
         for name, spec in specs(self.stored).items():
             arrays[name] = from_stored(arrays[name], spec)
-        facts = _facts(about.pop("facts"))
+        facts = facts_from_json(about.pop("facts"))
         return Example(**about, **completed(arrays)), facts
 
     # -- shards -----------------------------------------------------------------------------------
@@ -361,15 +359,7 @@ class Workspace:
 
     def store_shard(self, written: WrittenShard) -> None:
         """Keeps what a finished shard holds, then drops its clips' own files."""
-        content = dataclasses.asdict(written)
-        content["sums"] = {
-            grouping: [
-                [*group, {name: _moments_to_json(each) for name, each in moments.items()}]
-                for group, moments in sums.items()
-            ]
-            for grouping, sums in vars(written.sums).items()
-        }
-        self._write_json(self._shard_path(written.shard.name), content)
+        self._write_json(self._shard_path(written.shard.name), written.to_json())
         self.drop_clips(record.example_id for record in written.records)
 
     def standing_shards(self) -> set[str]:
@@ -383,28 +373,15 @@ class Workspace:
           WorkspaceError: if that was damaged since, or the shard itself is gone or has changed.
         """
         try:
-            content = json.loads(self._shard_path(name).read_text(encoding="utf-8"))
-            shard = Shard(**content["shard"])
-            records = tuple(map(_record, content["records"]))
-            sums = GroupSums(
-                **{
-                    grouping: {
-                        (corpus, group): {
-                            name: _moments_from_json(each) for name, each in moments.items()
-                        }
-                        for corpus, group, moments in groups
-                    }
-                    for grouping, groups in content["sums"].items()
-                }
-            )
-            facts = {sys.intern(name): _facts(each) for name, each in content["facts"].items()}
+            text = self._shard_path(name).read_text(encoding="utf-8")
+            written = WrittenShard.from_json(json.loads(text))
         except _DAMAGES as error:
             raise _damaged(self._shard_path(name), error) from error
         path = self.out_dir / name
-        if not path.exists() or path.stat().st_size != shard.bytes:
+        if not path.exists() or path.stat().st_size != written.shard.bytes:
             raise WorkspaceError(f"{path} was removed or changed; {_MADE_AGAIN}")
-        self.drop_clips(record.example_id for record in records)
-        return WrittenShard(shard, content["fold"], records, sums, facts)
+        self.drop_clips(record.example_id for record in written.records)
+        return written
 
     def drop_clips(self, example_ids: Iterator[str]) -> None:
         """Removes clips' own files."""
@@ -450,13 +427,13 @@ class Workspace:
             raise WorkspaceError(
                 f"{self.out_dir} holds a data set without its {BUILD_NAME}; --overwrite replaces it"
             )
-        differences = _differences(found, json.loads(json.dumps(description)))
+        changed = differences(found, json.loads(json.dumps(description)))
         # Changed settings explain changed inputs, which may be thousands.
-        differences.sort(key=lambda difference: not difference.startswith("settings "))
-        if differences:
-            more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        changed.sort(key=lambda difference: not difference.startswith("settings "))
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             raise WorkspaceError(
-                f"{self.out_dir} holds another build: {'; '.join(differences[:3])}{more}. "
+                f"{self.out_dir} holds another build: {'; '.join(changed[:3])}{more}. "
                 "--overwrite replaces it, another --out_dir keeps both"
             )
 
@@ -486,70 +463,3 @@ class Workspace:
 
 def _damaged(path: Path, error: Exception) -> WorkspaceError:
     return WorkspaceError(f"{path} was damaged ({error!r}); {_MADE_AGAIN}")
-
-
-def _moments_to_json(moments: Moments) -> dict[str, Any]:
-    return {
-        "count": moments.count,
-        "mean": moments.mean.tolist(),
-        "m2": moments.m2.tolist(),
-    }
-
-
-def _moments_from_json(content: Mapping[str, Any]) -> Moments:
-    return Moments(content["count"], np.array(content["mean"]), np.array(content["m2"]))
-
-
-def _record(content: Mapping[str, Any]) -> Record:
-    """From the JSON values of its fields; texts that records share are held once."""
-    shared: dict[str, Any] = {
-        name: sys.intern(value) if isinstance(value, str) else value
-        for name, value in content.items()
-    }
-    return Record(**shared)
-
-
-def _facts(content: Mapping[str, Any]) -> ClipFacts:
-    texts = {name: tuple(map(sys.intern, content[name])) for name in ("altered", "notes")}
-    return ClipFacts(**{**content, **texts})
-
-
-def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    """Where two JSON values differ, in words."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        return [
-            difference
-            for key in sorted(found.keys() | wanted.keys())
-            for difference in _differences(found.get(key), wanted.get(key), f"{name} {key}".strip())
-        ]
-    if found == wanted:
-        return []
-    if found is None or wanted is None:
-        return [f"{name} is {'new' if found is None else 'gone'}"]
-    if name.startswith("inputs "):
-        return [f"{name}: {_changed_file(found, wanted)}"]
-    return [f"{name} was {found!r}, is now {wanted!r}"]
-
-
-def _changed_file(found: list[list[Any]], wanted: list[list[Any]]) -> str:
-    """The first of a clip's files, as `Plan.inputs` has them, that is not what it was."""
-    for was, now in zip(found, wanted, strict=False):
-        if was == now:
-            continue
-        if not len(was) == len(now) == 3 or isinstance(was[2], str) or isinstance(now[2], str):
-            return f"{was} then, {now} now"
-        (path, size, changed_ns), (path_now, size_now, changed_now_ns) = was, now
-        if path != path_now:
-            return f"{path} then, {path_now} now"
-        if size != size_now:
-            return f"{path} had {size} bytes, has {size_now}"
-        if changed_ns != changed_now_ns:
-            return (
-                f"{path} has its size, but was written anew "
-                f"({_time(changed_ns)}, now {_time(changed_now_ns)})"
-            )
-    return f"{len(found)} files then, {len(wanted)} now"
-
-
-def _time(time_ns: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time_ns / 1e9)) + " UTC"

@@ -19,6 +19,7 @@ from emotion_tfdata.schema import Example
 from emotion_tfdata.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame
 from preprocess.checksums import sha256_of
 from preprocess.facts import ClipFacts
+from preprocess.written_shard import WrittenShard
 
 # Of finished ones and of those still written.
 SHARD_NAME = re.compile(r"\.?fold-\d+-of-\d+(-part-\d+)?\.tfrecord-\d{5}-of-\d{5}(\.[\w-]+\.tmp)?")
@@ -42,25 +43,6 @@ class ShardPlan:
     fold: int
     example_ids: tuple[str, ...]
     random_folds: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class WrittenShard:
-    """A shard that is whole, and the sums over its records.
-
-    Attributes:
-      shard: for the manifest.
-      fold: actor fold of all its records.
-      records: in the file's order.
-      sums: over the shard's rows, as stored.
-      facts: example id -> what was measured of the clip.
-    """
-
-    shard: Shard
-    fold: int
-    records: tuple[Record, ...]
-    sums: GroupSums
-    facts: Mapping[str, ClipFacts]
 
 
 def plan_shards(
