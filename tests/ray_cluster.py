@@ -87,6 +87,12 @@ class Cluster:
             if process.cmdline()[:1] == [title]
         ]
 
+    def open_files(self, node: subprocess.Popen[str]) -> Iterator[Path]:
+        """Files that processes of a node have open."""
+        for process in psutil.Process(node.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has ended
+                yield from (Path(file.path) for file in process.open_files())
+
     def kill(self, node: subprocess.Popen[str]) -> None:
         """Kills a node and all that runs on it, at once."""
         with contextlib.suppress(ProcessLookupError):

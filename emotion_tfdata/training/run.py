@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from emotion_tfdata import protocols
 from emotion_tfdata.features import Features
 from emotion_tfdata.storage import load_manifest
@@ -128,7 +130,9 @@ def _train(data: Data, options: Options, progress: Progress) -> dict[str, Any]:
     from emotion_tfdata.training.workers import Workers
 
     folder, workers, settings = options.model_dir, options.workers or Workers(), data.settings
-    with _kept(folder, claim(settings, options.data_dir), options, workers):
+    wanted = claim(settings, options.data_dir)
+    agree(workers, wanted)
+    with _kept(folder, wanted, options, workers):
         finished = _shared(workers, lambda: run_dir.read_report(folder))
         if finished is not None:
             progress.line(f"{folder} holds this training, finished; remove it to train it again")
@@ -214,6 +218,27 @@ def _kept(
             yield
         except OSError as error:
             raise RunDirError(f"{folder}: a file cannot be written or read ({error})") from error
+
+
+def agree(workers: Workers, wanted: Mapping[str, Any]) -> None:
+    """Sees to it that all workers train on the same, with the same versions. All must call it.
+
+    Raises:
+      DataError: if one differs from the first.
+    """
+    import tensorflow as tf
+
+    from emotion_tfdata.training.data import DataError
+
+    about = {"tensorflow": tf.__version__, "numpy": np.__version__, **wanted}
+    first, *others = (json.loads(c) for c in workers.gather(json.dumps(about).encode()))
+    for index, other in enumerate(others, 1):
+        different = run_dir.differences(other, first)
+        if different:
+            raise DataError(
+                f"worker {index} would not do the same training as worker 0 "
+                f"({'; '.join(different[:4])})"
+            )
 
 
 def _shared(workers: Workers, make: Callable[[], Any]) -> Any:

@@ -187,7 +187,12 @@ def test_a_grid_ends_the_same_to_the_bit_with_a_node_killed(
     nodes = cluster.start_nodes(2)
     flags = (f"--folds={folds}", "--seeds=2", *SMALL)
     grid = Training(project_dir, cluster, fake_data_dir, there, *flags)
-    grid.wait_until(lambda: len(list(there.glob("seed-*/fold-*/checkpoint.npz"))) == 2)
+
+    def trains_on_the_second():
+        folders = [path.parent for path in cluster.open_files(nodes[1]) if path.name == ".lock"]
+        return any((folder / run_dir.CHECKPOINT).exists() for folder in folders)
+
+    grid.wait_until(trains_on_the_second)
     cluster.kill(nodes[1])
     assert (
         f"{len(cells)} trainings, 0 of them finished; 2 at a time on 2 Ray nodes, 1 CPUs each"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from emotion_tfdata.models import ModelConfig, build_model
+from emotion_tfdata.training import run
+from emotion_tfdata.training.data import DataError
 from emotion_tfdata.training.workers import Workers
 
 
@@ -30,6 +33,18 @@ def test_a_worker_without_a_row_gives_no_gradient():
         total = tf.reduce_sum(model.logits(nothing, training=True))
     for gradient in tape.gradient(total, model.trainable_variables):
         np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
+
+
+def test_workers_of_other_versions_or_data_are_told():
+    class Two(Workers):
+        count = 2
+
+        def gather(self, content):
+            return [content, content.replace(b"abc", b"def")]
+
+    run.agree(Two(), {"data_manifest_sha256": "012"})
+    with pytest.raises(DataError, match=r"worker 1 would not do .* there def, asked for abc"):
+        run.agree(Two(), {"data_manifest_sha256": "abc"})
 
 
 def test_alone_nothing_is_exchanged():
