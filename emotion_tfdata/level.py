@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def clip_level(energies: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+def clip_level(energies: tf.Tensor, valid: tf.Tensor, dtype: tf.DType = tf.float64) -> tf.Tensor:
     """Mean of a clip's energies over all its frames and features.
 
     The sum is exact for energies that are whole numbers, or whole multiples of a power of two, as
@@ -14,12 +14,11 @@ def clip_level(energies: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     Args:
       energies: `[B, T, F]`, on a logarithmic scale, any real dtype.
       valid: bool `[B, T]`, frames that count.
+      dtype: that the sum has; with float32 it is exact no more.
 
     Returns:
       float32 `[B]`, 0 for a clip without a frame that counts.
     """
-    counted = tf.where(valid[..., None], tf.cast(energies, tf.float64), 0.0)
-    number = tf.reduce_sum(tf.cast(valid, tf.float64), axis=1) * tf.cast(
-        tf.shape(energies)[-1], tf.float64
-    )
+    counted = tf.where(valid[..., None], tf.cast(energies, dtype), 0.0)
+    number = tf.reduce_sum(tf.cast(valid, dtype), axis=1) * tf.cast(tf.shape(energies)[-1], dtype)
     return tf.cast(tf.reduce_sum(counted, axis=[1, 2]) / tf.maximum(number, 1.0), tf.float32)

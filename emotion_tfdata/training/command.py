@@ -168,6 +168,8 @@ def define(values: flags.FlagValues) -> None:
         "float64: all of it, to check what rounding does",
     )
 
+    boolean("tflite", False, "write model.tflite too, for LiteRT on phones: one clip at a time")
+
     # The machine. None of these changes what is computed, but for the rounding of other thread
     # counts.
     floating(
@@ -378,6 +380,7 @@ def train(
         should_stop=should_stop,
         workers=workers,
         learners=learners,
+        tflite=values.tflite,
     )
     # One of several workers speaks for all.
     progress = Progress(None if workers.is_chief else open(os.devnull, "w"))  # noqa: SIM115

@@ -45,6 +45,7 @@ def serving_function(
     class_names: Sequence[str],
     temperature: float | None = None,
     logits_of: Callable[[dict[str, tf.Tensor]], tf.Tensor] | None = None,
+    sums: tf.DType = tf.float64,
 ) -> tuple[Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]], dict[str, tf.TensorSpec]]:
     """The pipeline's last steps and the model as one function, and what it takes.
 
@@ -55,6 +56,7 @@ def serving_function(
       class_names: of the classes, in the order of their indices.
       temperature: that the logits are divided by for the probabilities; None for 1.
       logits_of: the model's logits, where they have been traced already.
+      sums: dtype of a clip's level while it is summed up.
 
     Returns:
       The function: from `audio` float32 `[B, Ta, M]`, dB, `audio_mask` bool `[B, Ta]`, a frame of
@@ -72,7 +74,7 @@ def serving_function(
             if modality == "audio" and features.trim_silence_db is not None:
                 mask = sounding(x, mask, features.trim_silence_db)
             if views[modality].relative:
-                x = x - clip_level(x, mask)[:, None, None]
+                x = x - clip_level(x, mask, sums)[:, None, None]
             served[modality], served[f"{modality}_mask"] = scale(x), mask
         said = logits_of(served) if logits_of else model.logits(served, training=False)
         logits = tf.cast(said, tf.float32)
@@ -140,13 +142,13 @@ def save_served(
     module.__call__ = tf.function(serve, input_signature=[signature], autograph=False)
     signatures = {"serving_default": module.__call__.get_concrete_function()}
     with run_dir.replacing(model_dir / run_dir.SAVED_MODEL) as temporary:
-        with _quiet():
+        with quiet():
             tf.saved_model.save(module, str(temporary), signatures)
         run_dir.write_json(temporary / run_dir.FEATURES, features_of(data, views, temperature))
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps TensorFlow's words on what it writes where from those who use absl's flags."""
     logger = logging.getLogger("absl")
     before = logger.level

@@ -42,6 +42,7 @@ class Options:
       profile: the steps to profile, or None.
       workers: who trains together, as `join` gives them; None for this process alone.
       should_stop: asked before the first batch and after every one.
+      tflite: whether the model is written for LiteRT too.
       learners: of this process's earlier trainings, whose compiled graphs serve again; None for a
         new one.
     """
@@ -55,6 +56,7 @@ class Options:
     workers: Workers | None = None
     should_stop: Callable[[], bool] = lambda: False
     learners: Learners | None = None
+    tflite: bool = False
 
 
 def model_config(
@@ -124,7 +126,7 @@ def train_fold(settings: Settings, options: Options, progress: Progress) -> dict
 
 
 def _train(data: Data, options: Options, progress: Progress) -> dict[str, Any]:
-    from emotion_tfdata.training import export
+    from emotion_tfdata.training import export, tflite
     from emotion_tfdata.training import report as reports
     from emotion_tfdata.training.fit import Fit, StoppedError
     from emotion_tfdata.training.workers import Workers
@@ -157,6 +159,8 @@ def _train(data: Data, options: Options, progress: Progress) -> dict[str, Any]:
         def write() -> Any:
             export.save_keras(fit.learner.model, folder)
             export.save_served(fit.learner.model, data, folder, temperature, fit.learner.logits)
+            if options.tflite:
+                tflite.save(fit.learner.model, data, folder, temperature)
             calibrated = reports.at_temperature(predictions, temperature)
             reports.write_predictions(folder, calibrated, data.class_names)
             report = reports.fold_report(
@@ -183,6 +187,7 @@ def closing(report: Mapping[str, Any], model_dir: Path) -> str:
         (run_dir.PREDICTIONS, "what the model said of each held-out clip"),
         (run_dir.BEST_MODEL, "the model, weights of the best epoch"),
         (run_dir.SAVED_MODEL, "the same for raw features; python -m preprocess.predict uses it"),
+        (run_dir.TFLITE, "the same for LiteRT, one clip at a time"),
         (run_dir.HISTORY, "figures by epoch"),
         (run_dir.TENSORBOARD, "tensorboard --logdir"),
         ("fold-*", "each fold's training and model"),

@@ -22,6 +22,7 @@ CONFUSION_PNG = "confusion_matrix.png"
 PREDICTIONS = "predictions.csv"
 BEST_MODEL = "best.keras"
 SAVED_MODEL = "saved_model"
+TFLITE = "model.tflite"
 FEATURES = "features.json"  # inside it
 TENSORBOARD = "tensorboard"
 _LOCK = ".lock"

@@ -30,6 +30,7 @@ PROTOCOLS = ("actor", "random")
 _OURS = {"data_dir", "model_dir", "name", "protocol", "fold", "folds", "seed", "overwrite"}
 _OF_THE_MACHINE = {
     *("checkpoint_every_s", "intra_op_threads", "inter_op_threads", "input_threads", "profile"),
+    "tflite",
 }
 
 
