@@ -120,6 +120,8 @@ def effects(manifest: Manifest, modality: str, augment: Augment | None) -> dict[
     if modality != "audio":
         return chosen
     bands, most = manifest.num_audio_features, augment.frequency_mask_bands
+    if augment.frequency_masks:
+        manifest.check_log_mel("frequency_masks")
     if augment.frequency_masks * most >= bands:
         raise ValueError(
             f"Augment: frequency_masks={augment.frequency_masks} of up to frequency_mask_bands="
@@ -129,7 +131,6 @@ def effects(manifest: Manifest, modality: str, augment: Augment | None) -> dict[
         manifest.check_log_mel("mel_warp")
         chosen["mel"] = mel_axis(manifest.settings, bands)
     if augment.frequency_masks:
-        manifest.check_log_mel("frequency_masks")
         chosen["frequency_mask_bands"] = most
     if augment.time_masks:
         chosen["time_mask_s"] = augment.time_mask_s

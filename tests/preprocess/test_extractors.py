@@ -131,6 +131,7 @@ def test_effects_that_need_mel_bands_say_so(voices, tmp_path, in_process):
     build({}, tmp_path, settings, tables=[voices], **in_process)
     for options in (
         {"augment": Augment(mel_warp=(0.9, 1.1))},
+        {"augment": Augment(frequency_masks=2, frequency_mask_bands=30)},
         {"features": Features(relative_level=True)},
         {"features": Features(trim_silence_db=30.0)},
     ):

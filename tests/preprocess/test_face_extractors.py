@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emotion_tfdata import Augment, Features, Reading, make_dataset, tfds
+from emotion_tfdata import Augment, Features, Reading, make_dataset, schema, tfds
 from emotion_tfdata.manifest import Manifest
 from emotion_tfdata.records import Records
 from emotion_tfdata.training.data import with_ids_apart
 from emotion_tfdata.training.learner import Learner
 from emotion_tfdata.training.run import model_config
 from emotion_tfdata.training.settings import Settings
-from preprocess import extractors, face_extractors, landmarks, media, verify
+from preprocess import extractors, face_extractors, landmarks, media, predictor, verify
 from preprocess.building import build
 from preprocess.corpora.sample_encode import encode_clip
 from preprocess.plan import BuildError, BuildSettings
@@ -125,6 +125,30 @@ def test_a_system_trains_on_them_and_predicts(coloured, tmp_path, in_process):
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
     held_out = learner.predict(make_dataset(str(tmp_path), "test", **options))
     assert (held_out.probabilities.argmax(axis=1) == held_out.labels).all()
+
+
+def test_a_clip_is_read_for_a_prediction_as_it_was_built(coloured, tmp_path, in_process):
+    build({}, tmp_path, SEEN, tables=[coloured], **in_process)
+    manifest = Manifest.load(str(tmp_path))
+    features = predictor.Features(
+        name="colour",
+        provenance="",
+        modalities=("landmarks",),
+        data_modalities=("landmarks",),
+        class_names=manifest.classes,
+        audio=extractors.LogMel(),
+        face=predictor._face(manifest.settings),
+        versions={},
+    )
+    read = predictor.read_clip(coloured.parent / "3.mp4", features)
+    stored = schema.encode(read.example, features.stored)
+    example = schema.decode(stored, stored=features.stored)
+    built = served_series(tmp_path, Features(normalize=False, with_ids=True))["films/3"]
+    np.testing.assert_array_equal(example.landmarks, built[0][: len(example.landmarks)])
+    np.testing.assert_array_equal(example.landmarks_valid, built[1][: len(example.landmarks)])
+    other = {**manifest.settings["face_extractor"], "source_sha256": "another"}
+    with pytest.raises(predictor.PredictError, match="its source_sha256 is another"):
+        predictor._face({**manifest.settings, "face_extractor": other})
 
 
 def test_the_documented_example_is_what_it_says(tmp_path, drawn, in_process, monkeypatch):
