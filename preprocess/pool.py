@@ -221,8 +221,9 @@ class Pool(Runner[Task, Result]):
 
     def _stop(self) -> None:
         if self._pool is not None:
-            self._pool.stop()
-            self._pool.join()
+            with _uninterrupted():  # it would be lost in what is collected meanwhile
+                self._pool.stop()
+                self._pool.join()
             self._pool = None
 
     def _reason(self, error: BaseException, limit_s: float) -> str:
