@@ -42,14 +42,16 @@ def test_overwrite_removes_the_trainings_files_and_no_others(tmp_path):
     assert json.loads((tmp_path / run_dir.SETTINGS).read_text())["name"] == "other"
 
 
-def test_overwrite_leaves_a_training_of_the_same_settings_to_be_gone_on_with(tmp_path):
-    for _ in range(2):  # the very command that is said to go on from there
+def test_overwrite_leaves_a_training_of_the_same_settings_to_be_resumed(tmp_path):
+    for _ in range(2):  # the very command that is said to resume it
         run_dir.claim(tmp_path, SETTINGS, overwrite=True)
         (tmp_path / run_dir.CHECKPOINT).write_text("state")
     run_dir.claim(tmp_path, SETTINGS, overwrite=True)
     assert (tmp_path / run_dir.CHECKPOINT).read_text() == "state"
     (tmp_path / run_dir.SETTINGS).write_text("{")
-    with pytest.raises(RunDirError, match=r"settings\.json cannot be read .*--overwrite starts"):
+    with pytest.raises(
+        RunDirError, match=r"settings\.json cannot be read .*--overwrite trains again"
+    ):
         run_dir.claim(tmp_path, SETTINGS, overwrite=False)
     run_dir.claim(tmp_path, SETTINGS, overwrite=True)
     assert not (tmp_path / run_dir.CHECKPOINT).exists()
