@@ -82,7 +82,7 @@ def test_flagfiles_are_the_designs_table(parsed, project_dir, name):
     augment = (flags.augment_factor, flags.augment_probability) == (2.0, 0.8) and flags.augment
     assert (flags.video, flags.l2, flags.l2_tcn, augment, flags.learning_rate) == SYSTEMS[name]
     assert flags.name == name
-    # Nothing is left to the code's defaults but where things are, what is held out, and the
+    # Nothing is left to the code's defaults but where and what files are, what is held out, and the
     # classes, which are the data set's.
     written = set(re.findall(r"^--(?:no)?(\w+)", (project_dir / path).read_text(), re.M))
     decides = {
@@ -94,7 +94,7 @@ def test_flagfiles_are_the_designs_table(parsed, project_dir, name):
         *("data_dir", "model_dir", "overwrite", "protocol", "fold", "model"),
         *("train_corpora", "test_corpora"),
         *("checkpoint_every_s", "intra_op_threads", "inter_op_threads", "input_threads"),
-        *("profile", "num_classes"),
+        *("profile", "num_classes", "tflite"),
     }
     assert written == decides - elsewhere
 
