@@ -27,7 +27,7 @@ from emotion_tfdata.grid import runner_flags
 from emotion_tfdata.training import command, run_dir
 
 if TYPE_CHECKING:
-    from emotion_tfdata.manifest import Manifest
+    from emotion_tfdata.dataset.manifest import Manifest
 
 FLAGS = flags.FLAGS
 
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         return command.fail(f"unexpected argument {argv[1]!r}: every flag begins with --")
     try:
-        from emotion_tfdata.manifest import Manifest, ManifestError
+        from emotion_tfdata.dataset.manifest import Manifest, ManifestError
 
         try:
             manifest = None
@@ -166,7 +166,7 @@ def _folds(manifest: Manifest | None) -> list[int]:
     from emotion_tfdata.grid.job import filled_folds
 
     if manifest is None:
-        from emotion_tfdata.storage import load_manifest
+        from emotion_tfdata.dataset.storage import load_manifest
 
         manifest = load_manifest(FLAGS.data_dir)
     there = filled_folds(manifest, FLAGS.protocol, FLAGS.test_corpora)

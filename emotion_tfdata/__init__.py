@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from emotion_tfdata.augment.draw import Augment
     from emotion_tfdata.features import Features, Reading
-    from emotion_tfdata.memory import keep_freed_memory
-    from emotion_tfdata.pipeline import class_weights, make_dataset
     from emotion_tfdata.records import Records
+    from emotion_tfdata.stream.memory import keep_freed_memory
+    from emotion_tfdata.stream.pipeline import class_weights, make_dataset
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,9 +29,9 @@ _HOMES = {
     "Features": "emotion_tfdata.features",
     "Reading": "emotion_tfdata.features",
     "Records": "emotion_tfdata.records",
-    "class_weights": "emotion_tfdata.pipeline",
-    "keep_freed_memory": "emotion_tfdata.memory",
-    "make_dataset": "emotion_tfdata.pipeline",
+    "class_weights": "emotion_tfdata.stream.pipeline",
+    "keep_freed_memory": "emotion_tfdata.stream.memory",
+    "make_dataset": "emotion_tfdata.stream.pipeline",
 }
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+from emotion_tfdata.dataset.people import LABELS
 from emotion_tfdata.labels import class_names
-from emotion_tfdata.people import LABELS
 
 MODALITIES = {"both": ("audio", "landmarks"), "audio": ("audio",), "landmarks": ("landmarks",)}
 META = ("corpus", "actor", "intensity", "sentence")

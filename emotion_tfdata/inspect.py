@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from emotion_tfdata import storage, timebase
+from emotion_tfdata.dataset import storage, timebase
 
 # (upper, lower inner lip), (brows), (upper lids below them), by number of landmarks.
 _POINTS = {
@@ -60,7 +60,8 @@ def clip_and_copy(
       `[Ta, M]`, and, where the data set has them, `landmarks` `[Tv, L, 3]` or `[Tv, W]`, NaN where
       there is no face.
     """
-    from emotion_tfdata import Augment, Features, make_dataset, storage
+    from emotion_tfdata import Augment, Features, make_dataset
+    from emotion_tfdata.dataset import storage
 
     manifest = storage.load_manifest(data_dir)
     example_id = example_id or manifest.index.example_id(0)

@@ -8,12 +8,12 @@ from typing import Any, overload
 
 import numpy as np
 
-from emotion_tfdata import schema, storage, tfrecord
-from emotion_tfdata import table as table_lib
+from emotion_tfdata.dataset import schema, storage, tfrecord
+from emotion_tfdata.dataset import table as table_lib
+from emotion_tfdata.dataset.protocols import Corpora
+from emotion_tfdata.dataset.tfrecord import CorruptDataError
 from emotion_tfdata.features import META, Features
-from emotion_tfdata.protocols import Corpora
-from emotion_tfdata.scaling import Scaling, make_scaling
-from emotion_tfdata.tfrecord import CorruptDataError
+from emotion_tfdata.stream.scaling import Scaling, make_scaling
 
 Clip = dict[str, Any]
 

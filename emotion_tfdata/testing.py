@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from emotion_tfdata import labels, schema, splits, timebase
-from emotion_tfdata.manifest import Manifest, Shard
-from emotion_tfdata.moments import GroupSums, Moments
+from emotion_tfdata import labels
+from emotion_tfdata.dataset import schema, splits, timebase
+from emotion_tfdata.dataset.manifest import Manifest, Shard
+from emotion_tfdata.dataset.moments import GroupSums, Moments
 
 
 def fake_examples(

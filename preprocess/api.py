@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from preprocess import building
-from preprocess.audio import AudioSettings
+from preprocess.builder import building
+from preprocess.builder.dry_run import Estimate, estimate
+from preprocess.builder.plan import RAVDESS_TRACKING, BuildError, BuildSettings
+from preprocess.builder.pool import Pool, Runner
+from preprocess.clip.audio import AudioSettings
 from preprocess.corpora.clips_csv import Clip, Table
-from preprocess.dry_run import Estimate, estimate
-from preprocess.plan import RAVDESS_TRACKING, BuildError, BuildSettings
-from preprocess.pool import Pool, Runner
-from preprocess.summary import BuildReport
+from preprocess.reports.summary import BuildReport
 
 __all__ = [
     "AudioSettings",
@@ -124,7 +124,7 @@ def _make_pool(runner: str, ray_address: str) -> Callable[..., Runner[Any, Any]]
     if runner != "ray":
         raise BuildError(f"runner must be local or ray, got {runner!r}")
     try:
-        from preprocess.ray_pool import RayPool
+        from preprocess.builder.ray_pool import RayPool
     except ImportError as error:
         raise BuildError(
             f"--runner=ray needs Ray ({error}). Install the extra [ray], on every node: "

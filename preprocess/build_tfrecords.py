@@ -17,13 +17,13 @@ from absl import app, flags
 from preprocess import cli
 
 with cli.importing():
-    from emotion_tfdata.protocols import NAMES
+    from emotion_tfdata.dataset.protocols import NAMES
     from preprocess.api import build
-    from preprocess.audio import AudioSettings
-    from preprocess.checksums import CHECKSUMS, Checksums
+    from preprocess.builder.plan import BuildSettings
+    from preprocess.clip.audio import AudioSettings
     from preprocess.corpora import MODALITIES, Modalities
-    from preprocess.plan import BuildSettings
-    from preprocess.summary import BuildReport
+    from preprocess.corpora.checksums import CHECKSUMS, Checksums
+    from preprocess.reports.summary import BuildReport
 
 _RAVDESS_DIR = flags.DEFINE_string(
     "ravdess_dir", None, "RAVDESS as unzipped from Zenodo, in any nesting of folders."
@@ -67,7 +67,7 @@ _AUDIO_FEATURES = flags.DEFINE_string(
     "logmel",
     "What sound becomes: logmel, mfcc (of the same mel bands), egemaps (openSMILE's low-level "
     "descriptors, for research alone), or package.module:name of an extractor of one's own; see "
-    "preprocess/extractors.py.",
+    "preprocess/clip/extractors.py.",
 )
 _NUM_MFCC = flags.DEFINE_integer("num_mfcc", 13, "Cepstral coefficients of mfcc.", lower_bound=1)
 _MFCC_DELTAS = flags.DEFINE_integer(
@@ -77,7 +77,7 @@ _FACE_FEATURES = flags.DEFINE_string(
     "face_features",
     "facemesh",
     "What pictures become: facemesh, openface (with --ravdess_tracking_dir), none, or "
-    "package.module:name of an extractor of one's own; see preprocess/face_extractors.py.",
+    "package.module:name of an extractor of one's own; see preprocess/clip/face_extractors.py.",
 )
 _NUM_MELS = flags.DEFINE_integer("num_mels", 80, "Mel bands of the audio.", lower_bound=1)
 _N_FFT = flags.DEFINE_integer("n_fft", 512, "Samples of the audio's window, at 16 kHz.")

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from absl import app, flags
 
-from preprocess import fitness
+from preprocess.builder import fitness
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

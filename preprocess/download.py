@@ -19,10 +19,11 @@ from pathlib import Path
 
 from absl import app, flags
 
-from preprocess import cli, lock
-from preprocess.checksums import official_files
-from preprocess.fetch import Fetcher, FetchError, Patience, StoppedError, Wanted, part_bytes
-from preprocess.summary import clock
+from preprocess import cli
+from preprocess.builder import lock
+from preprocess.corpora.checksums import official_files
+from preprocess.corpora.fetch import Fetcher, FetchError, Patience, StoppedError, Wanted, part_bytes
+from preprocess.reports.summary import clock
 
 BASE_URLS = {
     "ravdess": "https://zenodo.org",

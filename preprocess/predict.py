@@ -22,8 +22,8 @@ from absl import flags
 from preprocess import cli
 
 with cli.importing():
-    from preprocess import timeline
-    from preprocess.predictor import (
+    from preprocess.prediction import timeline
+    from preprocess.prediction.predictor import (
         Failure,
         Features,
         PredictError,

@@ -15,8 +15,8 @@ import time
 from absl import app, flags
 
 from preprocess import cli
-from preprocess.corpora import sample
-from preprocess.corpora.sample_write import write_corpus
+from preprocess.drawn import sample
+from preprocess.drawn.sample_write import write_corpus
 
 _DEFAULTS = sample.SampleSettings()
 

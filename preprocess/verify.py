@@ -15,19 +15,20 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from emotion_tfdata import schema
-from emotion_tfdata.index import Record, example_key
-from emotion_tfdata.manifest import (
+from emotion_tfdata.dataset import schema
+from emotion_tfdata.dataset.index import Record, example_key
+from emotion_tfdata.dataset.manifest import (
     INDEX_NAME,
     STATISTICS_NAME,
     Manifest,
     ManifestError,
     Shard,
 )
-from emotion_tfdata.moments import GroupSums, Statistics
-from emotion_tfdata.tfrecord import FOOTER_BYTES, HEADER_BYTES, read_record
-from preprocess import cli, writer
-from preprocess.checksums import sha256_of
+from emotion_tfdata.dataset.moments import GroupSums, Statistics
+from emotion_tfdata.dataset.tfrecord import FOOTER_BYTES, HEADER_BYTES, read_record
+from preprocess import cli
+from preprocess.builder import writer
+from preprocess.corpora.checksums import sha256_of
 
 _FLOAT16_SPACING = 32.0  # between the largest numbers that it has
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import ast
+import graphlib
+import re
 import subprocess
 import sys
 
 import pytest
 
-_FOUNDATION = {
-    *("labels", "timebase", "splits", "mel_scale", "protocols", "people"),
-    *("schema", "manifest", "index", "moments", "slots", "tfds", "tfrecord", "html_page"),
+# Rooms, each of which imports only those before it; a tuple is one room in two folders.
+_ROOMS = {
+    "emotion_tfdata": ["dataset", "augment", "stream", "models", "training", "grid"],
+    "preprocess": [("clip", "corpora"), "drawn", "reports", "builder", "prediction"],
 }
+# What `preprocess` may use of the library: the data contract, which needs no TensorFlow.
+_CONTRACT = ("dataset", "labels", "html_page", "slots")
 
 
 def _imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    return _names(path.read_text())
+
+
+def _names(text):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -40,7 +49,47 @@ def test_preprocess_uses_the_data_contract_alone(project_dir):
     for path in (project_dir / "preprocess").rglob("*.py"):
         for name in _imports(path):
             if name.startswith("emotion_tfdata"):
-                assert name.split(".")[1] in _FOUNDATION, f"{path} imports {name}"
+                assert name.split(".")[1] in _CONTRACT, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("package", _ROOMS)
+def test_rooms_import_only_those_before_them(project_dir, package):
+    known: set[str] = set()
+    for room in _ROOMS[package]:
+        folders = room if isinstance(room, tuple) else (room,)
+        known |= set(folders)
+        later = {path.name for path in (project_dir / package).iterdir() if path.is_dir()} - known
+        for folder in folders:
+            for path in (project_dir / package / folder).rglob("*.py"):
+                for name in _imports(path):
+                    first, *rest = name.split(".")
+                    assert first != package or not {*rest[:1]} & later, f"{path} imports {name}"
+
+
+def test_no_modules_import_each_other(project_dir):
+    """What is imported for types alone does not count: it is not there when the code runs."""
+    paths = {
+        ".".join(path.relative_to(project_dir).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for package in ("emotion_tfdata", "preprocess", "launch")
+        for path in (project_dir / package).rglob("*.py")
+    }
+    graph = {}
+    for module, path in paths.items():
+        text = re.sub(r"^if TYPE_CHECKING:\n(?:[ \t].*\n|\n)+", "", path.read_text(), flags=re.M)
+        names = {name if name in paths else name.rpartition(".")[0] for name in _names(text)}
+        graph[module] = names & paths.keys() - {module}
+    order = list(graphlib.TopologicalSorter(graph).static_order())
+    assert len(order) == len(paths) > 100
+
+
+def test_no_module_needs_anothers_private_names(project_dir):
+    for package in ("emotion_tfdata", "preprocess", "launch"):
+        for path in (project_dir / package).rglob("*.py"):
+            for name in _imports(path):
+                own = name.split(".")[0] in ("emotion_tfdata", "preprocess", "launch")
+                assert not (own and name.rpartition(".")[2].startswith("_")), f"{path}: {name}"
 
 
 _WITHOUT = """
@@ -57,8 +106,10 @@ def _run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-def test_the_data_contract_loads_without_tensorflow():
-    modules = ", ".join(f"emotion_tfdata.{name}" for name in sorted(_FOUNDATION))
+def test_the_data_contract_loads_without_tensorflow(project_dir):
+    names = [path.stem for path in (project_dir / "emotion_tfdata" / "dataset").glob("[a-z]*.py")]
+    modules = ", ".join([f"emotion_tfdata.dataset.{name}" for name in names])
+    modules += ", emotion_tfdata.labels, emotion_tfdata.html_page, emotion_tfdata.records"
     done = _run(_WITHOUT.format(absent={"tensorflow"}) + f"import {modules}")
     assert done.returncode == 0, done.stderr
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from emotion_tfdata import rng
-from emotion_tfdata.rng import Stream
+from emotion_tfdata.augment import rng
+from emotion_tfdata.augment.rng import Stream
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from emotion_tfdata.mel_scale import band_edges_hz
+from emotion_tfdata.dataset.mel_scale import band_edges_hz
 
 _HIGHEST_FORMANT_SHARE = 0.6
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from emotion_tfdata import table
-from emotion_tfdata.manifest import Manifest
+from emotion_tfdata.dataset import table
+from emotion_tfdata.dataset.manifest import Manifest
 from emotion_tfdata.training import run_dir
 
 LOG = "train.log"

@@ -93,7 +93,7 @@ def check(args: Sequence[str], workers: int = 1) -> str:
     from emotion_tfdata.training import command
 
     command.before_tensorflow()
-    from emotion_tfdata.storage import StorageError
+    from emotion_tfdata.dataset.storage import StorageError
     from emotion_tfdata.training.data import Data
     from emotion_tfdata.training.precision import check_precision
 

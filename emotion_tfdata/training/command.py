@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
-from emotion_tfdata.people import LABELS
-from emotion_tfdata.protocols import NAMES as PROTOCOLS
-from emotion_tfdata.protocols import short_name
+from emotion_tfdata.dataset.people import LABELS
+from emotion_tfdata.dataset.protocols import NAMES as PROTOCOLS
+from emotion_tfdata.dataset.protocols import short_name
 
 if TYPE_CHECKING:
     from emotion_tfdata.training.learner import Learners
@@ -337,10 +337,10 @@ def train(
     before_tensorflow()
     import tensorflow as tf
 
-    from emotion_tfdata.manifest import ManifestError
-    from emotion_tfdata.memory import keep_freed_memory
-    from emotion_tfdata.reader import CorruptDataError
-    from emotion_tfdata.storage import StorageError
+    from emotion_tfdata.dataset.manifest import ManifestError
+    from emotion_tfdata.dataset.storage import StorageError
+    from emotion_tfdata.stream.memory import keep_freed_memory
+    from emotion_tfdata.stream.reader import CorruptDataError
     from emotion_tfdata.training import run, threads
     from emotion_tfdata.training.checkpoint import CheckpointError
     from emotion_tfdata.training.data import DataError

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from emotion_tfdata.dataset.index import Index, Record
+from emotion_tfdata.dataset.manifest import Manifest
+from emotion_tfdata.dataset.storage import load_manifest
+from emotion_tfdata.dataset.table import filled_folds, labels_of
 from emotion_tfdata.features import MODALITIES, Features, Reading
-from emotion_tfdata.index import Index, Record
-from emotion_tfdata.manifest import Manifest
-from emotion_tfdata.storage import load_manifest
-from emotion_tfdata.table import filled_folds, labels_of
 from emotion_tfdata.training.settings import Settings
 
 
@@ -193,7 +193,7 @@ class Data:
         return self._made[1]
 
     def _training_batches(self, epoch: int, start_batch: int) -> tuple[Any, int]:
-        from emotion_tfdata.batching import num_batches
+        from emotion_tfdata.stream.batching import num_batches
 
         settings = self.settings
         dataset = self._dataset(
@@ -227,7 +227,7 @@ class Data:
         `balanced`: clips / (classes * clips of the class), over the training part, so that the mean
         weight of a clip is 1.
         """
-        from emotion_tfdata.pipeline import class_weights
+        from emotion_tfdata.stream.pipeline import class_weights
 
         settings = self.settings
         if settings.class_weights == "none":
@@ -242,7 +242,7 @@ class Data:
         )
 
     def _dataset(self, part: Part, features: Features, **options: Any) -> Any:
-        from emotion_tfdata.pipeline import make_dataset
+        from emotion_tfdata.stream.pipeline import make_dataset
 
         settings = self.settings
         try:

@@ -18,14 +18,14 @@ import numpy as np
 import tensorflow as tf
 
 import emotion_tfdata
+from emotion_tfdata.dataset.manifest import Manifest
 from emotion_tfdata.features import Features
-from emotion_tfdata.level import clip_level
-from emotion_tfdata.manifest import Manifest
 from emotion_tfdata.models import EmotionModel
-from emotion_tfdata.silence import sounding
+from emotion_tfdata.stream.level import clip_level
+from emotion_tfdata.stream.silence import sounding
+from emotion_tfdata.stream.transform import View, make_view
 from emotion_tfdata.training import run_dir
 from emotion_tfdata.training.data import Data
-from emotion_tfdata.transform import View, make_view
 
 # Raised whenever a reader of `features.json` would have to know.
 _FORMAT_VERSION = 1

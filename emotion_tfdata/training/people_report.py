@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from emotion_tfdata import people
+from emotion_tfdata.dataset import people
 from emotion_tfdata.training import metrics
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from emotion_tfdata import protocols
+from emotion_tfdata.dataset import protocols
 from emotion_tfdata.labels import class_index
 from emotion_tfdata.training import calibration, metrics, people_report, run_dir
 from emotion_tfdata.training.data import Data

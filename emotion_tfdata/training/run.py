@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emotion_tfdata import protocols
+from emotion_tfdata.dataset import protocols
+from emotion_tfdata.dataset.storage import load_manifest
 from emotion_tfdata.features import Features
-from emotion_tfdata.storage import load_manifest
 from emotion_tfdata.training import run_dir
 from emotion_tfdata.training.progress import Progress
 from emotion_tfdata.training.run_dir import RunDirError
@@ -77,7 +77,7 @@ def model_config(
       ManifestError: if there is no data set.
       ValueError: for an unknown field or a value it cannot have.
     """
-    from emotion_tfdata.landmark_sets import landmark_indices
+    from emotion_tfdata.dataset.landmark_sets import landmark_indices
     from emotion_tfdata.models import ModelConfig
 
     manifest = load_manifest(data_dir)

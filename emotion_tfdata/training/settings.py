@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from emotion_tfdata.dataset.protocols import check_name
 from emotion_tfdata.features import Features
-from emotion_tfdata.protocols import check_name
 from emotion_tfdata.training.precision import PRECISIONS
 from emotion_tfdata.training.schedules import LR_SCHEDULES
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from preprocess.container import PICTURE_ENDINGS, SOUND_ENDINGS
-from preprocess.corpora.files import File, Remote
-from preprocess.media import WHOLE, Part
+from preprocess.clip.container import PICTURE_ENDINGS, SOUND_ENDINGS
+from preprocess.clip.files import File, Remote
+from preprocess.clip.media import WHOLE, Part
 
 Modalities = Literal["both", "audio", "landmarks"]
 MODALITIES: tuple[Modalities, ...] = ("both", "audio", "landmarks")
@@ -43,7 +43,7 @@ class Clip:
     Attributes:
       corpus: `ravdess`, `crema_d` or any other name.
       name: unique in the corpus; of the two corpora, its main file's without ending.
-      actor, emotion, intensity, sentence: as in `emotion_tfdata.schema.Example`.
+      actor, emotion, intensity, sentence: as in `emotion_tfdata.dataset.schema.Example`.
       picture: file with its picture, or a record of the face tracked in it (csv), or None where
         none is built. Paths are held as text, which takes a third of the memory.
       sound: file with its sound, or None where none is built.

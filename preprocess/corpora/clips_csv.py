@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from emotion_tfdata.labels import Classes, class_index, class_names, emotion_named
-from preprocess.container import PICTURE_ENDINGS, SOUND_ENDINGS
+from preprocess.clip.container import PICTURE_ENDINGS, SOUND_ENDINGS
+from preprocess.clip.files import Remote, is_url, look_up
+from preprocess.clip.media import WHOLE, Part
 from preprocess.corpora import (
     NO_PICTURE,
     NO_SOUND,
@@ -25,8 +27,6 @@ from preprocess.corpora import (
     Skipped,
 )
 from preprocess.corpora import Clip as Take
-from preprocess.corpora.files import Remote, is_url, look_up
-from preprocess.media import WHOLE, Part
 
 COLUMNS = (
     *("video", "audio", "actor", "emotion"),

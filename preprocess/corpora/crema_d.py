@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from emotion_tfdata.labels import CREMA_D_EMOTIONS
-from preprocess.container import PICTURE_ENDINGS, SOUND_ENDINGS
+from preprocess.clip.container import PICTURE_ENDINGS, SOUND_ENDINGS
 from preprocess.corpora import (
     NO_PICTURE,
     Clip,

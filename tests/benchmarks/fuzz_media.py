@@ -20,12 +20,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from emotion_tfdata import schema
-from preprocess import face_extractors, media
-from preprocess.audio import AudioSettings
+from emotion_tfdata.dataset import schema
+from preprocess.builder.pool import Lost, Pool
+from preprocess.clip import face_extractors, media
+from preprocess.clip.audio import AudioSettings
+from preprocess.clip.example import make_example
 from preprocess.corpora import Clip
-from preprocess.example import make_example
-from preprocess.pool import Lost, Pool
 
 TIMEOUT_S = 30.0
 MEMORY_BYTES = 2048 * 10**6
@@ -145,8 +145,8 @@ def draw(folder: Path) -> list[Path]:
     import numpy as np
     from scipy.io import wavfile
 
-    from preprocess.corpora import sample
-    from preprocess.corpora.sample_write import write_clip
+    from preprocess.drawn import sample
+    from preprocess.drawn.sample_write import write_clip
 
     specs = {spec.corpus: spec for spec in sample.plan_clips(sample.SampleSettings(1, 1))}
     for spec in specs.values():

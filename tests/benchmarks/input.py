@@ -66,7 +66,7 @@ class Work:
         """Of a frame's flat landmarks, those that are wanted; None: all."""
         if not self.expressive:
             return None
-        from emotion_tfdata import landmark_sets
+        from emotion_tfdata.dataset import landmark_sets
 
         points = np.array(landmark_sets.EXPRESSIVE)
         return (3 * points[:, None] + np.arange(3)).ravel()
@@ -275,7 +275,7 @@ def read(work: Work) -> Epoch:
     """Reading, parsing and padding our records twice over, in the files' order."""
     import tensorflow as tf
 
-    from emotion_tfdata.manifest import Manifest
+    from emotion_tfdata.dataset.manifest import Manifest
 
     manifest = Manifest.load(f"{work.folder}/data")
     paths = [f"{work.folder}/data/{shard.name}" for shard in manifest.shards]

@@ -33,8 +33,9 @@ def write(data_dir: str, count: int) -> None:
     """Writes a data set of small records in five shards, by repeating a few with other ids."""
     import tensorflow as tf
 
-    from emotion_tfdata import schema, testing
-    from emotion_tfdata.index import example_key
+    from emotion_tfdata import testing
+    from emotion_tfdata.dataset import schema
+    from emotion_tfdata.dataset.index import example_key
 
     examples = testing.fake_examples(
         num_actors=_ACTORS,
@@ -135,7 +136,7 @@ def measure_plain(data_dir: str) -> None:
     """Prints the figures of plain tf.data over the same shards."""
     import tensorflow as tf
 
-    from emotion_tfdata.manifest import Manifest
+    from emotion_tfdata.dataset.manifest import Manifest
 
     manifest = Manifest.load(data_dir)
     names = [os.path.join(data_dir, shard.name) for shard in manifest.shards]

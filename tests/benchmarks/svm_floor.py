@@ -22,9 +22,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 def clip_statistics(data_dir: str) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Reads a data set: statistics float64 `[N, 2 M]`, classes `[N]`, and folds by protocol."""
-    from emotion_tfdata import schema
+    from emotion_tfdata.dataset import schema
+    from emotion_tfdata.dataset.manifest import Manifest
     from emotion_tfdata.labels import class_index
-    from emotion_tfdata.manifest import Manifest
 
     rows, classes = [], []
     folds: dict[str, list[int]] = {"actor": [], "random": []}

@@ -10,7 +10,7 @@ import pytest
 import served
 
 from emotion_tfdata import Augment, make_dataset, testing
-from emotion_tfdata.manifest import Manifest
+from emotion_tfdata.dataset.manifest import Manifest
 
 _EXAMPLES = {e.example_id: e for e in testing.fake_examples()}
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from emotion_tfdata import batching
 from emotion_tfdata.augment import Augment
-from emotion_tfdata.index import example_key
-from emotion_tfdata.table import Table
+from emotion_tfdata.dataset.index import example_key
+from emotion_tfdata.dataset.table import Table
+from emotion_tfdata.stream import batching
 
 
 def _table(num_clips: int, seed: int = 0) -> Table:

@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from emotion_tfdata import Features, class_weights, make_dataset, people, testing
+from emotion_tfdata import Features, class_weights, make_dataset, testing
+from emotion_tfdata.dataset import people
 from emotion_tfdata.labels import CREMA_D_EMOTIONS, EMOTIONS
 
 

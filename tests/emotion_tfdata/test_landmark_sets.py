@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from emotion_tfdata import landmark_sets
-from emotion_tfdata.landmark_sets import landmark_indices
+from emotion_tfdata.dataset import landmark_sets
+from emotion_tfdata.dataset.landmark_sets import landmark_indices
 
 
 def test_expressive_holds_the_contours_that_facemesh_names():

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from emotion_tfdata import Features, make_dataset
 from emotion_tfdata.labels import EMOTIONS
-from emotion_tfdata.level import clip_level
 from emotion_tfdata.models import ModelConfig
+from emotion_tfdata.stream.level import clip_level
 from emotion_tfdata.training import export
 from emotion_tfdata.training.data import Data
 from emotion_tfdata.training.settings import Settings

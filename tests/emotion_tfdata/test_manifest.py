@@ -12,16 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emotion_tfdata import schema, testing
-from emotion_tfdata.index import Index
-from emotion_tfdata.manifest import (
+from emotion_tfdata import testing
+from emotion_tfdata.dataset import schema
+from emotion_tfdata.dataset.index import Index
+from emotion_tfdata.dataset.manifest import (
     INDEX_NAME,
     MANIFEST_NAME,
     STATISTICS_NAME,
     Manifest,
     ManifestError,
 )
-from emotion_tfdata.moments import Moments
+from emotion_tfdata.dataset.moments import Moments
 
 
 def test_what_is_saved_is_loaded(tmp_path):

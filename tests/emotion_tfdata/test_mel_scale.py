@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emotion_tfdata.mel_scale import band_edges_hz, hz_of_mel, mel_of_hz
+from emotion_tfdata.dataset.mel_scale import band_edges_hz, hz_of_mel, mel_of_hz
 
 librosa = pytest.importorskip("librosa", reason="needs the extra [preprocess]")
 

@@ -197,7 +197,7 @@ def test_a_checkpoint_of_a_later_pass_is_restored_into_a_fresh_object(
 
 def test_a_pass_that_cannot_be_counted_is_still_another_one(fake_data_dir, monkeypatch):
     """Beyond the passes that are counted, an epoch's number is drawn."""
-    from emotion_tfdata import passes
+    from emotion_tfdata.stream import passes
 
     monkeypatch.setattr(passes, "COUNTED_PASSES", 1)
     passes._series.cache_clear()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emotion_tfdata import people
+from emotion_tfdata.dataset import people
 from emotion_tfdata.labels import CREMA_D_EMOTIONS, EMOTIONS, class_index
 
 NPZ_SHA256 = "b020af20d8813022330bb5f6f1b9ff124956896be5807240f47b6dc68bd12ef1"

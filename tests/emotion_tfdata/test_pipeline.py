@@ -12,8 +12,8 @@ import served
 import tensorflow as tf
 
 from emotion_tfdata import Augment, Features, class_weights, labels, make_dataset, testing
-from emotion_tfdata.manifest import Manifest, ManifestError
-from emotion_tfdata.reader import CorruptDataError
+from emotion_tfdata.dataset.manifest import Manifest, ManifestError
+from emotion_tfdata.stream.reader import CorruptDataError
 
 _EXAMPLES = {e.example_id: e for e in testing.fake_examples()}
 # What is quickest to make, where it is not the features that matter.

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from emotion_tfdata import reader, schema, testing
-from emotion_tfdata.table import Table
+from emotion_tfdata import testing
+from emotion_tfdata.dataset import schema
+from emotion_tfdata.dataset.table import Table
+from emotion_tfdata.stream import reader
 
 _EXAMPLE = testing.fake_examples(num_actors=1, clips_per_actor=1)[0]
 

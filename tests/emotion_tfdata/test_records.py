@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from emotion_tfdata import Features, Records, testing
+from emotion_tfdata.dataset.tfrecord import CorruptDataError
 from emotion_tfdata.features import META
-from emotion_tfdata.tfrecord import CorruptDataError
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,10 @@ import pytest
 pytest.importorskip("fsspec", reason="needs the extra [remote]")
 pytest.importorskip("aiohttp", reason="needs the extra [remote]")
 
-from emotion_tfdata import Records, remote, storage
-from emotion_tfdata.manifest import Manifest, ManifestError
-from emotion_tfdata.remote import StorageError
+from emotion_tfdata import Records
+from emotion_tfdata.dataset import remote, storage
+from emotion_tfdata.dataset.manifest import Manifest, ManifestError
+from emotion_tfdata.dataset.remote import StorageError
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from emotion_tfdata import rng
-from emotion_tfdata.index import example_key
-from emotion_tfdata.rng import Stream
+from emotion_tfdata.augment import rng
+from emotion_tfdata.augment.rng import Stream
+from emotion_tfdata.dataset.index import example_key
 
 _MASK = 2**64 - 1
 

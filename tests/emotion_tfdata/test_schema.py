@@ -8,7 +8,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emotion_tfdata import schema, testing
+from emotion_tfdata import testing
+from emotion_tfdata.dataset import schema
 
 
 @pytest.fixture

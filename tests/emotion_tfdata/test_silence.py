@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emotion_tfdata import Features, make_dataset
-from emotion_tfdata.silence import sounding
+from emotion_tfdata.stream.silence import sounding
 
 
 @given(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emotion_tfdata import splits
+from emotion_tfdata.dataset import splits
 
 
 @given(st.integers(5, 91), st.integers(2, 5))

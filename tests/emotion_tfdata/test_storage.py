@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emotion_tfdata import Records, storage
-from emotion_tfdata.manifest import ManifestError
+from emotion_tfdata import Records
+from emotion_tfdata.dataset import storage
+from emotion_tfdata.dataset.manifest import ManifestError
 
 _BUCKET = "emotion-data"
 
@@ -52,7 +53,7 @@ def _run(code, environment):
 
 _EMPTY = """
 from emotion_tfdata import make_dataset
-from emotion_tfdata.manifest import ManifestError
+from emotion_tfdata.dataset.manifest import ManifestError
 try:
     make_dataset({place!r}, "train")
 except ManifestError as error:

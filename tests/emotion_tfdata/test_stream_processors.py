@@ -14,7 +14,7 @@ import pytest
 import served
 
 from emotion_tfdata import Augment
-from preprocess import processor
+from preprocess.builder import processor
 
 SHA256 = "cf535a4c849eba06944ea36330f704c04f2b2cf8f19499267842b50359c9bfb9"
 # Of a copy that is warped and noisy: its length, bands 0 to 2 at 0.5 s, landmark 2 at 0.67 s.

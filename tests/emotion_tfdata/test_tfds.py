@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emotion_tfdata import schema, testing
-from emotion_tfdata.manifest import Manifest
+from emotion_tfdata import testing
+from emotion_tfdata.dataset import schema
+from emotion_tfdata.dataset.manifest import Manifest
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="needs the extra [dev]")
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emotion_tfdata import schema, testing, tfrecord
+from emotion_tfdata import testing
+from emotion_tfdata.dataset import schema, tfrecord
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_examples_are_tensorflow_s_own_to_the_byte():
 
 
 def test_no_tensorflow_is_loaded_for_it(project_dir):
-    code = "import sys, emotion_tfdata.schema; print('tensorflow' in sys.modules)"
+    code = "import sys, emotion_tfdata.dataset.schema; print('tensorflow' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=project_dir
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emotion_tfdata import timebase
+from emotion_tfdata.dataset import timebase
 
 
 @given(st.integers(0, 100_000), st.sampled_from([30, 100]))

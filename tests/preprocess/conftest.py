@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emotion_tfdata.manifest import Manifest
-from preprocess.corpora import sample
-from preprocess.corpora.sample_encode import NTSC_FRAME_RATE, encode_clip
-from preprocess.corpora.sample_render import DrawnClip, draw_clip
-from preprocess.workspace import Workspace
+from emotion_tfdata.dataset.manifest import Manifest
+from preprocess.builder.workspace import Workspace
+from preprocess.drawn import sample
+from preprocess.drawn.sample_encode import NTSC_FRAME_RATE, encode_clip
+from preprocess.drawn.sample_render import DrawnClip, draw_clip
 
 
 class Here:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from emotion_tfdata.timebase import frame_times_s, num_frames
-from preprocess import align
-from preprocess.align import Span
-from preprocess.landmarks import Track
+from emotion_tfdata.dataset.timebase import frame_times_s, num_frames
+from preprocess.clip import align
+from preprocess.clip.align import Span
+from preprocess.clip.landmarks import Track
 
 
 def track(times_s, found=None):

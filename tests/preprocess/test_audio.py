@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from librosa.filters import mel
 from scipy.signal import get_window
 
-from emotion_tfdata.timebase import AUDIO_RATE_HZ, num_frames
-from preprocess import audio
-from preprocess.audio import AudioSettings
+from emotion_tfdata.dataset.timebase import AUDIO_RATE_HZ, num_frames
+from preprocess.clip import audio
+from preprocess.clip.audio import AudioSettings
 
 
 def noise(samples, seed=0):

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from emotion_tfdata import schema
-from emotion_tfdata.manifest import Manifest
-from preprocess import writer
-from preprocess.building import build
-from preprocess.landmarks import NUM_LANDMARKS
-from preprocess.plan import BuildError, BuildSettings, plan_build
-from preprocess.pool import Pool
-from preprocess.work import Stop, Work
-from preprocess.workspace import Workspace
-from preprocess.writer import ShardPlan
+from emotion_tfdata.dataset import schema
+from emotion_tfdata.dataset.manifest import Manifest
+from preprocess.builder import writer
+from preprocess.builder.building import build
+from preprocess.builder.plan import BuildError, BuildSettings, plan_build
+from preprocess.builder.pool import Pool
+from preprocess.builder.work import Stop, Work
+from preprocess.builder.workspace import Workspace
+from preprocess.builder.writer import ShardPlan
+from preprocess.clip.landmarks import NUM_LANDMARKS
 
 GOOD = ("01-01-03-01-01-01-01.mp4", "01-01-05-01-01-01-02.mp4")
 JOINED = "02-01-06-01-01-01-02"

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from emotion_tfdata import testing
-from emotion_tfdata.index import Index
-from emotion_tfdata.manifest import Manifest
-from preprocess import report, report_html
-from preprocess.facts import ClipFacts, measure
+from emotion_tfdata.dataset.index import Index
+from emotion_tfdata.dataset.manifest import Manifest
+from preprocess.clip.facts import ClipFacts, measure
+from preprocess.reports import report, report_html
 
 
 @pytest.fixture(scope="module")

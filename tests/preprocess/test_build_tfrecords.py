@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from emotion_tfdata.manifest import Manifest
-from emotion_tfdata.splits import PROTOCOLS
-from preprocess.corpora import sample
+from emotion_tfdata.dataset.manifest import Manifest
+from emotion_tfdata.dataset.splits import PROTOCOLS
+from preprocess.drawn import sample
 from preprocess.verify import verify
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from preprocess import checksums
-from preprocess.building import build
-from preprocess.corpora import sample
-from preprocess.plan import BuildError, BuildSettings, plan_build
+from preprocess.builder.building import build
+from preprocess.builder.plan import BuildError, BuildSettings, plan_build
+from preprocess.corpora import checksums
+from preprocess.drawn import sample
 
 NAMES = ("03-01-03-01-01-01-01.wav", "03-01-04-01-01-01-02.wav")
 

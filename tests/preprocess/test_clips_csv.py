@@ -19,14 +19,16 @@ import pytest
 from scipy.io import wavfile
 
 import preprocess
-from emotion_tfdata.manifest import Manifest
-from preprocess import Clip, media
+from emotion_tfdata.dataset.manifest import Manifest
+from preprocess import Clip
 from preprocess.api import BuildReport
-from preprocess.building import build
-from preprocess.corpora import CorpusError, clips_csv, crema_d, ravdess, sample
-from preprocess.example import make_example
-from preprocess.media import Part
-from preprocess.plan import AudioSettings, BuildError, BuildSettings, plan_build
+from preprocess.builder.building import build
+from preprocess.builder.plan import AudioSettings, BuildError, BuildSettings, plan_build
+from preprocess.clip import media
+from preprocess.clip.example import make_example
+from preprocess.clip.media import Part
+from preprocess.corpora import CorpusError, clips_csv, crema_d, ravdess
+from preprocess.drawn import sample
 
 HEARD = BuildSettings(modalities="audio", num_folds=2)
 

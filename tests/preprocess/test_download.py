@@ -20,9 +20,10 @@ from pathlib import Path
 
 import pytest
 
-from preprocess import checksums, download
-from preprocess.checksums import OfficialFile
-from preprocess.fetch import Fetcher, FetchError, Patience, Wanted
+from preprocess import download
+from preprocess.corpora import checksums
+from preprocess.corpora.checksums import OfficialFile
+from preprocess.corpora.fetch import Fetcher, FetchError, Patience, Wanted
 
 QUICK = Patience(attempts=4, first_wait_s=0.001, longest_wait_s=0.01)
 CONTENT = bytes(range(256)) * 4000

@@ -10,17 +10,18 @@ import pytest
 from scipy.io import wavfile
 
 from emotion_tfdata import Augment, Features, Reading, make_dataset
-from emotion_tfdata.manifest import Manifest
+from emotion_tfdata.dataset.manifest import Manifest
 from emotion_tfdata.records import Records
 from emotion_tfdata.training.data import with_ids_apart
 from emotion_tfdata.training.learner import Learner
 from emotion_tfdata.training.run import model_config
 from emotion_tfdata.training.settings import Settings
-from preprocess import extractors, verify
-from preprocess.audio import AudioSettings
-from preprocess.building import build
-from preprocess.container import MediaError
-from preprocess.plan import BuildError, BuildSettings
+from preprocess import verify
+from preprocess.builder.building import build
+from preprocess.builder.plan import BuildError, BuildSettings
+from preprocess.clip import extractors
+from preprocess.clip.audio import AudioSettings
+from preprocess.clip.container import MediaError
 
 OWN = "tests.preprocess.own_extractors"
 HEARD = BuildSettings(modalities="audio", num_folds=2)

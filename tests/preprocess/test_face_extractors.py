@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emotion_tfdata import Augment, Features, Reading, make_dataset, schema, tfds
-from emotion_tfdata.manifest import Manifest
+from emotion_tfdata import Augment, Features, Reading, make_dataset
+from emotion_tfdata.dataset import schema, tfds
+from emotion_tfdata.dataset.manifest import Manifest
 from emotion_tfdata.records import Records
 from emotion_tfdata.training.data import with_ids_apart
 from emotion_tfdata.training.learner import Learner
 from emotion_tfdata.training.run import model_config
 from emotion_tfdata.training.settings import Settings
-from preprocess import extractors, face_extractors, landmarks, media, predictor, verify
-from preprocess.building import build
-from preprocess.corpora.sample_encode import encode_clip
-from preprocess.plan import BuildError, BuildSettings
+from preprocess import verify
+from preprocess.builder.building import build
+from preprocess.builder.plan import BuildError, BuildSettings
+from preprocess.clip import extractors, face_extractors, landmarks, media
+from preprocess.drawn.sample_encode import encode_clip
+from preprocess.prediction import predictor
 
 OWN = "tests.preprocess.own_extractors"
 SEEN = BuildSettings(modalities="landmarks", num_folds=2, face_features=f"{OWN}:Colour")

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from preprocess import face_search, media
-from preprocess import landmarks as lm
-from preprocess.face_search import Box
+from preprocess.clip import face_search, media
+from preprocess.clip import landmarks as lm
+from preprocess.clip.face_search import Box
 
 PICTURES = 12
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocess import landmarks as lm
+from preprocess.clip import landmarks as lm
 
 
 def face(seed=0):

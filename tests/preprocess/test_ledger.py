@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from preprocess.building import build
-from preprocess.ledger import Begun, Ledger
-from preprocess.plan import BuildError, BuildSettings
-from preprocess.workspace import Workspace
+from preprocess.builder.building import build
+from preprocess.builder.ledger import Begun, Ledger
+from preprocess.builder.plan import BuildError, BuildSettings
+from preprocess.builder.workspace import Workspace
 
 SETTINGS = BuildSettings(modalities="audio", num_folds=2)
 LEVELS = ("LO", "MD", "HI", "XX")

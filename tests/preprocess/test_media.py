@@ -14,9 +14,9 @@ import pytest
 from scipy import signal
 from scipy.io import wavfile
 
-from preprocess import media
-from preprocess.container import Limits, MediaError
-from preprocess.corpora.sample_encode import NTSC_FRAME_RATE
+from preprocess.clip import media
+from preprocess.clip.container import Limits, MediaError
+from preprocess.drawn.sample_encode import NTSC_FRAME_RATE
 
 
 def bumps(rate_hz, duration_s=1.0, centres_s=(0.3, 0.55, 0.8)):

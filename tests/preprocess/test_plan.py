@@ -8,11 +8,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from emotion_tfdata.dataset.splits import actor_folds
 from emotion_tfdata.labels import EMOTIONS, class_index
-from emotion_tfdata.splits import actor_folds
-from preprocess.audio import AudioSettings
-from preprocess.corpora import Clip, sample
-from preprocess.plan import BuildError, BuildSettings, plan_build, spread_over_actors
+from preprocess.builder.plan import BuildError, BuildSettings, plan_build, spread_over_actors
+from preprocess.clip.audio import AudioSettings
+from preprocess.corpora import Clip
+from preprocess.drawn import sample
 
 
 def put(root, *names, content=b"media"):

@@ -8,8 +8,8 @@ import struct
 import numpy as np
 import pytest
 
-from preprocess import align, audio, media
-from preprocess.container import MediaError
+from preprocess.clip import align, audio, media
+from preprocess.clip.container import MediaError
 
 TURNS = list(itertools.product((0, 90, 180, 270), (False, True)))
 RATIOS = {"2:1": 2.0, "3:4": 0.75, "12:11": 12 / 11}

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from preprocess.pool import Lost, Pool, WorkerError, cores_for
+from preprocess.builder.pool import Lost, Pool, WorkerError, cores_for
 
 
 def double(task):

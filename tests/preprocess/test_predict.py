@@ -21,12 +21,13 @@ from emotion_tfdata.models import ModelConfig, build_model
 from emotion_tfdata.training import export
 from emotion_tfdata.training.data import Data
 from emotion_tfdata.training.settings import Settings
-from preprocess import predict, predictor, timeline
-from preprocess.building import build
-from preprocess.corpora import sample
-from preprocess.corpora.sample_render import draw_clip
-from preprocess.plan import BuildSettings
-from preprocess.predictor import Failure, PredictError, Prediction
+from preprocess import predict
+from preprocess.builder.building import build
+from preprocess.builder.plan import BuildSettings
+from preprocess.drawn import sample
+from preprocess.drawn.sample_render import draw_clip
+from preprocess.prediction import predictor, timeline
+from preprocess.prediction.predictor import Failure, PredictError, Prediction
 
 _CODES = {"neutral": 1, "happy": 3, "sad": 4, "angry": 5, "fearful": 6, "disgust": 7}
 _SMALL = {

@@ -15,11 +15,11 @@ import wave
 import numpy as np
 import pytest
 
-from emotion_tfdata.manifest import Manifest
-from preprocess import processor, work
-from preprocess.building import build
-from preprocess.landmarks import to_face_frame, track_face
-from preprocess.plan import BuildSettings
+from emotion_tfdata.dataset.manifest import Manifest
+from preprocess.builder import processor, work
+from preprocess.builder.building import build
+from preprocess.builder.plan import BuildSettings
+from preprocess.clip.landmarks import to_face_frame, track_face
 
 SHARDS_SHA256 = "07eb7ac33c6021bf1078727b38e7ff66e0ff828bd70c2b5c9e3ff296bfd85063"
 # Nose, lips, chin, eyes and brow in the drawn face's fourth picture, in the face's own frame.

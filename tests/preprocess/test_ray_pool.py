@@ -19,13 +19,13 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.pool import Lost, WorkerError
+from preprocess.builder.pool import Lost, WorkerError
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 
 import ray_cluster  # noqa: E402
 
-from preprocess.ray_pool import RayPool  # noqa: E402
+from preprocess.builder.ray_pool import RayPool  # noqa: E402
 
 HERE = Path(__file__)
 PATIENCE_S = 120.0

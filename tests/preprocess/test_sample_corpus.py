@@ -16,8 +16,8 @@ import mediapipe
 import numpy as np
 import pytest
 
-from preprocess.corpora import sample, sample_face, sample_render, sample_voice, sample_write
-from preprocess.corpora.sample_encode import NTSC_FRAME_RATE, encode_clip
+from preprocess.drawn import sample, sample_face, sample_render, sample_voice, sample_write
+from preprocess.drawn.sample_encode import NTSC_FRAME_RATE, encode_clip
 
 SMALL = sample.SampleSettings(num_actors=1, clips_per_actor=1, min_duration_s=1.0, max_duration_s=1)
 

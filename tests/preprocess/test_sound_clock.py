@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess import sound_clock
+from preprocess.clip import sound_clock
 
 RATE_HZ = 48000
 BLOCK = 1024

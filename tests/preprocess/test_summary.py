@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 
-from preprocess import summary
 from preprocess.corpora import Skipped
+from preprocess.reports import summary
 
 SKIPPED = [Skipped(f"ravdess/{i}.mp4", "no face", "no face, at all") for i in range(8)] + [
     Skipped("crema_d/a.flv", "lfs pointer", 'run "git lfs pull"')

@@ -7,14 +7,14 @@ import hashlib
 import numpy as np
 import pytest
 
-from emotion_tfdata import schema
-from emotion_tfdata.manifest import Manifest
-from preprocess import align
-from preprocess.building import build
-from preprocess.corpora import sample
-from preprocess.corpora.sample_encode import NTSC_FRAME_RATE
-from preprocess.corpora.sample_render import draw_clip
-from preprocess.plan import BuildSettings
+from emotion_tfdata.dataset import schema
+from emotion_tfdata.dataset.manifest import Manifest
+from preprocess.builder.building import build
+from preprocess.builder.plan import BuildSettings
+from preprocess.clip import align
+from preprocess.drawn import sample
+from preprocess.drawn.sample_encode import NTSC_FRAME_RATE
+from preprocess.drawn.sample_render import draw_clip
 
 # Each stands for an actor: pictures a second, samples a second, first picture at.
 _MP4 = {1: (25, 48000, 0.0), 2: (NTSC_FRAME_RATE, 48000, 0.0), 3: (NTSC_FRAME_RATE, 44100, 0.3)}

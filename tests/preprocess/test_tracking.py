@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from emotion_tfdata import Features, make_dataset, schema
-from emotion_tfdata.manifest import Manifest
-from preprocess import landmarks as lm
-from preprocess.building import build
-from preprocess.container import Limits, MediaError
+from emotion_tfdata import Features, make_dataset
+from emotion_tfdata.dataset import schema
+from emotion_tfdata.dataset.manifest import Manifest
+from preprocess.builder.building import build
+from preprocess.builder.plan import BuildError, BuildSettings, plan_build
+from preprocess.clip import landmarks as lm
+from preprocess.clip.container import Limits, MediaError
+from preprocess.clip.example import make_example
+from preprocess.clip.tracking import read_track
 from preprocess.corpora import Clip, CorpusError, ravdess
-from preprocess.example import make_example
-from preprocess.plan import BuildError, BuildSettings, plan_build
-from preprocess.tracking import read_track
 
 TAKES = ("01-03-01-01-01-01", "01-04-01-02-01-02")
 

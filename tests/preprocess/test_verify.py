@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from emotion_tfdata import testing
-from emotion_tfdata.manifest import Manifest, ManifestError
+from emotion_tfdata.dataset.manifest import Manifest, ManifestError
 from preprocess.verify import verify
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emotion_tfdata import schema
-from preprocess import lock
+from emotion_tfdata.dataset import schema
+from preprocess.builder import lock
+from preprocess.builder.workspace import Workspace, WorkspaceError
+from preprocess.builder.writer import ShardPlan, write_shard
+from preprocess.clip.facts import ClipFacts
 from preprocess.corpora import Skipped
-from preprocess.facts import ClipFacts
-from preprocess.workspace import Workspace, WorkspaceError
-from preprocess.writer import ShardPlan, write_shard
 
 ID = "ravdess/01-01"
 SETTINGS = {

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emotion_tfdata import schema
-from emotion_tfdata.schema import Example
-from preprocess import writer
-from preprocess.facts import ClipFacts
-from preprocess.writer import ShardPlan, plan_shards, write_shard
+from emotion_tfdata.dataset import schema
+from emotion_tfdata.dataset.schema import Example
+from preprocess.builder import writer
+from preprocess.builder.writer import ShardPlan, plan_shards, write_shard
+from preprocess.clip.facts import ClipFacts
 
 
 def example(index, audio=True, landmarks=True):

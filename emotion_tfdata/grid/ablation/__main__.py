@@ -27,6 +27,7 @@ from collections.abc import Mapping
 
 from absl import app, flags
 
+from emotion_tfdata.dataset.protocols import NAMES as PROTOCOL_NAMES
 from emotion_tfdata.grid import run, runner_flags
 from emotion_tfdata.grid.ablation import training as folders
 from emotion_tfdata.grid.ablation.content import blocks
@@ -37,7 +38,6 @@ from emotion_tfdata.grid.ablation.summary import summarize
 from emotion_tfdata.grid.ablation.training import Outcome
 from emotion_tfdata.grid.job import GridError, Job
 from emotion_tfdata.grid.progress import Progress
-from emotion_tfdata.protocols import NAMES as PROTOCOL_NAMES
 from emotion_tfdata.training import command, run_dir
 
 FLAGS = flags.FLAGS

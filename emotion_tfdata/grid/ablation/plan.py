@@ -8,9 +8,9 @@ from pathlib import Path
 
 from absl import flags
 
-from emotion_tfdata import protocols as protocols_lib
+from emotion_tfdata.dataset import protocols as protocols_lib
+from emotion_tfdata.dataset.manifest import Manifest, ManifestError
 from emotion_tfdata.grid.job import GridError, Job, filled_folds
-from emotion_tfdata.manifest import Manifest, ManifestError
 
 PROJECT_DIR = Path(__file__).resolve().parents[3]
 BASELINE = "baseline"

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from emotion_tfdata.dataset.protocols import describe
 from emotion_tfdata.grid.ablation.plan import BASELINE
 from emotion_tfdata.grid.ablation.summary import METRICS
-from emotion_tfdata.protocols import describe
 
 _LABELS, _PANEL, _GAP, _ROW, _TOP, _BOTTOM = 120, 330, 30, 34, 30, 44
 _INK, _FAINT, _LINE = "#1d2530", "#8b97a5", "#2b6cb0"

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from emotion_tfdata.dataset.protocols import describe
 from emotion_tfdata.grid.ablation import intervals
 from emotion_tfdata.grid.ablation.plan import BASELINE, SYSTEMS, Plan, Training
 from emotion_tfdata.grid.ablation.training import Outcome
-from emotion_tfdata.protocols import describe
 
 WAITING = "waiting"  # a training that was not begun
 METRICS = {"uar": "UAR", "accuracy": "accuracy"}

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from emotion_tfdata.dataset.manifest import Manifest
 from emotion_tfdata.features import Features
 from emotion_tfdata.grid.job import filled_folds
 from emotion_tfdata.labels import class_names
-from emotion_tfdata.manifest import Manifest
 from emotion_tfdata.training import calibration, checkpoint, run, run_dir
 from emotion_tfdata.training.data import Data, DataError, with_ids_apart
 from emotion_tfdata.training.fit import Fit, StoppedError, TrainingError

@@ -16,7 +16,8 @@ import tensorflow as tf
 from scipy import stats
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from emotion_tfdata import people, testing
+from emotion_tfdata import testing
+from emotion_tfdata.dataset import people
 from emotion_tfdata.labels import CREMA_D_EMOTIONS, EMOTIONS
 from emotion_tfdata.models import ModelConfig
 from emotion_tfdata.training import calibration, report_figures, report_html, run_dir

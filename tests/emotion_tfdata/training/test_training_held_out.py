@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from emotion_tfdata import Features, people, testing
+from emotion_tfdata import Features, testing
+from emotion_tfdata.dataset import people
 from emotion_tfdata.labels import CREMA_D_EMOTIONS
 from emotion_tfdata.training import run
 from emotion_tfdata.training.data import Data, DataError

@@ -1,0 +1,1 @@
+"""What a data set is, where it is, and which of its clips are chosen. Needs no TensorFlow."""

@@ -1,0 +1,1 @@
+"""Builds: plan, workers, what is kept, shards."""

@@ -1,0 +1,408 @@
+"""What a build is to do, decided before a clip is decoded: settings, clips, folds, skipped."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emotion_tfdata.dataset import protocols
+from emotion_tfdata.dataset.manifest import Modality
+from emotion_tfdata.dataset.splits import actor_folds, random_folds
+from emotion_tfdata.labels import Classes, class_index, class_names
+from preprocess.builder.fitness import INSTALL
+from preprocess.clip import container, extractors, face_extractors
+from preprocess.clip.audio import HOP_SAMPLES, SAMPLE_RATE_HZ, AudioSettings
+from preprocess.clip.extractors import AudioExtractor
+from preprocess.clip.face_extractors import FaceFeatures
+from preprocess.clip.files import Remote, identity
+from preprocess.corpora import (
+    FILE_ERRNOS,
+    MODALITIES,
+    Clip,
+    CorpusError,
+    Modalities,
+    Skipped,
+    clips_csv,
+    crema_d,
+    ravdess,
+)
+from preprocess.corpora.checksums import CHECKSUMS, Checksums
+from preprocess.corpora.clips_csv import Table
+from preprocess.drawn import sample
+from preprocess.reports.summary import skipped_lines
+
+# Raised whenever the same input would give other bytes than before.
+RECIPE = 3
+_SCANNERS = {"ravdess": ravdess.scan, "crema_d": crema_d.scan}
+# Stands among the roots for the folder of RAVDESS's tracking record.
+RAVDESS_TRACKING = "ravdess_tracking"
+
+
+class BuildError(ValueError):
+    """What keeps a data set from being built, in one line for its user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildSettings:
+    """What a data set's bytes depend on, beside its clips.
+
+    Attributes:
+      modalities: `both`, or one of `audio` and `landmarks`.
+      num_classes: 6 or 8: which emotions are kept.
+      classes: names of other classes, in the order of their indices; then `num_classes` is unused.
+      num_folds: of either protocol.
+      split_protocol: what shards are cut by. A shard is of one `actor` fold, and of one fold of
+        this protocol too, so that those who hold out by it need not fetch what they do not read.
+        Every data set serves all protocols.
+      max_shard_size_mb: largest shard, in 10^6 bytes.
+      limit: clips of each corpus, spread over its actors; None for all.
+      checksums: what becomes of a file that is not the one its corpus published: with `warn` it is
+        built and named, with `require` skipped; `off` does not look.
+      audio: of the mel bands.
+      audio_features: `logmel`, `mfcc`, `egemaps`, or an extractor's `package.module:name`.
+      num_mfcc: cepstral coefficients.
+      mfcc_deltas: their derivatives, 0 to 2.
+      face_features: `facemesh`, `openface` (RAVDESS's own tracking record), `none` (audio alone),
+        or an extractor's `package.module:name`.
+
+    Raises:
+      ValueError: for a value that is not allowed.
+    """
+
+    modalities: Modalities = "both"
+    num_classes: int = 6
+    classes: tuple[str, ...] = ()
+    num_folds: int = 5
+    split_protocol: str = "actor"
+    max_shard_size_mb: float = 64.0
+    limit: int | None = None
+    checksums: Checksums = "warn"
+    audio: AudioSettings = dataclasses.field(default_factory=AudioSettings)
+    audio_features: str = "logmel"
+    num_mfcc: int = 13
+    mfcc_deltas: int = 2
+    face_features: str = "facemesh"
+
+    def __post_init__(self) -> None:
+        if self.face_features == "none":
+            if self.modalities == "landmarks":
+                raise ValueError(
+                    "modalities=landmarks and face_features=none leave nothing to build"
+                )
+            object.__setattr__(self, "modalities", "audio")
+        class_names(self.classes or self.num_classes)
+        if self.modalities not in MODALITIES:
+            raise ValueError(
+                f"modalities must be one of {', '.join(MODALITIES)}, got {self.modalities!r}"
+            )
+        protocols.check_name(self.split_protocol)
+        if self.checksums not in CHECKSUMS:
+            raise ValueError(
+                f"checksums must be one of {', '.join(CHECKSUMS)}, got {self.checksums!r}"
+            )
+        if self.num_folds < 2:
+            raise ValueError(f"num_folds must be at least 2, got {self.num_folds}")
+        if not 0 < self.max_shard_size_mb < math.inf:
+            raise ValueError(
+                f"max_shard_size_mb must be positive and finite, got {self.max_shard_size_mb}"
+            )
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, got {self.limit}")
+        if "audio" in self.built:
+            self.audio.check_filters()
+            _ = self.extractor
+        if "landmarks" in self.built:
+            _ = self.face
+
+    @property
+    def extractor(self) -> AudioExtractor:
+        """What makes the audio features.
+
+        Raises:
+          ValueError: if there is none of that name.
+        """
+        return extractors.resolve(self.audio_features, self.audio, self.num_mfcc, self.mfcc_deltas)
+
+    @property
+    def face(self) -> FaceFeatures:
+        """What makes the features of the pictures.
+
+        Raises:
+          ValueError: if there is none of that name.
+        """
+        return face_extractors.resolve(self.face_features if self.needs_pictures else "facemesh")
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Whether pictures are looked at."""
+        return "landmarks" in self.built
+
+    @property
+    def needs_facemesh(self) -> bool:
+        """Whether FaceMesh looks for faces."""
+        return self.needs_pictures and self.face_features == "facemesh"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the emotions that are kept, in the order of their indices."""
+        return class_names(self.classes or self.num_classes)
+
+    @property
+    def built(self) -> tuple[str, ...]:
+        """The modalities that get rows."""
+        return ("audio", "landmarks") if self.modalities == "both" else (self.modalities,)
+
+    @property
+    def stored_modalities(self) -> dict[str, Modality]:
+        """What the manifest says of them."""
+        stored = {}
+        if "audio" in self.built:
+            stored["audio"] = extractors.stored(self.extractor)
+        if self.needs_pictures:
+            stored["landmarks"] = face_extractors.stored(self.face)
+        return stored
+
+    def as_dict(self) -> dict[str, Any]:
+        """All settings, what is fixed, and what computes the values with its versions, for JSON.
+
+        Raises:
+          BuildError: if a library that computes them is not installed.
+        """
+        packages = ["av", "librosa", "numpy", "soxr"] if "audio" in self.built else ["av", "numpy"]
+        if "audio" in self.built and self.audio_features == "egemaps":
+            packages.append("opensmile")
+        if self.needs_facemesh:
+            packages.append("mediapipe")
+        try:
+            versions = {name: importlib.metadata.version(name) for name in packages}
+        except importlib.metadata.PackageNotFoundError as error:
+            raise BuildError(f"{error.name} is not installed. {INSTALL}") from error
+        return {
+            **dataclasses.asdict(self),
+            "recipe": RECIPE,
+            "sample_rate_hz": SAMPLE_RATE_HZ,
+            "hop_samples": HOP_SAMPLES,
+            "versions": versions,
+            "extractor": extractors.describe(self.extractor) if "audio" in self.built else None,
+            "face_extractor": face_extractors.describe(self.face) if self.needs_pictures else None,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be built, before a clip is decoded.
+
+    Attributes:
+      clips: in order of their ids.
+      checked: corpora whose files are compared with the published ones.
+      actor_folds: (corpus, actor) -> fold.
+      random_folds: example id -> fold.
+      apart: example id -> fold of `split_protocol`, which shards do not mix either; empty for none.
+      skipped: files that are not even tried.
+      notes: of clips that are.
+      provenance: `drawn clips` for the sample corpus, else empty.
+    """
+
+    clips: tuple[Clip, ...]
+    checked: frozenset[str]
+    actor_folds: Mapping[tuple[str, str], int]
+    random_folds: Mapping[str, int]
+    apart: Mapping[str, int]
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
+    provenance: str
+
+    def inputs(self) -> dict[str, list[list[Any]]]:
+        """Example id -> path, size and time of change of each of its files; and which part.
+
+        Of clips that a csv lists, what it says of them too: their files' names do not.
+        """
+        inputs = {}
+        for clip in self.clips:
+            files = [[clip.place(file), *identity(file)] for file in clip.files]
+            if clip.is_listed:
+                said = [clip.actor, clip.emotion, clip.intensity, clip.sentence]
+                files.append([*said, clip.part.start_s, clip.part.end_s])
+            inputs[clip.example_id] = files
+        return inputs
+
+
+def plan_build(
+    roots: Mapping[str, Path], settings: BuildSettings, tables: Sequence[Table] = ()
+) -> Plan:
+    """Finds the clips and decides what becomes of each file.
+
+    Args:
+      roots: corpus -> folder.
+      settings: of the build.
+      tables: lists of further clips, as `clips_csv` reads them.
+
+    Raises:
+      BuildError: for a folder that does not hold its corpus, where no clip is left to build, or
+        where files cannot be read or listed.
+    """
+    try:
+        return _plan_build(roots, settings, tables)
+    except MemoryError as error:
+        raise BuildError("no memory is left to list the clips; make room or list fewer") from error
+    except OSError as error:
+        raise BuildError(f"{error}. Fix it; then run the same command again") from error
+
+
+def _plan_build(
+    roots: Mapping[str, Path], settings: BuildSettings, tables: Sequence[Table]
+) -> Plan:
+    corpora = sorted(roots.keys() - {RAVDESS_TRACKING})
+    tracking_dir = roots.get(RAVDESS_TRACKING)
+    if (settings.face_features == "openface") != (tracking_dir is not None):
+        raise BuildError("--face_features=openface and --ravdess_tracking_dir go together")
+    if tracking_dir and (corpora != ["ravdess"] or settings.modalities == "audio" or tables):
+        raise BuildError(
+            "--ravdess_tracking_dir has 68 landmarks of RAVDESS's faces: it goes with "
+            "--ravdess_dir alone, and with landmarks"
+        )
+    found: list[Clip] = []
+    clips: list[Clip] = []
+    skipped: list[Skipped] = []
+    notes: list[str] = []
+    provenance = ""
+    checked = set()
+    for corpus in corpora:
+        root = roots[corpus]
+        try:
+            if corpus == "ravdess" and tracking_dir:
+                scan = ravdess.scan(root, settings.modalities, tracking_dir)
+            else:
+                scan = _SCANNERS[corpus](root, settings.modalities)
+            drawn = sample.find_marker(root) is not None
+        except (CorpusError, OSError, ValueError) as error:
+            raise BuildError(f"--{corpus}_dir: {error}") from error
+        skipped += scan.skipped
+        notes += scan.counted
+        if drawn:
+            provenance = sample.DESCRIPTION
+        else:  # what is known of the real corpora is not true of clips drawn under the same names
+            notes += scan.notes
+            if settings.checksums != "off":
+                checked.add(corpus)
+        found += scan.clips
+    for table in tables:
+        try:
+            scan = clips_csv.scan(table, settings.modalities, settings.class_names)
+            files = (file for clip in scan.clips for file in clip.sources)
+            folders = {os.path.dirname(file) for file in files if isinstance(file, str)}
+            drawn = any(sample.find_marker(Path(folder)) for folder in folders)
+        except (CorpusError, OSError, ValueError) as error:
+            raise BuildError(f"--clips: {error}") from error
+        skipped += scan.skipped
+        notes += scan.counted
+        provenance = sample.DESCRIPTION if drawn else provenance
+        found += scan.clips
+    classes, ids = settings.class_names, set[str]()
+    index_of = {name: class_index(name, classes) for name in {clip.emotion for clip in found}}
+    by_corpus: dict[str, list[Clip]] = {}
+    for clip in found:
+        refused = _refused(clip, index_of, len(classes))
+        if not refused and clip.example_id in ids:
+            reason = f"another clip is called {clip.example_id}"
+            refused = Skipped(clip.place(), "duplicate name", reason)
+        if refused:
+            skipped.append(refused)
+        else:
+            ids.add(clip.example_id)
+            by_corpus.setdefault(clip.corpus, []).append(clip)
+    for kept in by_corpus.values():
+        if settings.limit is not None:
+            kept = spread_over_actors(kept, settings.limit, settings.class_names)
+        clips += kept
+    if not clips:
+        lines = "\n".join(skipped_lines(skipped, listed=1))
+        raise BuildError(f"no clip to build; all {len(skipped)} files are skipped:\n{lines}")
+    del found, ids, by_corpus  # of a million clips, 200 MB
+    clips.sort(key=lambda clip: clip.example_id)
+    example_ids = [clip.example_id for clip in clips]
+    by_actor = actor_folds(((clip.corpus, clip.actor) for clip in clips), settings.num_folds)
+    try:
+        deal = protocols.deal(settings.split_protocol, by_actor, settings.num_folds)
+    except protocols.ProtocolError as error:
+        raise BuildError(f"--split_protocol: {error}") from error
+    labels = [str(index_of[clip.emotion]) for clip in clips]
+    dealt = random_folds(example_ids, labels, settings.num_folds)
+    apart = dealt if deal.by_clip else {}
+    if settings.split_protocol not in ("actor", "random"):
+        # What is in no fold comes last.
+        folds = np.where(deal.folds < 0, deal.num_folds, deal.folds).tolist()
+        fold_of = dict(zip(deal.cells, folds, strict=True))
+        apart = {clip.example_id: fold_of[clip.corpus, clip.actor] for clip in clips}
+    return Plan(
+        clips=tuple(clips),
+        checked=frozenset(checked),
+        actor_folds=by_actor,
+        random_folds=dealt,
+        apart=apart,
+        skipped=tuple(sorted(skipped, key=lambda entry: entry.path)),
+        notes=tuple(notes),
+        provenance=provenance,
+    )
+
+
+def spread_over_actors(clips: Iterable[Clip], limit: int, classes: Classes) -> list[Clip]:
+    """Chooses clips of one corpus so that each actor has as many as any other, and of each class.
+
+    Actors take turns with a clip each, and each goes round the classes before a class comes again.
+    Each actor begins at another class, so that few clips have many. Within a class the order is
+    that of a hash of the ids: sentences and intensities vary as well.
+
+    Args:
+      clips: in any order; each of an emotion that has a class.
+      limit: how many at most. A larger one adds clips to those of a smaller one.
+      classes: 6, 8 or names.
+    """
+    by_actor: dict[str, list[Clip]] = defaultdict(list)
+    for clip in sorted(clips, key=lambda clip: hashlib.sha256(clip.example_id.encode()).digest()):
+        by_actor[clip.actor].append(clip)
+    num_classes = len(class_names(classes))
+    turns = []
+    for first_class, (actor, own) in enumerate(sorted(by_actor.items())):
+        seen: Counter[int] = Counter()
+        rounds = []
+        for clip in own:
+            label = class_index(clip.emotion, classes)
+            assert label is not None
+            rounds.append((seen[label], (label - first_class) % num_classes, clip))
+            seen[label] += 1
+        rounds.sort(key=lambda entry: entry[:2])
+        turns += [(turn, actor, clip) for turn, (_, _, clip) in enumerate(rounds)]
+    turns.sort(key=lambda entry: entry[:2])
+    return [clip for _, _, clip in turns[:limit]]
+
+
+def _refused(clip: Clip, index_of: Mapping[str, int | None], num_classes: int) -> Skipped | None:
+    """Why a clip is not even tried, or None."""
+    if index_of[clip.emotion] is None:
+        reason = f"{clip.emotion} is not among the {num_classes} classes"
+        return Skipped(clip.place(), "emotion", reason)
+    for path in clip.sources:
+        if isinstance(path, Remote):
+            continue
+        try:
+            error = container.not_media(path)
+        except OSError as failure:
+            if failure.errno not in FILE_ERRNOS:
+                raise BuildError(
+                    f"{path}: cannot be read ({failure.strerror}). Fix it; then run the same "
+                    "command again"
+                ) from failure
+            error = container.MediaError("unreadable", f"cannot be read ({failure.strerror})")
+        if error:
+            return Skipped(clip.place(path), error.kind, str(error))
+    return None

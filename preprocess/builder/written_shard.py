@@ -1,0 +1,95 @@
+"""What is known of a shard that is whole, and the JSON in which a build keeps it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from emotion_tfdata.dataset.index import Record
+from emotion_tfdata.dataset.manifest import Shard
+from emotion_tfdata.dataset.moments import GroupSums, Moments
+from preprocess.clip.facts import ClipFacts
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenShard:
+    """A shard that is whole, and the sums over its records.
+
+    Attributes:
+      shard: for the manifest.
+      fold: actor fold of all its records.
+      records: in the file's order.
+      sums: over the shard's rows, as stored.
+      facts: example id -> what was measured of the clip.
+    """
+
+    shard: Shard
+    fold: int
+    records: tuple[Record, ...]
+    sums: GroupSums
+    facts: Mapping[str, ClipFacts]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        content = dataclasses.asdict(self)
+        content["sums"] = {
+            grouping: [
+                [*group, {name: _moments_to_json(each) for name, each in moments.items()}]
+                for group, moments in sums.items()
+            ]
+            for grouping, sums in vars(self.sums).items()
+        }
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> WrittenShard:
+        """From what `to_json` gave.
+
+        Raises:
+          KeyError, TypeError, ValueError: if it is something else.
+        """
+        sums = {
+            grouping: {
+                (corpus, group): {name: _moments_from_json(each) for name, each in moments.items()}
+                for corpus, group, moments in groups
+            }
+            for grouping, groups in content["sums"].items()
+        }
+        return cls(
+            Shard(**content["shard"]),
+            content["fold"],
+            tuple(map(_record, content["records"])),
+            GroupSums(**sums),
+            {sys.intern(name): facts_from_json(each) for name, each in content["facts"].items()},
+        )
+
+
+def facts_from_json(content: Mapping[str, Any]) -> ClipFacts:
+    """From the JSON values of its fields; texts that clips share are held once."""
+    texts = {name: tuple(map(sys.intern, content[name])) for name in ("altered", "notes")}
+    return ClipFacts(**{**content, **texts})
+
+
+def _moments_to_json(moments: Moments) -> dict[str, Any]:
+    return {
+        "count": moments.count,
+        "mean": moments.mean.tolist(),
+        "m2": moments.m2.tolist(),
+    }
+
+
+def _moments_from_json(content: Mapping[str, Any]) -> Moments:
+    return Moments(content["count"], np.array(content["mean"]), np.array(content["m2"]))
+
+
+def _record(content: Mapping[str, Any]) -> Record:
+    """From the JSON values of its fields; texts that records share are held once."""
+    shared: dict[str, Any] = {
+        name: sys.intern(value) if isinstance(value, str) else value
+        for name, value in content.items()
+    }
+    return Record(**shared)

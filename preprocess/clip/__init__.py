@@ -1,0 +1,1 @@
+"""From one clip's file to its arrays on one clock."""
