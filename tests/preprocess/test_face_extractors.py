@@ -157,7 +157,7 @@ def test_a_clip_is_read_for_a_prediction_as_it_was_built(coloured, tmp_path, in_
 def test_the_documented_example_is_what_it_says(tmp_path, drawn, in_process, monkeypatch):
     _, _, code = face_extractors.__doc__.partition("Class`:\n")
     code = textwrap.dedent(code.partition("Pictures are decoded")[0])
-    head = "import numpy as np\nfrom preprocess import landmarks\n\n"
+    head = "import numpy as np\nfrom preprocess.clip import landmarks\n\n"
     (tmp_path / "smiles.py").write_text(head + code, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     encode_clip(tmp_path / "face.mp4", drawn.pictures(30), None, frame_rate=30)
