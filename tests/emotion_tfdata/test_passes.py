@@ -186,7 +186,7 @@ def test_a_checkpoint_of_a_later_pass_is_restored_into_a_fresh_object(
     path = tf.train.Checkpoint(iterator=iterator).save(str(tmp_path / "at"))
     assert begun == epochs[1][:2]
     if not built_on:
-        assert sum(os.path.getsize(file) for file in tmp_path.glob("at*")) < 5000
+        assert sum(os.path.getsize(file) for file in tmp_path.glob("at*")) < 6000
 
     fresh = make()
     restored = iter(fresh)
