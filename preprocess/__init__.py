@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,10 +16,15 @@ if TYPE_CHECKING:
 __all__ = ["AudioSettings", "BuildError", "BuildSettings", "Clip", "build"]
 
 
+# Modules that lay here before they had rooms: `from preprocess import media` finds them there.
+_ROOMS = ("clip", "corpora", "builder", "reports", "prediction")
+
+
 def __getattr__(name: str) -> Any:
     # Only when it is asked for: a command says in one line that a library is missing.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from preprocess import api
-
-    return getattr(api, name)
+    if name in __all__:
+        return getattr(importlib.import_module("preprocess.api"), name)
+    for room in _ROOMS:
+        if importlib.util.find_spec(f"preprocess.{room}.{name}"):
+            return importlib.import_module(f"preprocess.{room}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

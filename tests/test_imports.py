@@ -136,3 +136,8 @@ def test_make_dataset_works_without_mediapipe_and_librosa(fake_data_dir):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "2"
+
+
+def test_modules_are_found_where_they_were_before_they_had_rooms():
+    code = "from preprocess import align, media\nprint(align.__name__, media.__name__)"
+    assert _run(code).stdout.split() == ["preprocess.clip.align", "preprocess.clip.media"]
