@@ -2,7 +2,7 @@
 
     python tests/benchmarks/preprocess.py [--rounds=2] [--copies=52] [--results=FILE]
 
-The clips are the real ones that are at hand and a drawn one, each several times over: 416 of them.
+The clips are the real ones that are there and a drawn one, each several times over: 416 of them.
 Builds with one and two workers are timed from the command's start to its end and, by the difference
 to a build of each clip once, without what every build takes to start and to end. The parts and the
 script, whose cost a clip does not hang on how many there are, run on every eighth copy. The parts

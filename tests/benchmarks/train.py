@@ -249,7 +249,7 @@ def main() -> None:
         if subprocess.run(
             [args.torch_python, "-c", "import torch"], check=False, capture_output=True
         ).returncode:
-            print(f"{args.torch_python} has no PyTorch: that peer is left out.")
+            print(f"{args.torch_python} has no PyTorch: that peer is skipped.")
             peers.remove("torch")
     results: dict[str, list[dict[str, float]]] = {peer: [] for peer in peers}
     for _ in range(args.rounds):

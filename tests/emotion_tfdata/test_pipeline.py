@@ -421,7 +421,7 @@ def test_a_shard_that_is_missing_is_named_whether_it_is_skipped_or_not(tmp_path,
     assert len(served.ids(dataset)) == 24
 
 
-def test_a_stray_shard_is_named_where_no_record_is_left_out(tmp_path):
+def test_a_stray_shard_is_named_where_no_record_is_skipped(tmp_path):
     testing.write_data_set(str(tmp_path), testing.fake_examples())
     (tmp_path / "more.tfrecord-00000-of-00001").touch()
     with pytest.warns(UserWarning, match=r"more\.tfrecord-00000-of-00001") as warned:

@@ -120,7 +120,7 @@ def test_connections_that_break_off_are_resumed(server, fake_data_dir, ranges, m
     assert server.faults["breaks"] == 0
 
 
-def test_an_interrupted_fetch_goes_on_where_it_stopped(server, fake_data_dir, monkeypatch):
+def test_an_interrupted_fetch_resumes_where_it_stopped(server, fake_data_dir, monkeypatch):
     monkeypatch.setattr(remote, "_BLOCK_BYTES", 4096)
     data = storage.open_data_set(server.url)
     shard = data.manifest.shards[0]

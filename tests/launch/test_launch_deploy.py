@@ -74,7 +74,7 @@ def test_the_same_call_starts_nothing_twice_and_another_run_keeps_its_name(
     assert f"there is another run {first} (its Command differs)" in refused.err
 
 
-def test_the_same_call_goes_on_where_one_was_interrupted(cloud, project, data_dir):
+def test_the_same_call_resumes_where_one_was_interrupted(cloud, project, data_dir):
     arguments = ("deploy", "--yes", "--name=one", f"--data_dir={data_dir}")
 
     def interrupt(request):
@@ -312,7 +312,7 @@ def test_whatever_fails_once_or_loses_its_answer_a_run_is_deployed_and_removed(
         assert cloud.left_over() == [cloud.root.bucket]
 
 
-def test_whatever_is_refused_no_machine_is_left_and_the_same_call_goes_on_after(
+def test_whatever_is_refused_no_machine_is_left_and_the_same_call_resumes_after(
     cloud, project, data_dir
 ):
     """For want of permission, of each kind of request; before the upload where it can be."""

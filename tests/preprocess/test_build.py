@@ -242,7 +242,7 @@ def test_other_settings_or_inputs_do_not_mix_with_a_data_set(built, corpora, tmp
     assert Manifest.load(str(out_dir)).num_classes == 6
 
 
-def test_a_full_disk_stops_the_build_and_it_goes_on_later(
+def test_a_full_disk_stops_the_build_and_it_resumes_later(
     corpora, tmp_path, monkeypatch, in_process
 ):
     roots = {"crema_d": corpora["crema_d"]}

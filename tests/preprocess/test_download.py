@@ -137,14 +137,14 @@ def test_a_file_arrives_whole_whatever_the_server_does(server, wanted, trouble):
     assert not server.trouble["/a"]
 
 
-def test_a_broken_connection_is_gone_on_with_by_range(server, wanted):
+def test_a_broken_connection_is_resumed_by_range(server, wanted):
     server.trouble["/a"] = ["break", "break"]
     fetch(wanted)
     half, quarter = len(CONTENT) // 2, len(CONTENT) * 3 // 4
     assert server.seen == [("/a", None), ("/a", str(half)), ("/a", str(quarter))]
 
 
-def test_a_part_of_an_earlier_process_is_gone_on_with(server, wanted):
+def test_a_part_of_an_earlier_process_is_resumed(server, wanted):
     wanted.path.parent.mkdir()
     wanted.path.with_name("a.part").write_bytes(CONTENT[:1000])
     fetch(wanted)

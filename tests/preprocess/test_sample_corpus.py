@@ -325,7 +325,7 @@ def test_second_run_reuses_whole_clips_and_redraws_damaged_ones(corpus_dir) -> N
     assert (corpus_dir / sample.MARKER_NAME).read_bytes() == marker
 
 
-def test_interrupted_run_goes_on_and_has_no_marker_before_its_end(tmp_path) -> None:
+def test_interrupted_run_resumes_and_has_no_marker_before_its_end(tmp_path) -> None:
     class InterruptionError(Exception):
         pass
 

@@ -170,7 +170,7 @@ def test_the_same_build_may_go_on(workspace, claim):
 
 
 @pytest.mark.parametrize("step", ["replace", "mkdir", "touch"])
-def test_a_build_that_broke_off_before_its_first_clip_goes_on(workspace, monkeypatch, step, claim):
+def test_a_build_interrupted_before_its_first_clip_resumes(workspace, monkeypatch, step, claim):
     workspace.out_dir.mkdir()
     owner = os if step == "replace" else Path
 
@@ -189,7 +189,7 @@ def test_a_build_that_broke_off_before_its_first_clip_goes_on(workspace, monkeyp
     assert names(workspace.out_dir) == [".work", "build.json"]
 
 
-def test_clearing_that_broke_off_leaves_what_says_whose_the_rest_is(workspace, monkeypatch, claim):
+def test_clearing_interrupted_leaves_what_says_whose_the_rest_is(workspace, monkeypatch, claim):
     with claim(workspace, SETTINGS, overwrite=False):
         (workspace.out_dir / "fold-0-of-5.tfrecord-00000-of-00001").touch()
     with monkeypatch.context() as patched:
@@ -200,7 +200,7 @@ def test_clearing_that_broke_off_leaves_what_says_whose_the_rest_is(workspace, m
         assert manifest is None
 
 
-def test_overwriting_goes_on_with_the_same_build(workspace, claim):
+def test_overwriting_resumes_the_same_build(workspace, claim):
     with claim(workspace, {**SETTINGS, "inputs": {}}, overwrite=False):
         pass
     with claim(workspace, SETTINGS, overwrite=True):

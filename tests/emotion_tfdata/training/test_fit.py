@@ -39,7 +39,7 @@ def assert_equal_weights(one, other):
         assert a.tobytes() == b.tobytes()
 
 
-def test_broken_off_at_any_batch_it_ends_with_the_same_weights_and_history(fit, tmp_path):
+def test_interrupted_at_any_batch_it_ends_with_the_same_weights_and_history(fit, tmp_path):
     whole = fit("whole")
     whole.run()
     batches = whole._data.training_batches(0, 0)[1]

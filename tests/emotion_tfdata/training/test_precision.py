@@ -131,7 +131,7 @@ def test_training_lowers_the_loss(settings):
 
 
 @pytest.mark.filterwarnings("ignore:Even though the `tf.config")
-def test_broken_off_it_ends_with_the_same_weights(fake_data_dir, settings, tmp_path):
+def test_interrupted_it_ends_with_the_same_weights(fake_data_dir, settings, tmp_path):
     chosen = settings(
         precision=MIXED, batch_size=18, select_on="none", lr_schedule="constant", epochs=1
     )

@@ -81,7 +81,7 @@ def test_constant_stays_whatever_is_observed():
 
 
 @given(losses, st.integers(0, 29))
-def test_restored_state_goes_on_as_the_unbroken_one(losses, at):
+def test_restored_state_resumes_as_the_unbroken_one(losses, at):
     unbroken, first = schedule(stop_patience=5), schedule(stop_patience=5)
     for epoch, loss in enumerate(losses):
         if epoch == at:
