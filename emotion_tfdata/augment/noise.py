@@ -32,8 +32,13 @@ def hash_32(key: tf.Tensor, salt: int, counter: tf.Tensor) -> tf.Tensor:
     Returns:
       uint32 of the broadcast shape.
     """
-    start = _mix_32(key + _u32((salt * _GOLDEN_32) & 0xFFFFFFFF))
-    return _mix_32(start + counter * _u32(_GOLDEN_32))
+    return _hash_32(key, _u32((salt * _GOLDEN_32) & 0xFFFFFFFF), counter)
+
+
+# Traced once: what an iterator costs before its first batch goes by the number of operations.
+@tf.function(autograph=False, input_signature=[tf.TensorSpec(None, tf.uint32)] * 3)
+def _hash_32(key: tf.Tensor, salted: tf.Tensor, counter: tf.Tensor) -> tf.Tensor:
+    return _mix_32(_mix_32(key + salted) + counter * _u32(_GOLDEN_32))
 
 
 def white(key: tf.Tensor, salt: int, frames: tf.Tensor | int, features: int) -> tf.Tensor:

@@ -198,7 +198,8 @@ def _group(bucket: tf.Tensor, random: tf.Tensor, num_buckets: int, batch_size: i
     starts = tf.cumsum(counts, exclusive=True)
     place = tf.range(tf.size(bucket)) - tf.gather(starts, sorted_bucket)
     in_full_batch = place < tf.gather(counts // batch_size * batch_size, sorted_bucket)
-    return tf.concat([by_bucket[in_full_batch], by_bucket[~in_full_batch]], axis=0)
+    first, then = tf.where(in_full_batch), tf.where(~in_full_batch)
+    return tf.gather(by_bucket, tf.squeeze(tf.concat([first, then], axis=0), axis=1))
 
 
 def _sortable(key: tf.Tensor) -> tf.Tensor:

@@ -7,6 +7,7 @@ that takes no other with it. TFRecord's own checksums are checked on every read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -49,10 +50,11 @@ def read_examples(
     # From a disk a record is read right into its place; from afar, length and content in one
     # request.
     shards = tf.gather(table.shards, clips)
-    is_remote = tf.gather(np.array(["://" in path for path in table.paths]), shards)
+    is_remote = np.array(["://" in path for path in table.paths], np.int64)
     whole = tf.gather(table.lengths, clips) + (HEADER_BYTES + FOOTER_BYTES)
-    buffer_bytes = tf.where(is_remote, whole, tf.zeros_like(whole))
-    places = (tf.gather(table.paths, shards), tf.gather(table.offsets, clips), buffer_bytes)
+    buffer_bytes = whole * tf.gather(is_remote, shards)
+    paths, offsets = tf.gather(table.paths, shards), tf.gather(table.offsets, clips)
+    places = (tf.expand_dims(paths, 1), tf.expand_dims(offsets, 1), buffer_bytes)
 
     def read(*places: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         parsed = _parse_together(places, spec).concatenate(_parse_one_by_one(places, spec))
@@ -73,13 +75,13 @@ def _check(
     ]
     for name, (modality, sizes) in wanted.items():
         frames = tf.gather(table.frames(modality), clips)
-        rest = tf.tile(np.array(sizes, np.int32)[None, :], [tf.size(clips), 1])
-        shape = tf.concat([frames[:, None], rest], axis=1)
-        same = tf.reduce_all(parsed[f"{name}_shape"] == tf.cast(shape, tf.int64), axis=1)
-        problems.append((~same, f"{name} has another shape than the manifest says"))
-        length = tf.reduce_prod(shape, axis=1) * ARRAY_FEATURES[name].dtype.itemsize
-        fits = tf.strings.length(parsed[name]) == length
-        problems.append((~fits, f"{name} does not have the bytes its shape needs"))
+        # `[B, 1 + rank]`: the frames, then the sizes of each frame.
+        shape = tf.pad(tf.cast(tf.expand_dims(frames, 1), tf.int64), [[0, 0], [0, len(sizes)]])
+        other = tf.reduce_any(parsed[f"{name}_shape"] != shape + [0, *sizes], axis=1)
+        problems.append((other, f"{name} has another shape than the manifest says"))
+        length = frames * (math.prod(sizes) * ARRAY_FEATURES[name].dtype.itemsize)
+        unfit = tf.strings.length(parsed[name]) != length
+        problems.append((unfit, f"{name} does not have the bytes its shape needs"))
     problem = tf.fill(tf.shape(clips), "")
     for holds, words in reversed(problems):  # the first that holds explains the others
         problem = tf.where(holds, words, problem)
@@ -88,27 +90,27 @@ def _check(
 
 
 Spec = Mapping[str, tf.io.FixedLenFeature]
-# Of some records: path, offset and size of the buffer, each `[B]`.
+# Of some records: path and offset, each `[B, 1]`, and size of the buffer, `[B]`.
 Places = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 def _record_at(path: tf.Tensor, offset: tf.Tensor, buffer_bytes: tf.Tensor) -> tf.data.Dataset:
     from_there = tf.raw_ops.TFRecordDatasetV2(
-        filenames=path[None],
+        filenames=path,
         compression_type="",
         buffer_size=buffer_bytes,
-        byte_offsets=offset[None],
+        byte_offsets=offset,
     )
     return tf_internals.dataset_of(from_there, tf.TensorSpec([], tf.string)).take(1)
 
 
 def _parse_together(places: Places, spec: Spec) -> tf.data.Dataset:
     """All records as one element, or none if any cannot be read or parsed."""
-    (count,) = places[0].shape
+    (count,) = places[-1].shape
     # Some in one call of a function: a call for each would cost more than reading it.
     some = max(size for size in range(1, _OPENED_AT_ONCE + 1) if count % size == 0)
     grouped = tf.data.Dataset.from_tensor_slices(
-        tuple(tf.reshape(column, [-1, some]) for column in places)
+        tuple(tf.reshape(column, [-1, some, *column.shape[1:]]) for column in places)
     )
 
     def open_some(*places: tf.Tensor) -> tf.data.Dataset:
@@ -155,7 +157,7 @@ def _parse_one_by_one(places: Places, spec: Spec) -> tf.data.Dataset:
         return example.ignore_errors().concatenate(unparsed).concatenate(unread).take(1)
 
     found = tf_internals.flat_map(tf.data.Dataset.from_tensor_slices(places), parse_one)
-    return found.batch(places[0].shape[0], drop_remainder=True)
+    return found.batch(places[-1].shape[0], drop_remainder=True)
 
 
 def assert_sound(table: Table, clips: tf.Tensor, problem: tf.Tensor) -> tf.Operation:
@@ -165,7 +167,7 @@ def assert_sound(table: Table, clips: tf.Tensor, problem: tf.Tensor) -> tf.Opera
       tf.errors.InvalidArgumentError: naming up to five.
     """
     bad = problem != ""
-    named = _named(table, tf.boolean_mask(clips, bad), tf.boolean_mask(problem, bad))
+    named = tf.boolean_mask(_named(table, clips, problem), bad)
     return tf.debugging.Assert(~tf.reduce_any(bad), [named], summarize=5)
 
 

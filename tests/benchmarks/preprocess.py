@@ -237,12 +237,10 @@ def build_seconds(roots: dict[str, Path], out_dir: Path, num_workers: int) -> fl
     flags = [f"--{corpus}_dir={root}" for corpus, root in roots.items()]
     flags += [f"--out_dir={out_dir}", f"--num_workers={num_workers}"]
     began_s = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "preprocess.build_tfrecords", *flags],
-        cwd=PROJECT,
-        capture_output=True,
-        check=True,
-    )
+    command = [sys.executable, "-m", "preprocess.build_tfrecords", *flags]
+    build = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    if build.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{build.stdout}{build.stderr}")
     return time.perf_counter() - began_s
 
 
