@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from fractions import Fraction
 from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from preprocess.clip.container import Limits, MediaError
 
@@ -32,6 +34,10 @@ class Presentation:
         self._limits = limits
         self._matrix: np.ndarray | None = None
         self._context = stream.codec_context
+        # One for all pictures and of one thread: a picture's own would start as many threads as
+        # there are cores, whose memory a worker's limit counts.
+        reformat = VideoReformatter().reformat
+        self._to_rgb = functools.partial(reformat, format="rgb24", threads=1)
         self._stated = stream.sample_aspect_ratio
         # These say nothing of pixels: the codec may say something new on the way.
         self._is_codec_s = container.format.name in ("flv", "mpegts")
@@ -86,9 +92,10 @@ class Presentation:
         ratio = self._by_pts.get(frame.pts, self._stated)
         if ratio and ratio > 0 and ratio != 1:
             width, height = _square_size(frame.width, frame.height, ratio, self._limits)
-            rgb = frame.reformat(width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
+            shown = self._to_rgb(frame, width, height, interpolation="BICUBIC")
         else:
-            rgb = frame.to_ndarray(format="rgb24")
+            shown = self._to_rgb(frame)
+        rgb = shown.to_ndarray()
         side_data = frame.side_data.get("DISPLAYMATRIX")
         if side_data is not None:
             self._matrix = np.frombuffer(bytes(side_data), np.int32).reshape(3, 3)

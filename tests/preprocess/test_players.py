@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +36,15 @@ def still(tmp_path_factory, ffmpeg):
         folder / "still.mp4",
     )
     return folder
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted on Linux")
+def test_showing_pictures_starts_no_threads(still):
+    # A picture's own converter starts one a core, and a worker runs out of the memory it may take.
+    before = len(os.listdir("/proc/self/task"))
+    during = [len(os.listdir("/proc/self/task")) for _ in media.read_pictures(still / "still.mp4")]
+    assert len(during) == 3
+    assert max(during) <= before
 
 
 @pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
