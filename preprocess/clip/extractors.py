@@ -13,20 +13,24 @@ An extractor of one's own is a class that is called without arguments, named `pa
             return values, np.arange(len(values)) / 50   # [T, width] and their times in seconds
 
 Values are brought to multiples of `1 / rate_hz` seconds by linear interpolation, unless they are
-there already. The source of its module is part of the build: changed code is another build.
+there already. The source of its module, and of those of the classes that it extends, is part of the
+build: changed code is another build.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import importlib
 import importlib.metadata
 import inspect
+import json
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from types import ModuleType
+from typing import Any, NoReturn, Protocol, cast
 
 import numpy as np
 
@@ -38,6 +42,7 @@ from preprocess.clip.audio import HOP_SAMPLES, SAMPLE_RATE_HZ, AudioSettings
 from preprocess.clip.container import MediaError
 
 BUILT_IN = ("logmel", "mfcc", "egemaps")
+_DESCRIBED = ("name", "version", "settings", "rate_hz", "width", "unit", "step")
 # Times of frames are sums of binary fractions.
 _TOLERANCE_S = 1e-6
 
@@ -256,10 +261,14 @@ def describe(extractor: AudioExtractor) -> dict[str, Any]:
 
 def described(extractor: Any) -> dict[str, Any]:
     """What an extractor of one's own is made of."""
-    names = ("name", "version", "settings", "rate_hz", "width", "unit", "step")
-    found = {name: getattr(extractor, name) for name in names}
-    source = inspect.getsource(inspect.getmodule(type(extractor)) or type(extractor))
-    found["source_sha256"] = hashlib.sha256(source.encode()).hexdigest()
+    found = {name: getattr(extractor, name) for name in _DESCRIBED}
+    # Of the classes that it extends too, once a module; `object` and the like have no source.
+    modules = {each.__module__: inspect.getmodule(each) for each in type(extractor).__mro__}
+    sources = []
+    for module in modules.values():
+        with contextlib.suppress(OSError, TypeError):
+            sources.append(inspect.getsource(cast(ModuleType, module)))
+    found["source_sha256"] = hashlib.sha256("".join(sources).encode()).hexdigest()
     return found
 
 
@@ -318,16 +327,30 @@ def checked(extractor: Any, found: Any, times: Any) -> tuple[np.ndarray, np.ndar
 def _check(name: str, extractor: Any) -> None:
     """Refuses what is no extractor, by what it lacks."""
 
-    def refuse(what: str) -> None:
+    def refuse(what: str) -> NoReturn:
         raise ValueError(f"{name}: {what}")
 
-    for attribute in ("name", "version", "settings", "rate_hz", "width", "unit", "step", "extract"):
-        if not hasattr(extractor, attribute):
+    found: dict[str, Any] = {}
+    for attribute in (*_DESCRIBED, "extract"):
+        try:
+            found[attribute] = getattr(extractor, attribute)
+        except AttributeError:
             refuse(f"it has no {attribute}")
-    step = extractor.step
-    if not isinstance(extractor.width, int) or extractor.width < 1:
-        refuse(f"width must be a whole number from 1 on, got {extractor.width!r}")
-    if not 0 < extractor.rate_hz <= 1000:
-        refuse(f"rate_hz must be above 0 and at most 1000, got {extractor.rate_hz!r}")
-    if step is not None and (not 0 < step < math.inf or math.frexp(step)[0] != 0.5):
+        except Exception as error:  # of a property
+            refuse(f"{attribute}: {type(error).__name__}: {error}")
+    for attribute in ("name", "version", "unit"):
+        if not isinstance(found[attribute], str):
+            refuse(f"{attribute} must be text, got {found[attribute]!r}")
+    try:
+        json.dumps(dict(found["settings"]))
+    except (TypeError, ValueError) as error:
+        refuse(f"settings must be a dict of JSON values ({error})")
+    rate_hz, width, step = found["rate_hz"], found["width"], found["step"]
+    if not isinstance(width, int) or width < 1:
+        refuse(f"width must be a whole number from 1 on, got {width!r}")
+    if not isinstance(rate_hz, int | float) or not 0 < rate_hz <= 1000:
+        refuse(f"rate_hz must be above 0 and at most 1000, got {rate_hz!r}")
+    if step is None:
+        return
+    if not isinstance(step, int | float) or not 0 < step < math.inf or math.frexp(step)[0] != 0.5:
         refuse(f"step must be a power of two or None, got {step!r}")

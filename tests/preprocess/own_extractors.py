@@ -82,6 +82,20 @@ class OddStep(Wide):
     step = 0.3
 
 
+class OddSettings(Wide):
+    settings: Mapping[str, Any] = {"model": object()}
+
+
+class NoSettings(Wide):
+    @property
+    def settings(self):
+        raise KeyError("weights")
+
+
+class Numbered(Wide):
+    version = 2
+
+
 class Colour:
     """Mean red, green and blue of a picture; nothing where it is dark."""
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import inspect
 from pathlib import Path
 
 import librosa
@@ -22,6 +23,7 @@ from preprocess.builder.plan import BuildError, BuildSettings
 from preprocess.clip import extractors
 from preprocess.clip.audio import AudioSettings
 from preprocess.clip.container import MediaError
+from tests.preprocess import own_extractors
 
 OWN = "tests.preprocess.own_extractors"
 HEARD = BuildSettings(modalities="audio", num_folds=2)
@@ -104,6 +106,9 @@ def test_what_is_not_as_the_extractor_says_costs_the_clip_by_name(name, reason):
         (f"{OWN}:Missing", "has no attribute 'Missing'"),
         (f"{OWN}:NoWidth", "it has no rate_hz"),
         (f"{OWN}:OddStep", "step must be a power of two or None, got 0.3"),
+        (f"{OWN}:OddSettings", "settings must be a dict of JSON values .*object is not JSON"),
+        (f"{OWN}:NoSettings", "settings: KeyError: 'weights'"),
+        (f"{OWN}:Numbered", "version must be text, got 2"),
     ],
 )
 def test_what_is_no_extractor_is_refused_before_anything_is_built(name, reason):
@@ -125,6 +130,17 @@ def test_changed_code_is_another_build(voices, tmp_path, in_process, monkeypatch
     monkeypatch.setattr(extractors.inspect, "getsource", lambda module: "other code")
     with pytest.raises(BuildError, match="settings extractor source_sha256 was"):
         build({}, tmp_path, settings, tables=[voices], **in_process)
+
+
+def test_code_of_the_class_that_an_extractor_extends_is_its_own(monkeypatch):
+    class Extended(own_extractors.Wide):
+        pass
+
+    before = extractors.described(Extended())["source_sha256"]
+    sources = {own_extractors: "other code"}
+    getsource = inspect.getsource
+    monkeypatch.setattr(inspect, "getsource", lambda each: sources.get(each) or getsource(each))
+    assert extractors.described(Extended())["source_sha256"] != before
 
 
 def test_effects_that_need_mel_bands_say_so(voices, tmp_path, in_process):
