@@ -93,7 +93,7 @@ class NoSettings(Wide):
 
 
 class Numbered(Wide):
-    version = 2
+    version: Any = 2
 
 
 class Colour:
