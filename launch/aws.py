@@ -5,23 +5,27 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import boto3
 import botocore.exceptions
 
-from launch.files import RETRIES, Folder
+from launch.files import RETRIES, Folder, s3_client
 
 PREFIX = "emotion-tfdata-"
-# In a run's folder: the name, below data/, of the data set that was uploaded for it.
-UPLOADED = "uploaded-data.txt"
 _POLL_S = 5.0
 
 
 class LaunchError(RuntimeError):
     """Something the caller must know or decide; the message says what to do."""
+
+
+def say(text: str) -> None:
+    """Tells a person; standard output is for results."""
+    print(text, file=sys.stderr, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,21 +51,12 @@ class Aws:
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """A run's stack as CloudFormation describes it.
+    """A run's stack as CloudFormation describes it."""
 
-    Attributes:
-      id: its ARN, which outlives it.
-      name: `emotion-tfdata-` and the run's name, of the Auto Scaling group too.
-      status, reason: CloudFormation's words.
-      parameters, tags: as they were given.
-    """
-
-    id: str
-    name: str
+    id: str  # its ARN, which outlives it
+    name: str  # with PREFIX; the Auto Scaling group's too
     status: str
-    reason: str
     parameters: dict[str, str]
-    tags: dict[str, str]
 
     @property
     def run(self) -> str:
@@ -98,52 +93,32 @@ def connect(prefix: str = "") -> Aws:
         )
     account = session.client("sts", config=RETRIES).get_caller_identity()["Account"]
     bucket, _, rest = prefix.removeprefix("s3://").partition("/")
-    client = session.client("s3", config=RETRIES)
     name = bucket or f"{PREFIX}{account}-{region}"
-    return Aws(account, region, Folder(client, name, rest.strip("/"), account), session)
+    return Aws(account, region, Folder(s3_client(session, account), name, rest.strip("/")), session)
 
 
-def bucket_key(aws: Aws) -> str | None:
-    """The KMS key of the bucket, empty for S3's own; None where the bucket is missing.
+def has_bucket(aws: Aws) -> bool:
+    """Whether the bucket is there, or is to be made.
 
     Raises:
-      LaunchError: if no run can be kept in the bucket.
+      LaunchError: if no run can be kept in it.
     """
-    bucket, own = aws.root.bucket, {"ExpectedBucketOwner": aws.account}
+    bucket = aws.root.bucket
     try:
-        found = aws.root.client.head_bucket(Bucket=bucket, **own)
+        region = aws.root.client.head_bucket(Bucket=bucket).get("BucketRegion", aws.region)
     except botocore.exceptions.ClientError as error:
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         if status == 404 and bucket.startswith(PREFIX):
-            return None
-        reason = {
-            301: "is in another region",
-            403: "is not this account's, or not open to it",
-            404: "does not exist",
-        }.get(status)
-        if not reason:
+            return False
+        if status not in (403, 404):
             raise
-        raise LaunchError(f"bucket {bucket} {reason}; name another: --prefix=s3://...") from error
-    region = found.get("BucketRegion") or aws.region
+        raise LaunchError(
+            f"bucket {bucket} does not exist, or is not this account's or not open to it "
+            f"({status}); name another: --prefix=s3://..."
+        ) from error
     if region != aws.region:
-        raise LaunchError(
-            f"bucket {bucket} is in {region}, the machine would be in {aws.region}, and every "
-            f"file would be paid for: name a bucket there, or export AWS_REGION={region}"
-        )
-    try:
-        answer = aws.root.client.get_bucket_encryption(Bucket=bucket, **own)
-    except botocore.exceptions.ClientError as error:
-        if "EncryptionConfigurationNotFound" in error.response["Error"]["Code"]:
-            return ""
-        raise
-    rule = answer["ServerSideEncryptionConfiguration"]["Rules"][0]
-    key = rule.get("ApplyServerSideEncryptionByDefault", {}).get("KMSMasterKeyID", "")
-    if key and not key.startswith("arn:"):
-        raise LaunchError(
-            f"bucket {bucket} is encrypted by the key {key!r}, which its default encryption must "
-            "name by its ARN, so that the machine can be allowed to use it"
-        )
-    return str(key)
+        raise LaunchError(f"bucket {bucket} is in another region: export AWS_REGION={region}")
+    return True
 
 
 def make_bucket(aws: Aws) -> None:
@@ -171,28 +146,11 @@ def _stacks(aws: Aws, **which: str) -> Iterator[Stack]:
     pages = aws.client("cloudformation").get_paginator("describe_stacks").paginate(**which)
     for one in pages.search("Stacks[]"):
         given = {p["ParameterKey"]: p.get("ParameterValue", "") for p in one.get("Parameters", [])}
-        tags = {tag["Key"]: tag["Value"] for tag in one.get("Tags", [])}
-        reason = one.get("StackStatusReason", "")
-        yield Stack(one["StackId"], one["StackName"], one["StackStatus"], reason, given, tags)
+        yield Stack(one["StackId"], one["StackName"], one["StackStatus"], given)
 
 
-def newest_event(aws: Aws, stack_id: str) -> str:
-    """The last thing that happened to a stack, to wait for what comes after it."""
-    answer = aws.client("cloudformation").describe_stack_events(StackName=stack_id)
-    return next((str(event["EventId"]) for event in answer["StackEvents"]), "")
-
-
-def wait(aws: Aws, stack_id: str, after: str, say: Callable[[str], None]) -> Stack:
-    """Waits until AWS is done with a stack, telling what it does.
-
-    Unlike botocore's waiters it tells what happens meanwhile, since finding a machine may take
-    longer than anybody watches a silent command.
-
-    Args:
-      aws: where.
-      stack_id: of the stack; its ARN, for it may be gone at the end.
-      after: the last event before the change; empty for all.
-      say: told each resource that is done, and what Auto Scaling says where a machine fails.
+def wait(aws: Aws, stack_id: str) -> Stack:
+    """Waits until AWS is done with a stack, telling what it does, which botocore's waiters do not.
 
     Raises:
       LaunchError: if the change failed; it says what AWS gave as the first reason.
@@ -201,61 +159,56 @@ def wait(aws: Aws, stack_id: str, after: str, say: Callable[[str], None]) -> Sta
     while True:
         # Looked up before its events: when it is done, they are whole.
         stack = next(_stacks(aws, StackName=stack_id))
-        first = why = ""
-        events = _events(aws, stack_id, after)
+        reasons, lines, events = [], [], _events_of_the_change(aws, stack)
         for event in events:
-            status, what = event.get("ResourceStatus", ""), event["LogicalResourceId"]
-            reason = event.get("ResourceStatusReason", "")
+            status, reason = event["ResourceStatus"], event.get("ResourceStatusReason", "")
             if status.endswith("_FAILED") and "cancelled" not in reason:
-                first = first or f"{what}: {reason}"
-            if status.endswith(("_COMPLETE", "_FAILED")) and event["EventId"] not in told:
-                told.add(event["EventId"])
-                say(f"  {what} {status.lower()} {reason}".rstrip())
-        if events:
-            since_s = events[0]["Timestamp"].timestamp()
-            why = next(iter(failures(activities(aws, stack.name), since_s)), "")
-        if why and why not in told:
-            told.add(why)
-            say(f"  no machine yet: {why}")
+                reasons.append(f"{event['LogicalResourceId']}: {reason}")
+            if status.endswith(("_COMPLETE", "_FAILED")):
+                lines.append(f"  {event['LogicalResourceId']} {status.lower()} {reason}".rstrip())
+        why = why_no_machine(aws, stack.name, events[0]["Timestamp"].timestamp() if events else 0)
+        lines += [f"  no machine yet: {why}"] if why else []
+        for line in lines:
+            if line not in told:
+                say(line)
+        told.update(lines)
         if not stack.is_changing:
             break
         time.sleep(_POLL_S)
-    failed = stack.status == "DELETE_COMPLETE" and first
+    failed = stack.status == "DELETE_COMPLETE" and reasons
     if "ROLLBACK" in stack.status or "FAILED" in stack.status or failed:
-        reason = "; ".join(part for part in (first or stack.reason, why) if part)
+        reason = "; ".join(filter(None, [*reasons[:1], why]))
         raise LaunchError(f"AWS rolled it back ({stack.status}): {reason}")
     return stack
 
 
-def _events(aws: Aws, stack_id: str, after: str) -> list[dict[str, Any]]:
-    """Those after an event, oldest first."""
+def _events_of_the_change(aws: Aws, stack: Stack) -> list[dict[str, Any]]:
+    """Those since somebody last asked for a change, oldest first."""
     found: list[dict[str, Any]] = []
     pages = aws.client("cloudformation").get_paginator("describe_stack_events")
-    for event in pages.paginate(StackName=stack_id).search("StackEvents[]"):
-        if event["EventId"] == after:
-            break
+    for event in pages.paginate(StackName=stack.id).search("StackEvents[]"):
         found.append(event)
+        is_of_all = event["LogicalResourceId"] == stack.name
+        if is_of_all and event.get("ResourceStatusReason") == "User Initiated":
+            break
     return found[::-1]
 
 
 def activities(aws: Aws, group: str) -> list[dict[str, Any]]:
     """What Auto Scaling did for a group, newest first; empty where there is none."""
-    answer: dict[str, Any] = {}
     with _unless_missing():
-        answer = aws.client("autoscaling").describe_scaling_activities(
-            AutoScalingGroupName=group, MaxRecords=20
-        )
-    return list(answer.get("Activities", []))
+        client = aws.client("autoscaling")
+        return list(client.describe_scaling_activities(AutoScalingGroupName=group)["Activities"])
+    return []
 
 
-def failures(activities: list[dict[str, Any]], since_s: float = 0.0) -> list[str]:
-    """Why machines could not be started, newest first, in Auto Scaling's words."""
-    return [
-        one.get("StatusMessage", "")
-        for one in activities
-        if one.get("StatusCode") in ("Failed", "Cancelled")
-        and (not since_s or one["StartTime"].timestamp() >= since_s)
-    ]
+def why_no_machine(aws: Aws, group: str, since_s: float = 0.0) -> str:
+    """Why a machine could not be started last, in Auto Scaling's words; empty for none."""
+    for one in activities(aws, group):
+        is_failed = one["StatusCode"] in ("Failed", "Cancelled")
+        if is_failed and one["StartTime"].timestamp() >= since_s:
+            return str(one.get("StatusMessage", ""))
+    return ""
 
 
 def group(aws: Aws, name: str) -> dict[str, Any]:

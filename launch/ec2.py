@@ -2,11 +2,7 @@
 
     python -m launch.ec2 deploy --flagfile=tcn.flags --data_dir=DIR|s3://... [-- TRAIN.PY'S FLAGS]
     python -m launch.ec2 deploy --command='python -m ... {data} {out}' [--data_dir=DIR|s3://...]
-    python -m launch.ec2 monitor RUN [--follow]
-    python -m launch.ec2 list
-    python -m launch.ec2 fetch RUN [--out_dir=DIR]
-    python -m launch.ec2 stop RUN [--delete]
-    python -m launch.ec2 resume RUN
+    python -m launch.ec2 monitor RUN --follow
 
 A run is one CloudFormation stack, launch/stack.yaml, and a folder of S3. Region and credentials
 come from AWS's usual places: environment, ~/.aws, an instance's role; launch/policy.json says what
@@ -18,15 +14,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import dataclasses
 import logging
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 _missing = ""
@@ -36,21 +30,19 @@ try:
 
     from launch import aws as aws_lib
     from launch import deploy, monitor
-    from launch.aws import Aws, LaunchError, Stack
+    from launch.aws import Aws, LaunchError, Stack, say
     from launch.files import FileError
-except ModuleNotFoundError as error:  # --help and the policy need none of it
+
+    _OF_AWS = (
+        botocore.exceptions.BotoCoreError,
+        botocore.exceptions.ClientError,
+        botocore.parsers.ResponseParserError,  # where a proxy on the way answers
+    )
+except ModuleNotFoundError as error:  # --help needs none of it
     _missing = (error.name or "").partition(".")[0]
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
-# A machine that is ended has two minutes to save.
-_END_S = 300.0
-
-
-def say(text: str) -> None:
-    """Tells the caller; standard output is for results."""
-    # Where nobody listens any more, as when a terminal was closed, the work still continues.
-    with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+_POLL_S = 10.0
 
 
 def _matches(pattern: str, what: str) -> Callable[[str], str]:
@@ -84,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="name_of_command", required=True, metavar="COMMAND")
     # It becomes part of a policy and of a script, where other letters mean something.
     prefix = _matches("(s3://[A-Za-z0-9._/-]+)?", "s3://BUCKET/PREFIX of letters, digits, . _ / -")
-    run = _matches("[a-z0-9][a-z0-9-]*", "the name of one run; `list` shows them")
+    # CloudFormation makes names of roles from it, of 64 characters.
+    run = _matches("[a-z0-9][a-z0-9-]{0,31}", "a run's name: up to 32 of a-z, 0-9 and -")
 
     def add(does: Callable[[argparse.Namespace], int], what: str, takes_run: bool = True) -> Any:
         name = does.__name__.strip("_")
@@ -101,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
         flag("--dry_run", action="store_true", help="show what would be done, with its cost")
 
     def starts(flag: Any) -> None:
-        types = "up to three, the first with room is taken; default: two cores, 48 for a grid"
+        types = (
+            "up to three, the first with room is taken; default: 2 cores, 48 for several trainings"
+        )
         flag("--instance_type", default="", help=types)
         spot = "cheaper; interrupted, it resumes on another machine by itself"
         flag("--spot", action="store_true", default=None, help=spot)
@@ -115,18 +110,16 @@ def _parser() -> argparse.ArgumentParser:
     command = "what to run instead of a training; files in {out} are kept in S3 and resumed from"
     flag("--command", default="", help=command)
     flag("--data_dir", default="", help="a data set or any folder, here or s3://: {data}")
-    flag("--name", default="", help="the run's name; default: made from what it runs")
+    flag("--name", type=run, help="the run's name; default: made from what it runs")
     flag("--os", default="ubuntu", choices=["amazon", "ubuntu"], help="Ubuntu 24.04 or AL2023")
     setup = "how long AWS may look for a machine and set it up; default: 45"
     flag("--setup_minutes", type=_between(10, 720), default=45.0, help=setup)
     flag("--subnet_id", type=lambda text: text.split(","), default=[], help="default: the VPC's")
     flag("--instance_profile", default="", help="an existing one, where you may make no role")
     flag("--notify", default="", help="e-mail address to tell when the run is over")
-    flag("--print_policy", action="store_true", help="print what the caller must be allowed")
     starts(flag)
     flag = add(_monitor, "show a run")
     flag("--follow", action="store_true", help="copy the log until the run is over")
-    flag("--every_s", type=_between(0.1, 3600), default=5.0, help="seconds between two looks")
     add(_list, "show all runs", takes_run=False)
     add(_fetch, "bring a run's files")("--out_dir", default="", help="default: runs/RUN")
     flag = add(_stop, "end a run's machine, which saves as it goes down")
@@ -148,34 +141,23 @@ def main(argv: Sequence[str]) -> int:
         unknown = (others or train_args)[0]
         parser.error(f"{args.name_of_command} takes no {unknown}")
     args.train_args = train_args
-    if args.does is _deploy and args.print_policy:
-        print((PROJECT_DIR / "launch" / "policy.json").read_text(encoding="utf-8"), end="")
-        return 0
     if _missing:
-        say(f"launch.ec2 needs {_missing}: pip install -c launch/constraints.txt -e '.[aws,train]'")
-        return 1
-    signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
-        signal.signal(signal.SIGHUP, _interrupt)
+        parser.exit(
+            1,
+            f"launch.ec2 needs {_missing}: pip install -c launch/constraints.txt "
+            "-e '.[aws,train]'\n",
+        )
     logging.getLogger("botocore").setLevel(logging.WARNING)  # where it found what, line by line
     try:
         return int(args.does(args))
     except (LaunchError, FileError) as error:
         say(f"launch.ec2: {error}")
-    except botocore.exceptions.NoCredentialsError:
-        say("launch.ec2: no AWS credentials were found: aws configure, or export AWS_PROFILE=...")
-    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-        say(f"launch.ec2: AWS: {error}")
-    except botocore.parsers.ResponseParserError as error:  # as of a proxy on the way
-        say(f"launch.ec2: what answered is not AWS: {' '.join(str(error).split())[:300]}")
+    except _OF_AWS as error:
+        say(f"launch.ec2: AWS: {' '.join(str(error).split())[:500]}")
     except KeyboardInterrupt:
         say("launch.ec2: interrupted; AWS continues with what was asked, and `list` shows it")
         return 130
     return 1
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _deploy(args: argparse.Namespace) -> int:
@@ -185,15 +167,13 @@ def _deploy(args: argparse.Namespace) -> int:
     except (LaunchError, botocore.exceptions.BotoCoreError) as error:
         if not args.dry_run:
             raise
-        say(f"without AWS ({error}): account, network and quota are not checked")
-    plan = deploy.plan(aws, PROJECT_DIR, args, args.train_args, say)
-    deploy.show(plan, aws, bool(args.spot), say)
-    if args.dry_run:
-        deploy.compare(plan, aws, say)
+        say(f"without AWS ({error}): account and network are not checked")
+    plan = deploy.plan(aws, PROJECT_DIR, args, args.train_args)
+    deploy.show(plan, aws, deploy.offers.COMPARED if args.dry_run else ())
     if not _is_confirmed(args, "Start it?", "nothing was made"):
         return 0 if args.dry_run else 1
     assert aws
-    deploy.execute(aws, plan, bool(args.spot), say)
+    deploy.execute(aws, plan)
     say(f"watch it: python -m launch.ec2 monitor {plan.name} --follow")
     print(plan.name)
     return 0
@@ -201,23 +181,15 @@ def _deploy(args: argparse.Namespace) -> int:
 
 def _resume(args: argparse.Namespace) -> int:
     aws, name = aws_lib.connect(args.prefix), args.run
-    seen = monitor.look(aws, name)
-    if seen.stack is None:
-        raise LaunchError(
-            f"the stack of {name} is gone; deploy with --name={name} resumes from its files"
-        )
-    if seen.machine or (seen.state == monitor.WAITING):
-        say(f"{name} is at work: {seen.state}")
-        print(name)
-        return 0
+    seen = monitor.find(aws, name)
+    say(monitor.describe(aws, seen))
     if seen.state == monitor.FINISHED:
         raise LaunchError(f"{name} is finished; `fetch {name}` brings its files")
-    say(monitor.describe(aws, seen))
-    if not _is_confirmed(
-        args, f"Start a machine, for {args.max_hours:g} h at most?", "not started"
-    ):
-        return 0 if args.dry_run else 1
-    deploy.resume(aws, seen.stack, args, say)
+    if not seen.machine and seen.state != monitor.WAITING:
+        question = f"Start a machine, for {args.max_hours:g} h at most?"
+        if not _is_confirmed(args, question, "not started"):
+            return 0 if args.dry_run else 1
+        deploy.resume(aws, seen.stack, args)
     print(name)
     return 0
 
@@ -225,9 +197,9 @@ def _resume(args: argparse.Namespace) -> int:
 def _monitor(args: argparse.Namespace) -> int:
     aws = aws_lib.connect(args.prefix)
     if not args.follow:
-        print(monitor.describe(aws, monitor.look(aws, args.run)))
+        print(monitor.describe(aws, monitor.find(aws, args.run)))
         return 0
-    seen = monitor.follow(aws, args.run, every_s=args.every_s)
+    seen = monitor.follow(aws, args.run)
     say(monitor.describe(aws, seen))
     return seen.exit_status
 
@@ -239,27 +211,19 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    name = args.run
-    aws, out_dir = aws_lib.connect(args.prefix), Path(args.out_dir or f"runs/{name}")
-    folder, mark = aws.run_folder(name), out_dir / ".run.json"
-    if not folder.read_json("status.json"):
+    aws, name = aws_lib.connect(args.prefix), args.run
+    folder, out_dir = aws.run_folder(name), Path(args.out_dir or f"runs/{name}")
+    if not folder.objects("status.json"):
         raise LaunchError(f"there is no run {name} in {aws.root}; `list` shows what there is")
-    mine = json.dumps({"name": name, "folder": str(folder)})
-    if mark.is_file():
-        if mark.read_text() != mine:
-            raise LaunchError(f"{out_dir} holds another run's files; choose another --out_dir")
-    elif out_dir.is_dir() and any(out_dir.iterdir()):
-        raise LaunchError(f"{out_dir} holds files that are no run's; choose another --out_dir")
+    mark = out_dir / f".of-run-{name}"
+    if out_dir.is_dir() and any(out_dir.iterdir()) and not mark.exists():
+        raise LaunchError(f"{out_dir} holds other files; choose another --out_dir")
     out_dir.mkdir(parents=True, exist_ok=True)
-    mark.write_text(mine)
-    new = [0, 0]
+    mark.touch()
     # The command's folder becomes this one, so that train.py can resume in it.
     for part, to in (("out", out_dir), ("log", out_dir / "log")):
-        for path, found, is_new in folder.folder(part).download_all(to):
-            new[is_new] += 1
-            if is_new:
-                say(f"{path} ({found.bytes / 1e6:.2f} MB)")
-    say(f"{sum(new)} files in {out_dir}, {new[True]} of them fetched now")
+        for path, is_new in folder.folder(part).download_all(to):
+            say(f"{path}{'' if is_new else ' is here'}")
     return 0
 
 
@@ -269,32 +233,25 @@ def _stop(args: argparse.Namespace) -> int:
     stack, folder = aws_lib.find_stack(aws, name), aws.run_folder(name)
     if stack is None and not (args.delete and folder.objects()):
         raise LaunchError(f"there is no run {name} in {aws.region}; `list` shows them")
-    if not args.delete:
-        if args.dry_run:
-            say("dry run: nothing was ended")
-        elif stack:
-            _end(aws, stack)
-            say(f"{name} has no machine; `resume {name}` resumes from what it saved")
-        return 0
-    say(f"removes, for good (first: fetch {name}):")
-    say(f"  stack {stack.name}: its machine, role and firewall" if stack else "  no stack")
-    say(f"  files in {folder}, and its data set if no other run has it")
-    if not _is_confirmed(args, "Remove it?", "nothing was removed"):
+    if args.delete:
+        say(f"removes for good its stack and the files in {folder} (first: fetch {name}), and its")
+        say("data set, if it was uploaded from here and no other run has it")
+    if (args.delete or args.dry_run) and not _is_confirmed(args, "Remove it?", "nothing was done"):
         return 0 if args.dry_run else 1
     if stack:
         _end(aws, stack)
+    if not args.delete:
+        say(f"{name} has no machine; `resume {name}` resumes from what it saved")
+        return 0
+    removed = folder.delete_all()
+    if stack:  # until the end it says which data is the run's
+        bucket, prefix = stack.parameters["DataBucket"], stack.parameters["DataFolder"]
+        data = dataclasses.replace(aws.root, bucket=bucket, prefix=prefix)
+        uses = [one.parameters.get("DataFolder") for one in aws_lib.stacks(aws)]
+        if str(data).startswith(f"{aws.root.folder('data')}/") and uses.count(prefix) == 1:
+            removed += data.delete_all()
         aws.client("cloudformation").delete_stack(StackName=stack.name)
-        aws_lib.wait(aws, stack.id, aws_lib.newest_event(aws, stack.id), say)
-        say(f"stack {stack.name} removed")
-    removed = 0
-    # Where this is interrupted, the run's own files still say which data was uploaded for it.
-    uploaded = (folder.read(aws_lib.UPLOADED) or b"").decode()
-    data = aws.root.folder(f"data/{uploaded}")
-    if uploaded and data.prefix not in {
-        one.parameters.get("DataFolder") for one in aws_lib.stacks(aws)
-    }:
-        removed += data.delete_all()
-    removed += folder.delete_all(last=aws_lib.UPLOADED)
+        aws_lib.wait(aws, stack.id)
     say(f"{removed} files removed; the bucket stays")
     return 0
 
@@ -305,17 +262,10 @@ def _end(aws: Aws, stack: Stack) -> None:
     if stack.status == "UPDATE_IN_PROGRESS":  # still being set up; AWS would wait for that
         aws.client("cloudformation").cancel_update_stack(StackName=stack.name)
         with contextlib.suppress(LaunchError):
-            aws_lib.wait(aws, stack.id, aws_lib.newest_event(aws, stack.id), say)
-    give_up, told = time.monotonic() + _END_S, ""
-    while time.monotonic() < give_up:
-        machines = aws_lib.group(aws, stack.name).get("Instances", [])
-        if not machines:
-            return
-        if machines[0]["InstanceId"] != told:
-            told = machines[0]["InstanceId"]
-            say(f"{told} saves and ends ...")
-        time.sleep(2)
-    say(f"{told} takes long to end; AWS continues with it")
+            aws_lib.wait(aws, stack.id)
+    while machines := aws_lib.group(aws, stack.name).get("Instances"):
+        say(f"{machines[0]['InstanceId']} saves and ends ...")
+        time.sleep(_POLL_S)
 
 
 def _is_confirmed(args: argparse.Namespace, question: str, otherwise: str) -> bool:

@@ -22,11 +22,22 @@ RETRIES = Config(
     retries={"mode": "standard", "total_max_attempts": 8}, connect_timeout=10, read_timeout=60
 )
 MANIFEST = "manifest.json"
-_MISSING = ("NoSuchKey", "NoSuchBucket", "404")
 
 
 class FileError(RuntimeError):
     """A file that is not what it should be; the message says which and what to do."""
+
+
+def s3_client(session: Any, owner: str = "") -> Any:
+    """A client of S3 whose every request names the account that must own the bucket, if given."""
+    client = session.client("s3", config=RETRIES)
+
+    def name_owner(params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any]:
+        is_taken = owner and "ExpectedBucketOwner" in model.input_shape.members
+        return params | {"ExpectedBucketOwner": owner} if is_taken else params
+
+    client.meta.events.register("provide-client-params.s3", name_owner)
+    return client
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,37 +51,28 @@ class Object:
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A prefix of a bucket.
-
-    Attributes:
-      client: boto3's S3 client.
-      bucket: its name.
-      prefix: with no slash at either end.
-      owner: account that must own the bucket, sent with every request; empty for any.
-    """
+    """A prefix of a bucket, with no slash at either end."""
 
     client: Any
     bucket: str
     prefix: str
-    owner: str = ""
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     def folder(self, name: str) -> Folder:
         """A folder within this one."""
-        return dataclasses.replace(self, prefix=self.key(name))
+        return dataclasses.replace(self, prefix=self._key(name))
 
-    def key(self, name: str) -> str:
-        """The key of an object in this folder."""
+    def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
 
     def objects(self, beginning: str = "") -> list[Object]:
         """Objects in this folder and below whose names begin so, by name; none of no bucket."""
         pages = self.client.get_paginator("list_objects_v2").paginate(
-            Bucket=self.bucket, Prefix=self.key(beginning), **self._owned
+            Bucket=self.bucket, Prefix=self._key(beginning)
         )
-        start = len(self.key(""))
+        start = len(self._key(""))
         try:
             return [
                 Object(entry["Key"][start:], entry["Size"], entry["LastModified"].timestamp())
@@ -84,125 +86,92 @@ class Folder:
         """A small object's content from `offset` on, or None where there is none."""
         more = {"Range": f"bytes={offset}-"} if offset else {}
         try:
-            answer = self.client.get_object(
-                Bucket=self.bucket, Key=self.key(name), **more, **self._owned
-            )
+            answer = self.client.get_object(Bucket=self.bucket, Key=self._key(name), **more)
         except botocore.exceptions.ClientError as error:
             code = error.response["Error"]["Code"]
             if code == "InvalidRange":
                 return b""
-            if code in _MISSING:
+            if code in ("NoSuchKey", "NoSuchBucket"):
                 return None
             raise
         return answer["Body"].read()
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON object; empty where there is none."""
-        content = self.read(name)
-        return {} if content is None else json.loads(content)
+        return json.loads(self.read(name) or b"{}")
 
     def put(self, name: str, content: Any) -> None:
         """Uploads bytes or an open file in one request."""
-        self.client.put_object(Bucket=self.bucket, Key=self.key(name), Body=content, **self._owned)
+        self.client.put_object(Bucket=self.bucket, Key=self._key(name), Body=content)
 
     def upload(self, name: str, path: Path) -> None:
         """Uploads a file that nobody changes meanwhile, in parts where it is large."""
-        self.client.upload_file(
-            str(path), self.bucket, self.key(name), ExtraArgs=self._owned or None
-        )
+        self.client.upload_file(str(path), self.bucket, self._key(name))
 
-    def download(self, found: Object, path: Path) -> bool:
-        """Brings an object here whole, unless it is here; returns whether it was fetched."""
-        if path.is_file():
-            status = path.stat()
-            if (status.st_size, status.st_mtime) == (found.bytes, found.modified):
-                return False
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.client.download_file(
-            self.bucket, self.key(found.name), str(path), ExtraArgs=self._owned or None
-        )
-        os.utime(path, (found.modified, found.modified))
-        return True
-
-    def download_all(self, to: Path) -> Iterator[tuple[Path, Object, bool]]:
-        """Brings all objects to a folder; yields each and whether it was fetched.
+    def download_all(self, to: Path) -> Iterator[tuple[Path, bool]]:
+        """Brings all objects to a folder, whole; yields each and whether it was not there yet.
 
         Raises:
           FileError: if a name leads out of the folder.
         """
-        for found in self.objects(""):
+        for found in self.objects():
             if found.name.endswith("/") or not found.name:
                 continue  # a console's idea of a folder
             path = to / found.name
             if not path.resolve().is_relative_to(to.resolve()):
                 raise FileError(f"{self}/{found.name}: the name leads out of {to}; not fetched")
-            yield path, found, self.download(found, path)
+            here = path.stat() if path.is_file() else None
+            is_new = not here or (here.st_size, here.st_mtime) != (found.bytes, found.modified)
+            if is_new:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.client.download_file(self.bucket, self._key(found.name), str(path))
+                os.utime(path, (found.modified, found.modified))
+            yield path, is_new
 
-    def delete(self, names: list[str]) -> None:
-        """Removes objects; those that are not there are no error.
+    def delete_all(self) -> int:
+        """Removes all objects; returns how many there were.
 
         Raises:
           FileError: naming the first that could not be removed.
         """
+        names = [one.name for one in self.objects()]
         for start in range(0, len(names), 1000):
-            keys = [{"Key": self.key(name)} for name in names[start : start + 1000]]
-            answer = self.client.delete_objects(
-                Bucket=self.bucket, Delete={"Objects": keys}, **self._owned
-            )
+            keys = [{"Key": self._key(name)} for name in names[start : start + 1000]]
+            answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": keys})
             for error in answer.get("Errors", []):
                 raise FileError(f"{self.bucket}/{error['Key']}: not removed ({error['Message']})")
-
-    def delete_all(self, last: str = "") -> int:
-        """Removes all objects, one of them last; returns how many there were."""
-        names = [one.name for one in self.objects("") if one.name != last]
-        self.delete(names)
-        self.delete([last] if last else [])
         return len(names)
-
-    @property
-    def _owned(self) -> dict[str, str]:
-        return {"ExpectedBucketOwner": self.owner} if self.owner else {}
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def named_by(manifest: bytes) -> dict[str, str]:
     """Names and SHA-256 of the files that a data set's manifest names, whatever its version."""
+    found = {}
 
-    def walk(node: Any) -> Iterator[tuple[str, str]]:
-        if isinstance(node, dict):
-            if isinstance(node.get("name"), str) and isinstance(node.get("sha256"), str):
-                yield node["name"], node["sha256"]
-            node = list(node.values())
-        if isinstance(node, list):
-            for one in node:
-                yield from walk(one)
+    def note(entry: dict[str, Any]) -> dict[str, Any]:
+        if {"name", "sha256"} <= entry.keys():
+            found[entry["name"]] = entry["sha256"]
+        return entry
 
-    return dict(walk(json.loads(manifest)))
+    json.loads(manifest or b"{}", object_hook=note)
+    return found
 
 
-def check_data(folder: Path, sha256: str) -> str:
-    """Compares a data set with its manifest, and that with its SHA-256; returns what was found.
+def check_data(folder: Path) -> str:
+    """Compares a data set with its manifest; returns what was found.
 
     Raises:
       FileError: naming the file that is missing or differs.
     """
-    path = folder / MANIFEST
-    if not sha256:
+    if not (folder / MANIFEST).is_file():
         return "no manifest to compare with"
-    if not path.is_file() or sha256_of(path) != sha256:
-        raise FileError(f"{path}: missing, or not the one that the run was deployed with")
-    files = named_by(path.read_bytes())
+    files = named_by((folder / MANIFEST).read_bytes())
     for name, wanted in files.items():
         if not (folder / name).is_file():
             raise FileError(f"{folder / name}: missing; the manifest names it")
-        if (found := sha256_of(folder / name)) != wanted:
-            raise FileError(f"{folder / name}: SHA-256 is {found}, the manifest says {wanted}")
+        with open(folder / name, "rb") as file:
+            digest = hashlib.sha256()
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+        if digest.hexdigest() != wanted:
+            raise FileError(f"{folder / name}: SHA-256 is not the one that the manifest says")
     return f"{len(files)} files are what the manifest says"

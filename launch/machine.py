@@ -13,12 +13,11 @@ import json
 import os
 import shlex
 import signal
+import stat
 import subprocess
 import sys
 import time
 import traceback
-import urllib.error
-import urllib.request
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,260 +25,140 @@ from typing import Any
 import boto3
 import botocore.exceptions
 
-from launch.files import RETRIES, FileError, Folder, check_data
+from launch.files import Folder, check_data, s3_client
 
 INTERRUPTED = 75
 # With train.py's checkpoint every 30 seconds, S3 is never more than 60 behind.
-SYNC_EVERY_S = 20.0
+SAVE_EVERY_S = 20.0
 _TICK_S = 0.5
-_NOTICE_EVERY_S = 5.0
 _STOP_COMMAND_S = 30.0
-_RETRY_S = 2.0
-_PATIENCE_S = 300.0
-# Two minutes pass from a spot notice to the end, and a few from a shutdown.
+# How long to try at the end; AWS gives a machine that is interrupted about two minutes.
 _LAST_SAVE_S = {"failed": 600.0, "finished": 600.0, "interrupted": 60.0}
-_TROUBLE = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, OSError)
 
 
 class Machine:
     """One machine of a run."""
 
     def __init__(self, settings: dict[str, str]) -> None:
-        self._settings = settings
-        self._data_sha256 = settings["DATA_SHA256"]
-        self._id, self._log_name = settings["id"], f"{settings['started']}-{settings['id']}.txt"
-        self._imds = settings.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254")
         top = Path(settings["TOP"])
         self._work, self._log = top / "work", top / "log"
-        self._command = (top / "command").read_text().strip()
         self._data, self._out = self._work / "data", self._work / "out"
-        self._sent: dict[str, tuple[int, ...]] = {}
-        self._state, self._message = "fetching data", ""
-        self._exit_status: int | None = None
+        self._command = (top / "command").read_text().strip()
+        self._log_name = f"{settings['started']}-{settings['id']}.txt"
+        bucket, data_bucket, owner = settings["BUCKET"], settings["DATA_BUCKET"], settings["OWNER"]
+        self._folder = Folder(s3_client(boto3, owner), bucket, settings["FOLDER"])
+        # A data set may be in somebody else's bucket.
+        data_client = s3_client(boto3, owner if data_bucket == bucket else "")
+        self._data_folder = Folder(data_client, data_bucket, settings["DATA_FOLDER"])
+        self._saved: set[tuple[int, int, int, str]] = set()
+        self._status: dict[str, Any] = {"state": "fetching data", "instance_id": settings["id"]}
         self._seconds_before = 0.0
-        self._next_sync_s = self._next_notice_s = 0.0
-        self._is_signalled = False
+        self._is_interrupted = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note_signal)
 
     def run(self) -> int:
         """Works until the run is over or the machine is interrupted; returns the exit status."""
         try:
-            self._fetch_patiently()
-            self._state = "running"
-            is_over = self._work_to_the_end()
-        except (FileError, *_TROUBLE) as error:
-            is_over = True
-            self._end("failed", str(error), 1)
+            self._fetch()
+            state, message, status = self._work_to_the_end()
         except Exception as error:  # whatever it is, the log must get up and the machine end
             traceback.print_exc()
-            is_over = True
-            self._end("failed", repr(error), 1)
-        if not is_over:
-            self._end("interrupted", "the machine was interrupted; the next one resumes", None)
-        print(f"{self._state} {self._message}".rstrip(), flush=True)
-        give_up = time.monotonic() + _LAST_SAVE_S[self._state]
-        while not self._sync() and time.monotonic() < give_up:
-            time.sleep(_RETRY_S)
-            with contextlib.suppress(*_TROUBLE):
-                self._connect()
-        return 0 if is_over else INTERRUPTED
-
-    def _connect(self) -> None:
-        """Anew after trouble: a client that found no credentials never gets any."""
-        settings, client = self._settings, boto3.client("s3", config=RETRIES)
-        self.folder = Folder(client, settings["BUCKET"], settings["FOLDER"], settings["OWNER"])
-        # A data set may be in somebody else's bucket.
-        is_own = settings["DATA_BUCKET"] == settings["BUCKET"]
-        self.data_folder = Folder(
-            *(client, settings["DATA_BUCKET"], settings["DATA_FOLDER"]),
-            settings["OWNER"] if is_own else "",
-        )
-
-    def _fetch_patiently(self) -> None:
-        """Credentials, a role or S3 may take a while, as just after a start."""
-        give_up = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                self._fetch()
-                return
-            except _TROUBLE as error:
-                if self._is_signalled or time.monotonic() > give_up:
-                    raise
-                print(f"not reached, retrying: {error}", flush=True)
-                time.sleep(_RETRY_S)
+            state, message, status = "failed", str(error) or repr(error), 1
+        self._status |= {"state": state, "message": message, "exit_status": status}
+        print(f"{state} {message}".rstrip(), flush=True)
+        give_up = time.monotonic() + _LAST_SAVE_S[state]
+        while not self._save() and time.monotonic() < give_up:
+            time.sleep(2)
+        return INTERRUPTED if state == "interrupted" else 0
 
     def _fetch(self) -> None:
-        self._connect()
-        before = self.folder.read_json("status.json")
-        self._seconds_before = float(before.get("machine_s", 0.0))
-        self._push_status()
-        for path, found, is_new in self.folder.folder("out").download_all(self._out):
-            if is_new:
-                print(f"resumes from {path.name} ({found.bytes / 1e6:.1f} MB)", flush=True)
-            self._sent[found.name] = _version(path)
-        if not self.data_folder.bucket:
-            return
-        megabytes = 0.0
-        for _, found, _ in self.data_folder.download_all(self._data):
-            megabytes += found.bytes / 1e6
-        checked = check_data(self._data, self._data_sha256)
-        print(f"data: {megabytes:.1f} MB from {self.data_folder}; {checked}", flush=True)
+        """Brings here what earlier machines saved, and the data."""
+        self._seconds_before = float(self._folder.read_json("status.json").get("machine_s", 0.0))
+        self._put_status()
+        for path, _ in self._folder.folder("out").download_all(self._out):
+            print(f"resumes from {path.name}", flush=True)
+        self._saved = set(self._written())
+        fetched = [path.stat().st_size for path, _ in self._data_folder.download_all(self._data)]
+        checked = check_data(self._data)
+        print(f"data: {sum(fetched) / 1e6:.1f} MB from {self._data_folder}; {checked}", flush=True)
 
-    def _work_to_the_end(self) -> bool:
-        """Whether the run is over; else the machine is interrupted."""
-        places = {"{data}": str(self._data), "{out}": str(self._out)}
-        command = self._command
-        for name, place in places.items():
-            command = command.replace(name, place)
+    def _work_to_the_end(self) -> tuple[str, str, int | None]:
+        """Runs the command, saving as it goes; returns state, message and its exit status."""
+        command = self._command.replace("{data}", str(self._data)).replace("{out}", str(self._out))
         print(f"runs: {command}", flush=True)
-        path = f"{self._work / 'venv' / 'bin'}:{os.environ['PATH']}"
-        child = subprocess.Popen(
-            shlex.split(command), env={**os.environ, "PATH": path}, start_new_session=True
-        )
-        try:
-            while child.poll() is None:
-                if self._is_interrupted():
-                    return False
-                if time.monotonic() >= self._next_sync_s:
-                    self._sync()
-                time.sleep(_TICK_S)
-        finally:
+        self._status["state"] = "running"
+        environment = os.environ | {"PATH": f"{self._work}/venv/bin:{os.environ['PATH']}"}
+        child = subprocess.Popen(shlex.split(command), env=environment, start_new_session=True)
+        next_save_s = 0.0
+        while child.poll() is None and not self._is_interrupted:
+            if time.monotonic() >= next_save_s:
+                self._save()
+                next_save_s = time.monotonic() + SAVE_EVERY_S
+            time.sleep(_TICK_S)
+        if self._is_interrupted:
             _stop(child)
-        if child.returncode == 0:
-            self._end("finished", "", 0)
-        elif child.returncode < 0:  # SIGKILL when memory runs out
+            return "interrupted", "the machine was interrupted; the next one resumes", None
+        if child.returncode < 0:  # SIGKILL when memory runs out
             name = signal.Signals(-child.returncode).name
-            self._end("failed", f"the command was ended by {name}", 128 - child.returncode)
-        else:
-            status = child.returncode
-            self._end("failed", f"the command ended with status {status}", status)
-        return True
+            return "failed", f"the command was ended by {name}", 128 - child.returncode
+        if child.returncode:
+            return "failed", f"the command ended with status {child.returncode}", child.returncode
+        return "finished", "", 0
 
-    def _is_interrupted(self) -> bool:
-        if self._is_signalled or time.monotonic() < self._next_notice_s:
-            return self._is_signalled
-        self._next_notice_s = time.monotonic() + _NOTICE_EVERY_S
+    def _save(self) -> bool:
+        """Sends what has changed, the status last; whether S3 took all of it."""
         try:
-            token = self._ask("api/token", "PUT", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
-            header = {"X-aws-ec2-metadata-token": token}
-            return bool(self._ask("meta-data/spot/instance-action", "GET", header))
-        except OSError:
-            return False  # no notice, or no answer; asked again at the next look
-
-    def _ask(self, page: str, method: str, headers: dict[str, str]) -> str:
-        url = f"{self._imds}/latest/{page}"
-        request = urllib.request.Request(url, method=method, headers=headers)
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return str(answer.read().decode())
-
-    def _end(self, state: str, message: str, exit_status: int | None) -> None:
-        self._state, self._message, self._exit_status = state, message, exit_status
-
-    def _sync(self) -> bool:
-        """Brings up what has changed, the status last; whether S3 took all of it."""
-        self._next_sync_s = time.monotonic() + SYNC_EVERY_S
-        try:
-            self._push_out()
+            # Oldest first, so that a report never comes before what it reports on.
+            for file in sorted(set(self._written()) - self._saved):
+                with open(self._out / file[-1], "rb") as content:
+                    self._folder.put(f"out/{file[-1]}", content)
+                self._saved.add(file)
             with open(self._log, "rb") as log:
-                self.folder.put(f"log/{self._log_name}", log)
-            self._push_status()
+                self._folder.put(f"log/{self._log_name}", log)
+            self._put_status()
             return True
-        except _TROUBLE as error:
-            print(f"upload to S3 failed, retrying: {error}", flush=True)
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, OSError) as e:
+            print(f"upload to S3 failed, retrying: {e}", flush=True)
             return False
 
-    def _push_out(self) -> None:
-        """Sends new files oldest first, so that a report never comes before what it reports on."""
-        paths = [path for path in self._out.rglob("*") if not _is_temporary(path, self._out)]
-        for path in sorted(paths, key=_written_at):
+    def _written(self) -> list[tuple[int, int, int, str]]:
+        """Each file of the command's folder, by when it was written, its size, inode and name."""
+        found = []
+        for path in self._out.rglob("*"):
             name = path.relative_to(self._out).as_posix()
-            try:
-                with open(path, "rb") as file:  # stays the same file where another replaces it
-                    version = _version(file.fileno())
-                    if self._sent.get(name) != version:
-                        self.folder.put(f"out/{name}", file)
-                        self._sent[name] = version
-            except (FileNotFoundError, IsADirectoryError):
-                continue  # a folder, or replaced meanwhile: the next call sees what it is now
+            if any(part.startswith(".") or part.endswith(".tmp") for part in name.split("/")):
+                continue  # being written, or in a folder that is
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    found.append((status.st_mtime_ns, status.st_size, status.st_ino, name))
+        return found
 
-    def _push_status(self) -> None:
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-        status = {
-            "state": self._state,
-            "message": self._message,
-            "exit_status": self._exit_status,
-            "instance_id": self._id,
+    def _put_status(self) -> None:
+        uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+        said = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        status = self._status | {
             "updated_at": round(time.time()),
-            "machine_s": round(self._seconds_before + uptime),
-            "last_line": _last_line(self._log),
-            **progress(self._out),
+            "machine_s": round(self._seconds_before + uptime_s),
+            "last_line": said[-1].strip()[:300] if said else "",
         }
         content = json.dumps(status, indent=1).encode()
         (self._work / "status.json").write_bytes(content)
-        self.folder.put("status.json", content)
+        self._folder.put("status.json", content)
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
-        self._is_signalled = True
-
-
-def progress(model_dir: Path) -> dict[str, Any]:
-    """The newest epoch of a training: `epoch`, `epochs`, `metrics`, `training`; else empty.
-
-    train.py keeps `history.json`, an entry an epoch, and `settings.json`; of several trainings each
-    has a folder, such as `seed-0/fold-1`.
-    """
-    try:
-        newest = max(model_dir.rglob("history.json"), key=lambda path: path.stat().st_mtime_ns)
-        history = json.loads(newest.read_text())
-        found = {"epochs": json.loads((newest.parent / "settings.json").read_text())["epochs"]}
-    except (OSError, ValueError, KeyError):
-        return {}  # no training, or being written
-    if history:
-        found |= {"epoch": history[-1].get("epoch"), "metrics": history[-1]}
-    if newest.parent != model_dir:
-        found["training"] = newest.parent.relative_to(model_dir).as_posix()
-    return found
-
-
-def _last_line(log: Path) -> str:
-    """The log's last line that says something; empty for none."""
-    if not log.is_file():
-        return ""
-    with open(log, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-        lines = file.read().decode("utf-8", "replace").splitlines()
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+        self._is_interrupted = True
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
     """Ends the command and what it started; it has the time to save its state."""
-    if child.poll() is None:
-        child.terminate()
-        try:
-            child.wait(_STOP_COMMAND_S)
-        except subprocess.TimeoutExpired:
-            print("the command did not stop and was killed; its last checkpoint holds", flush=True)
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-
-
-def _version(file: int | Path) -> tuple[int, ...]:
-    status = os.stat(file)
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _written_at(path: Path) -> int:
+    child.terminate()
     try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
-
-
-def _is_temporary(path: Path, top: Path) -> bool:
-    """Whether it is being written, or lies in a folder that is."""
-    parts = path.relative_to(top).parts
-    return any(part.startswith(".") or part.endswith(".tmp") for part in parts)
+        child.wait(_STOP_COMMAND_S)
+    except subprocess.TimeoutExpired:
+        print("the command did not stop and was killed; its last checkpoint holds", flush=True)
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

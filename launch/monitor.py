@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 import time
-from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
 import botocore.exceptions
 
 from launch import aws as aws_lib
+from launch import offers
 from launch.aws import Aws, LaunchError, Stack
 
 # Exit status of `monitor --follow` besides the command's own.
@@ -19,26 +18,18 @@ NOT_FINISHED = 3
 FINISHED, FAILED, STOPPED, WAITING = "finished", "failed", "stopped", "waiting for a machine"
 # A machine that is set up says something every 20 seconds; until then the log tells.
 _SILENT_S = 300
+_POLL_S = 5.0
 _NOT_REACHED = (botocore.exceptions.ConnectionError, botocore.exceptions.HTTPClientError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """A run at a moment.
+    """A run at a moment."""
 
-    Attributes:
-      name: of the run.
-      stack: its stack; None where it is gone.
-      status: what the machine said last; empty before.
-      machine: the machine it has now; empty for none.
-      state: in a word or two.
-    """
-
-    name: str
-    stack: Stack | None
-    status: dict[str, Any]
-    machine: str
-    state: str
+    stack: Stack
+    status: dict[str, Any]  # what the machine said last; empty before
+    machine: str  # that it has now; empty for none
+    state: str  # in a word or two
 
     @property
     def is_over(self) -> bool:
@@ -52,171 +43,122 @@ class Seen:
             return int(self.status.get("exit_status") or 1)
         return 0 if self.state == FINISHED else NOT_FINISHED
 
-    @property
-    def usd_per_hour(self) -> float | None:
-        """What its machine costs, as it was known when it was deployed."""
-        text = self.stack.tags.get("emotion-tfdata:usd-per-hour", "") if self.stack else ""
-        return float(text) if text else None
 
-
-def look(aws: Aws, name: str, stack: Stack | None = None) -> Seen:
+def find(aws: Aws, name: str) -> Seen:
     """Looks at a run.
 
     Raises:
       LaunchError: if there is none of that name.
     """
-    stack = stack or aws_lib.find_stack(aws, name)
-    status = aws.run_folder(name).read_json("status.json")
-    if stack is None and not status:
-        raise LaunchError(f"there is no run {name} in {aws.root}; `list` shows what there is")
-    group = aws_lib.group(aws, stack.name) if stack else {}
+    stack = aws_lib.find_stack(aws, name)
+    if stack is None:
+        raise LaunchError(f"there is no run {name} in {aws.region}; `list` shows what there is")
+    return look(aws, stack)
+
+
+def look(aws: Aws, stack: Stack) -> Seen:
+    """Looks at a stack's run."""
+    status = aws.run_folder(stack.run).read_json("status.json")
+    group = aws_lib.group(aws, stack.name)
     alive = [one for one in group.get("Instances", []) if one["LifecycleState"] != "Terminated"]
     machine = alive[0]["InstanceId"] if alive else ""
     if status.get("state") in (FINISHED, FAILED):
         state = status["state"]
-    elif group.get("DesiredCapacity") and not machine:
-        state = WAITING
     elif machine:
         state = status["state"] if status.get("instance_id") == machine else "setting up"
-    elif stack and stack.is_changing:
-        state = "starting"
+    elif group.get("DesiredCapacity"):
+        state = WAITING
     else:
-        state = STOPPED
-    return Seen(name, stack, status, machine, state)
+        state = "starting" if stack.is_changing else STOPPED
+    return Seen(stack, status, machine, state)
 
 
 def describe(aws: Aws, seen: Seen) -> str:
     """A run in a few lines."""
-    status, now, stack = seen.status, time.time(), seen.stack
-    lines = [f"{seen.name}  {seen.state}"]
-    if stack:
-        kind = "spot" if stack.parameters.get("Spot") == "true" else "on demand"
-        what = f"{stack.parameters['InstanceType']} {kind}, {seen.machine or 'none now'}"
-        lines.append(f"  machine    {what}; stack {stack.name}: {stack.status}")
-        lines.append(f"  runs       {stack.parameters['Command']}")
-    if status.get("message"):
-        lines.append(f"  because    {status['message']}")
-    if "epochs" in status:
-        which = f", {status['training']}" if "training" in status else ""
-        lines.append(f"  epoch      {status.get('epoch', 0)} of {status['epochs']}{which}")
-    if "metrics" in status:
-        lines.append(f"  last       {_metrics(status['metrics'])}")
-    since = now - status.get("updated_at", now)
-    if seen.usd_per_hour is not None:
-        hours = (status.get("machine_s", 0) + (since if seen.machine else 0)) / 3600
-        usd = hours * seen.usd_per_hour
-        lines.append(
-            f"  cost       ${usd:.2f} so far, computed at ${seen.usd_per_hour:.3f} an hour"
-        )
-    if "last_line" in status:
-        lines.append(f"  last word  {since:.0f} s ago: {status['last_line']}")
-    if stack and not seen.is_over:
-        lines.append(f"  deadline   {stack.parameters['Deadline']}")
-    if seen.state == WAITING and stack:
-        whys = aws_lib.failures(aws_lib.activities(aws, stack.name))
-        lines += [f"  because    {why}" for why in whys[:1]]
+    status, stack, given = seen.status, seen.stack, seen.stack.parameters
+    since_s = time.time() - status.get("updated_at", time.time())
+    is_spot = given["Spot"] == "true"
+    what = f"{given['InstanceType']} {'spot' if is_spot else 'on demand'}"
+    lines = [
+        f"{stack.run}  {seen.state}",
+        f"  machine    {what}, {seen.machine or 'none now'}; stack {stack.name}: {stack.status}",
+        f"  runs       {given['Command']}",
+    ]
+    if seen.state == WAITING or status.get("message"):
+        why = status.get("message") or aws_lib.why_no_machine(aws, stack.name)
+        lines.append(f"  because    {why}")
+    (machine,) = offers.machines(aws, [given["InstanceType"]])
+    usd = machine.spot_usd if is_spot and machine.spot_usd is not None else machine.usd
+    if usd is not None:
+        usd += offers.extras_usd(int(given["DiskGb"]))
+        hours = (status.get("machine_s", 0) + (since_s if seen.machine else 0)) / 3600
+        lines.append(f"  cost       ${hours * usd:.2f} so far, computed at ${usd:.3f} an hour")
+    if status.get("last_line"):
+        lines.append(f"  last word  {since_s:.0f} s ago: {status['last_line']}")
     if seen.machine:
         ssm = f"aws ssm start-session --region {aws.region} --target {seen.machine}"
         lines.append(f"  shell      {ssm}")
-    if seen.machine and since > _SILENT_S and status.get("instance_id") == seen.machine:
-        what = "is over, and its machine runs and costs still" if seen.is_over else "is silent"
-        lines.append(f"  WARNING    it {what} for {since:.0f} s; end it: stop {seen.name}")
+        if since_s > _SILENT_S and status.get("instance_id") == seen.machine:
+            what = "is over, and its machine still runs and costs" if seen.is_over else "is silent"
+            lines.append(f"  WARNING    it {what} for {since_s:.0f} s; end it: stop {stack.run}")
+    if not seen.is_over:
+        lines.append(f"  deadline   {given['Deadline']}")
     if seen.state == STOPPED:
-        lines.append(f"  `resume {seen.name}` resumes from what is saved")
+        lines.append(f"  `resume {stack.run}` resumes from what is saved")
     return "\n".join(lines)
 
 
 def console(aws: Aws, seen: Seen) -> str:
     """What the last machine wrote to its console, which AWS keeps for an hour; empty if unknown."""
-    told = aws_lib.activities(aws, seen.stack.name) if seen.stack else []
+    told = aws_lib.activities(aws, seen.stack.name)
     ids = re.findall(r"\bi-[0-9a-f]+", " ".join(one.get("Description", "") for one in told))
-    for instance_id in [seen.machine, *ids]:
-        if instance_id:
-            try:
-                answer = aws.client("ec2").get_console_output(InstanceId=instance_id)
-            except botocore.exceptions.ClientError:
-                return ""
-            return str(answer.get("Output", ""))
-    return ""
+    try:
+        instance_id = seen.machine or ids[0]
+        answer = aws.client("ec2").get_console_output(InstanceId=instance_id)
+    except (IndexError, botocore.exceptions.ClientError):
+        return ""
+    return str(answer.get("Output", ""))
 
 
-def follow(
-    aws: Aws,
-    name: str,
-    *,
-    every_s: float,
-    out: TextIO | None = None,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Seen:
-    """Copies the machines' logs to `out` as they come, until the run is over.
-
-    Args:
-      aws: where.
-      name: the run's.
-      every_s: seconds between two looks.
-      out: where to; standard output by default.
-      sleep: waits that long.
-
-    Returns:
-      How it ended.
-    """
-    stream, folder = out or sys.stdout, aws.run_folder(name)
+def follow(aws: Aws, name: str) -> Seen:
+    """Prints the machines' logs as they come, until the run is over; returns how it ended."""
+    folder = aws.run_folder(name)
     state, at, offset = "", "", 0
     while True:
         try:
-            seen = look(aws, name)
+            seen = find(aws, name)
             # Looked up before the logs are read: when it is over, they are whole.
             logs = [one.name for one in folder.objects("log/") if one.name >= at]
             parts = [(one, folder.read(one, offset if one == at else 0) or b"") for one in logs]
         except _NOT_REACHED as error:  # a network that is away for an hour ends no run
-            print(f"--- {name}: AWS is not reachable ({error}); retrying", file=stream, flush=True)
-            sleep(every_s)
+            print(f"--- {name}: AWS is not reachable ({error}); retrying", flush=True)
+            time.sleep(_POLL_S)
             continue
         if seen.state != state:
             state = seen.state
-            print(f"--- {name}: {state}", file=stream, flush=True)
+            print(f"--- {name}: {state}")
         for one, content in parts:
             if one != at:
                 at, offset = one, 0
-                print(f"--- {one}", file=stream)
+                print(f"--- {one}")
             offset += len(content)
-            stream.write(content.decode("utf-8", "replace"))
-        stream.flush()
+            print(content.decode("utf-8", "replace"), end="")
         if seen.is_over:
             if seen.state != FINISHED and not at:  # as where the machine never reached S3
-                stream.write(console(aws, seen))
+                print(console(aws, seen))
             return seen
-        sleep(every_s)
+        print(end="", flush=True)
+        time.sleep(_POLL_S)
 
 
 def overview(aws: Aws) -> list[str]:
-    """A line a run: those with a stack, and those of which only files are left."""
-    lines, names = [], set()
+    """A line a run."""
+    lines = []
     for stack in aws_lib.stacks(aws):
-        names.add(stack.run)
         try:
-            seen = look(aws, stack.run, stack)
+            seen = look(aws, stack)
+            said = f"{seen.state:22}  {seen.machine:20}  {seen.status.get('last_line', '')[:60]}"
         except (botocore.exceptions.ClientError, ValueError) as error:
-            lines.append(f"{stack.run:32}  {stack.status}; its files cannot be read: {error}")
-            continue
-        epochs = seen.status.get("epochs")
-        done = f"epoch {seen.status.get('epoch', 0)}/{epochs}" if epochs else ""
-        lines.append(f"{stack.run:32}  {seen.state:22}  {done:14}  {seen.machine}".rstrip())
-    try:
-        left = {one.name.partition("/")[0] for one in aws.root.folder("runs").objects()} - names
-    except botocore.exceptions.ClientError as error:
-        lines.append(f"{aws.root} cannot be read: {error}")
-        left = set()
-    return lines + [f"{name:32}  files only, in {aws.run_folder(name)}" for name in sorted(left)]
-
-
-def _metrics(entry: dict[str, Any]) -> str:
-    parts = []
-    for part in ("train", "selection"):
-        figures = entry.get(part) or {}
-        shown = [f"{k} {v:.3f}" for k, v in figures.items() if isinstance(v, float)]
-        if shown:
-            parts.append(f"{part} {' '.join(shown)}")
-    if isinstance(entry.get("clips_per_s"), float):
-        parts.append(f"{entry['clips_per_s']:.0f} clips/s")
-    return ", ".join(parts)
+            said = f"{stack.status}; its files cannot be read: {error}"
+        lines.append(f"{stack.run:32}  {said}".rstrip())
+    return lines

@@ -16,7 +16,6 @@ import logging
 import os
 import re
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -35,7 +34,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from moto.ssm.models import Parameter, ssm_backends
 
-from launch import aws, deploy, ec2
+from launch import aws, deploy, ec2, monitor
 from launch.files import RETRIES, Folder
 
 REGION = "us-east-1"
@@ -72,6 +71,7 @@ class Answer:
     status: int
     body: bytes
     content_type: str = "text/xml"
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def error(status: int, code: str, message: str = "", service: str = "s3") -> Answer:
@@ -153,7 +153,8 @@ class Proxy:
                 if done is None and not _is_body_as_promised(request):
                     done = Answer(400, b"<Error><Code>BadDigest</Code></Error>")
                 if isinstance(done, Answer):
-                    self._answer(done.status, {"Content-Type": done.content_type}, done.body)
+                    about = {"Content-Type": done.content_type} | done.headers
+                    self._answer(done.status, about, done.body)
                     return
                 status, headers, content = _forward(port, request)
                 if status == 404 and request.is_from_instance:
@@ -229,14 +230,10 @@ class Cloud:
     def run(self, *arguments: object) -> Result:
         """Runs launch.ec2 in this process."""
         self._capsys.readouterr()
-        before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)}
         try:
             status = ec2.main([str(one) for one in arguments])
         except SystemExit as end:
             status = int(end.code or 0)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
         captured = self._capsys.readouterr()
         return Result(status, captured.out, captured.err)
 
@@ -326,25 +323,13 @@ def _is_body_as_promised(request: Request) -> bool:
     return request.service != "s3" or promised in (None, found)
 
 
-def quota(vcpus: int) -> Callable[[Request], Answer | None]:
-    """The account's quota, which moto does not know."""
-
-    def rule(request: Request) -> Answer | None:
-        if request.action != "GetServiceQuota":
-            return None
-        answer = {"Quota": {"QuotaCode": json.loads(request.body)["QuotaCode"], "Value": vcpus}}
-        return Answer(200, json.dumps(answer).encode(), "application/x-amz-json-1.1")
-
-    return rule
-
-
 def policy_of(cloud: Cloud, name: str) -> Callable[[Request], Answer | None]:
     """Holds a run's machine to its role and to what it signs, as AWS does and moto does not."""
     iam = cloud.client("iam")
     (role,) = (r["RoleName"] for r in iam.list_roles()["Roles"] if name in r["RoleName"])
     policy = iam.get_role_policy(RoleName=role, PolicyName="this-run")["PolicyDocument"]
     # moto keeps Python's own text of it, with None for what the template leaves out.
-    statements = list(filter(None, ast.literal_eval(policy)["Statement"]))
+    statements = [one for one in ast.literal_eval(policy)["Statement"] if one]
 
     def rule(request: Request) -> Answer | None:
         if not request.is_from_instance:
@@ -358,7 +343,10 @@ def policy_of(cloud: Cloud, name: str) -> Callable[[Request], Answer | None]:
             if (
                 action in actions
                 and any(fnmatch.fnmatchcase(resource, pattern) for pattern in resources)
-                and all(fnmatch.fnmatchcase(context.get(k, ""), v) for k, v in like.items())
+                and all(
+                    any(fnmatch.fnmatchcase(context.get(key, ""), one) for one in patterns)
+                    for key, patterns in like.items()
+                )
             ):
                 return None
         return error(403, "AccessDenied", f"{action} {resource}")
@@ -458,8 +446,9 @@ def cloud(
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", _no_delay)
     cloud = Cloud(aws_proxy, capsys)
     _make_region(cloud)
-    aws_proxy.rules += [quota(256), no_prices]
-    monkeypatch.setattr(aws, "_POLL_S", 0.05)
+    aws_proxy.rules.append(no_prices)
+    for module in (aws, ec2, monitor):
+        monkeypatch.setattr(module, "_POLL_S", 0.05)
     # moto makes what a condition now lets in only where a parameter of it changes too, and two
     # deadlines of the same second do not.
     later, of = itertools.count(), deploy._deadline

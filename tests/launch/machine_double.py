@@ -81,12 +81,6 @@ class Metadata:
         start = "meta-data/iam/security-credentials/"
         self.pages |= {start: name, start + name: json.dumps(credentials)}
 
-    def take_away(self, after_s: float = 120.0) -> None:
-        """Puts a spot notice up."""
-        at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=after_s)
-        notice = {"action": "stop", "time": at.strftime("%Y-%m-%dT%H:%M:%SZ")}
-        self.pages["meta-data/spot/instance-action"] = json.dumps(notice)
-
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
@@ -153,9 +147,9 @@ class Machine:
     def log(self) -> str:
         return (self.top / "log").read_text()
 
-    def fail(self, command: str, times: int = 1) -> None:
-        """Has a command fail that begins so."""
-        self._failures.write_text(f"{command}\n" * times)
+    def fail(self, command: str) -> None:
+        """Has a command fail that begins so, once."""
+        self._failures.write_text(f"{command}\n")
 
     def boot(self, script: str) -> int:
         """Runs a script as cloud-init does; returns its status."""
