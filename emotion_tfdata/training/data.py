@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -207,9 +207,10 @@ class Data:
         )
         return dataset, num_batches(len(self.train), settings.augment, settings.batch_size)
 
-    def batches_of(self, part: Part) -> Any:
-        """The clips of a part as they are, each once, in the data set's order."""
-        return self._dataset(part, self._hard, augment=None, shuffle=False)
+    def batches_of(self, part: Part, num_epochs: int | None = 1) -> Any:
+        """The clips of a part as they are, each once an epoch, in the data set's order."""
+        options: dict[str, Any] = {"augment": None, "shuffle": False, "num_epochs": num_epochs}
+        return self._dataset(part, self._hard, **options)
 
     @property
     def calibration(self) -> Part | None:
@@ -302,8 +303,8 @@ def check_settings(manifest: Manifest, data_dir: str, settings: Settings) -> Non
         raise DataError(f"{data_dir}: {error}") from error
 
 
-def with_ids_apart(dataset: Any) -> Iterator[tuple[dict[str, Any], Any, list[str]]]:
+def with_ids_apart(batches: Iterable[Any]) -> Iterator[tuple[dict[str, Any], Any, list[str]]]:
     """Takes the ids out of the features: yields features, labels, ids."""
-    for features, labels in dataset:
+    for features, labels in batches:
         ids = [example_id.decode() for example_id in features.pop("example_id").numpy()]
         yield features, labels, ids

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from emotion_tfdata.stream.batching import num_batches
 from emotion_tfdata.training import calibration, checkpoint, metrics, run_dir
 from emotion_tfdata.training.data import Data, Part, with_ids_apart
 from emotion_tfdata.training.learner import Learners, Predictions
@@ -98,6 +100,7 @@ class Fit:
         self._writer = tf.summary.create_noop_writer()
         self._at = _Position()
         self._has_stepped = False
+        self._streams: dict[str, Iterator[Any]] = {}  # by split, of clips as they are
         self._best: dict[str, np.ndarray] = {}
         self._schedule = Schedule(
             learning_rate=settings.learning_rate,
@@ -136,14 +139,12 @@ class Fit:
             if not self._finished:
                 dataset, batches = self._data.training_batches(self._at.epoch, self._at.batch)
                 stream = with_ids_apart(dataset)
-                part = self._data.selection
-                to_select_on = self._data.batches_of(part) if part else None
                 # The first step takes seconds: its programs are made.
                 if self._workers.any(self._should_stop()):
                     raise self._stopped()
             while not self._finished:
                 self._train_epoch(stream, batches)
-                self._end_epoch(to_select_on)
+                self._end_epoch()
         self._writer.close()
         if self._schedule.should_stop:
             self._progress.line(
@@ -168,8 +169,15 @@ class Fit:
             if self._workers.any(self._should_stop()):
                 raise StoppedError("the report on the held-out clips")
 
-        seen = self.learner.predict(self._data.batches_of(part), leave_if_asked)
+        seen = self.learner.predict(self._pass_over(part), leave_if_asked)
         return _checked(seen, what)
+
+    def _pass_over(self, part: Part) -> Iterator[Any]:
+        """All batches of a part. Passes are of one stream: each of its own takes long to begin."""
+        if part.split not in self._streams:
+            self._streams[part.split] = iter(self._data.batches_of(part, num_epochs=None))
+        batches = num_batches(len(part), None, self.settings.batch_size)
+        return itertools.islice(self._streams[part.split], batches)
 
     def calibrate(self) -> float | None:
         """The temperature of the fold selected on; None where there is none of its own.
@@ -230,8 +238,8 @@ class Fit:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return f"not finite are the weights {', '.join(names[:3])}{more} (the loss is {loss:g})"
 
-    def _end_epoch(self, to_select_on: tf.data.Dataset | None) -> None:
-        at, schedule = self._at, self._schedule
+    def _end_epoch(self) -> None:
+        at, schedule, part = self._at, self._schedule, self._data.selection
         started = time.monotonic()
         entry: dict[str, Any] = {
             "epoch": at.epoch + 1,
@@ -242,11 +250,11 @@ class Fit:
                 "accuracy": at.correct / at.clips,
             },
         }
-        if to_select_on is None:
+        if part is None:
             schedule.best_epoch = at.epoch
             better = True
         else:
-            seen = self.learner.predict(to_select_on, self._pause)
+            seen = self.learner.predict(self._pass_over(part), self._pause)
             _checked(seen, f"epoch {at.epoch + 1}/{self.settings.epochs}, the clips to select on")
             entry["selection"] = _figures(seen, self._data.class_names)
             better = schedule.observe(at.epoch, self._score(seen))

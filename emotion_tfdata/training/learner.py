@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import keras
@@ -78,8 +78,8 @@ class Learner:
     def __init__(
         self, settings: Settings, class_weights: np.ndarray, workers: Workers | None = None
     ) -> None:
-        keras.utils.clear_session()  # layer names, which checkpoints hold, count from 0 again
-        keras.utils.set_random_seed(settings.seed)
+        # Layer names, which checkpoints hold, count from 0 again.
+        keras.utils.clear_session(free_memory=False)
         self.model = build_model(settings.model, seed=settings.seed, dtype=settings.precision)
         self.optimizer = Adam(settings.learning_rate)
         self.optimizer.build(self.model.trainable_variables)
@@ -98,14 +98,13 @@ class Learner:
 
     def renew(self, settings: Settings, class_weights: np.ndarray) -> None:
         """Makes of this what a new one for these settings is; `serves` must hold."""
-        fresh = Learner(settings, class_weights)
-        pairs = zip(
-            self.model.variables + self.optimizer.variables,
-            fresh.model.variables + fresh.optimizer.variables,
-            strict=True,
-        )
-        for variable, value in pairs:
+        # Not a `Learner`: clearing Keras's session has TensorFlow forget its optimised graphs.
+        fresh = build_model(settings.model, seed=settings.seed, dtype=settings.precision)
+        for variable, value in zip(self.model.variables, fresh.variables, strict=True):
             variable.assign(value)
+        for variable in self.optimizer.variables:
+            variable.assign(tf.zeros_like(variable))
+        self.learning_rate = settings.learning_rate
         self._class_weights.assign(class_weights)
         self.model.seed = settings.seed  # a saved model says it
         self._settings = settings
@@ -145,27 +144,27 @@ class Learner:
         return [v.path for v in self.model.weights if not np.isfinite(np.array(v)).all()]
 
     def predict(
-        self, dataset: tf.data.Dataset, stop: Callable[[], None] | None = None
+        self, batches: Iterable[Any], stop: Callable[[], None] | None = None
     ) -> Predictions:
-        """Classifies every clip of a dataset that has ids.
+        """Classifies every clip of some batches that have ids.
 
         Args:
-          dataset: as `make_dataset` makes it with `with_ids=True`, this worker's rows of it.
+          batches: as `make_dataset` makes them with `with_ids=True`, this worker's rows of them.
           stop: called before every batch; may raise to interrupt.
 
         Returns:
-          What all workers found, in the order of the whole dataset.
+          What all workers found, in the order of the batches.
         """
         ids: list[str] = []
-        batches, labels, logits = [], [], []
-        for batch, (features, batch_labels, batch_ids) in enumerate(with_ids_apart(dataset)):
+        numbers, labels, logits = [], [], []
+        for batch, (features, batch_labels, batch_ids) in enumerate(with_ids_apart(batches)):
             if stop is not None:
                 stop()
             ids += batch_ids
-            batches.append(np.full(len(batch_ids), batch))
+            numbers.append(np.full(len(batch_ids), batch))
             labels.append(batch_labels.numpy())
             logits.append(self.logits(features).numpy())
-        own = [np.array(ids, np.str_), *map(np.concatenate, (batches, labels, logits))]
+        own = [np.array(ids, np.str_), *map(np.concatenate, (numbers, labels, logits))]
         parts = [_unpacked(part) for part in self._workers.gather(_packed(own))]
         all_ids, batch_of, all_labels, all_logits = map(np.concatenate, zip(*parts, strict=True))
         order = np.argsort(batch_of, kind="stable")  # of a batch, worker 0 has the first rows
