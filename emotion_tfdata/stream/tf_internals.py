@@ -117,8 +117,13 @@ def parallel_map(
     )
 
 
-def without_state(function: Callable[..., Any], *args: tf.Tensor) -> Any:
-    """`function(*args)`, for a function that takes an element out of a data set.
+def of_one_device() -> bool:
+    """Whether what is traced now is, which makes it another function."""
+    return _of_one_device.get()
+
+
+def without_state(function: Callable[..., Any], *specs: tf.TensorSpec) -> Callable[..., Any]:
+    """Traces a function that takes an element out of a data set.
 
     TensorFlow takes `DatasetToSingleElement` for state, and neither warns of nor refuses to save
     an iterator only where all functions in it say that they have none. Reading a record leaves
@@ -126,15 +131,14 @@ def without_state(function: Callable[..., Any], *args: tf.Tensor) -> Any:
 
     Args:
       function: of tensors; it must capture none.
-      args: of static shape.
+      specs: of these, of static shape.
 
     Returns:
-      What the function returns.
+      The function as a graph.
 
-    Without it: `function(*args)`, and `experimental_external_state_policy = IGNORE`, which then
+    Without it: `tf.function(function)`, and `experimental_external_state_policy = IGNORE`, which then
     hides the state of whatever is built on the data set too.
     """
-    specs = [tf.TensorSpec(arg.shape, arg.dtype) for arg in args]
     traced = tf.function(function, autograph=False).get_concrete_function(*specs)
     inner = traced._inference_function
     definition = function_pb2.FunctionDef()
@@ -145,7 +149,8 @@ def without_state(function: Callable[..., Any], *args: tf.Tensor) -> Any:
     runtime.add_function_def(definition)
     name = definition.signature.name
     pure = atomic_function.AtomicFunction(name, runtime, inner.function_type, inner.children)
-    return tf.nest.pack_sequence_as(traced.structured_outputs, pure.call_flat(*args))
+    made = traced.structured_outputs
+    return lambda *args: tf.nest.pack_sequence_as(made, pure.call_flat(*args))
 
 
 def random_numbers() -> tf.data.Dataset:
