@@ -43,7 +43,8 @@ class Buckets:
 
     def frames(self, modality: str) -> np.ndarray:
         """Rows of `audio` or of `landmarks` as served, int32 `[K]`."""
-        return _padded(self.audio_frames if modality == "audio" else self.landmarks_frames, modality)
+        audio, landmarks = self.audio_frames, self.landmarks_frames
+        return _padded(audio if modality == "audio" else landmarks, modality)
 
     def source_frames(self, modality: str) -> np.ndarray:
         """Rows of `audio` or of `landmarks` before the warp, int32 `[K]`."""

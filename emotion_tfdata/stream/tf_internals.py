@@ -136,8 +136,8 @@ def without_state(function: Callable[..., Any], *specs: tf.TensorSpec) -> Callab
     Returns:
       The function as a graph.
 
-    Without it: `tf.function(function)`, and `experimental_external_state_policy = IGNORE`, which then
-    hides the state of whatever is built on the data set too.
+    Without it: `function`, and `experimental_external_state_policy = IGNORE`, which then hides the
+    state of whatever is built on the data set too.
     """
     traced = tf.function(function, autograph=False).get_concrete_function(*specs)
     inner = traced._inference_function
