@@ -1,4 +1,4 @@
-"""TFLite's own runtime says what the model says, of clips one at a time."""
+"""TFLite's and ONNX's own runtimes say what the model says, of clips one at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from emotion_tfdata.training import run_dir, tflite
     ],
     ids=["both, some landmarks", "audio, trimmed, levelled", "landmarks by LSTM"],
 )
-def test_it_says_what_the_model_says(fake_data_dir, tmp_path, options):
+def test_it_says_what_the_model_says(fake_data_dir, tmp_path, monkeypatch, options):
     runtime = pytest.importorskip(
         "ai_edge_litert.interpreter", reason="needs ai-edge-litert, of the extra [dev]"
     )
@@ -37,3 +37,19 @@ def test_it_says_what_the_model_says(fake_data_dir, tmp_path, options):
         np.testing.assert_allclose(said["logits"][0], expected[row], atol=1e-4)
         np.testing.assert_allclose(said["probabilities"][0], shares[row], atol=1e-4)
     assert expected.std(axis=0).min() > 3e-3  # clips differ by more than they are held to
+    if "modalities" in options:
+        return
+    onnx = _as_onnx(tmp_path, monkeypatch)
+    names = {each.name: each.name.split(":")[0].split("default_")[1] for each in onnx.get_inputs()}
+    probabilities = onnx.run(None, {name: one[short] for name, short in names.items()})[1]
+    np.testing.assert_allclose(probabilities[0], shares[-1], atol=1e-4)
+
+
+def _as_onnx(folder, monkeypatch):
+    """`model.tflite` by the command that the documentation names, as ONNX Runtime takes it."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, of the extra [dev]")
+    convert = pytest.importorskip("tf2onnx.convert", reason="needs tf2onnx, of the extra [dev]")
+    files = ["--tflite", str(folder / run_dir.TFLITE), "--output", str(folder / "model.onnx")]
+    monkeypatch.setattr("sys.argv", ["tf2onnx.convert", "--opset", "17", *files])
+    convert.main()
+    return onnxruntime.InferenceSession(folder / "model.onnx")
