@@ -65,8 +65,7 @@ class Data:
     def clips(self) -> int:
         """In it; 0 where the manifest does not say."""
         shards = json.loads(self.manifest or b"{}").get("shards", [])
-        counts = [shard.get("records", 0) for shard in shards]
-        return sum(len(one) if isinstance(one, list) else int(one) for one in counts)
+        return sum(shard["records"] for shard in shards)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,21 +89,18 @@ class Plan:
         return rounds * self.clips / CLIPS_PER_S / 3600 + _SETUP_H
 
 
-def plan(
-    aws: Aws | None, project_dir: Path, asked: argparse.Namespace, train_args: Sequence[str]
-) -> Plan:
+def plan(aws: Aws | None, project_dir: Path, asked: argparse.Namespace) -> Plan:
     """Looks up and checks a new run.
 
     Args:
       aws: where; None for what can be said without an account.
       project_dir: the project's top folder.
-      asked: the flags of `launch.ec2 deploy`.
-      train_args: further arguments of train.py.
+      asked: the flags of `launch.ec2 deploy`, with train.py's as `train_args`.
 
     Raises:
       LaunchError, FileError: if something is not as it must be; nothing is made.
     """
-    command = _command(asked, train_args)
+    command = _command(asked)
     source, sha256 = pack(project_dir, command)
     data = find_data(aws, asked.data_dir) if asked.data_dir else None
     trainings, epochs = _trainings(project_dir, command)
@@ -140,30 +136,26 @@ def plan(
     return Plan(run, parameters, machines, trainings, clips, asked.max_hours, source, data)
 
 
-def _command(asked: argparse.Namespace, train_args: Sequence[str]) -> str:
+def _command(asked: argparse.Namespace) -> str:
     """What to run: the given command, or a training."""
-    command = str(asked.command).strip()
-    if command and train_args:
-        raise LaunchError(f"{train_args[0]}: give it within --command")
-    if not command:
-        if not asked.data_dir:
-            raise LaunchError("--data_dir is missing: a data set's folder, or s3://BUCKET/PREFIX")
-        command = _train_command(asked.flagfile, train_args)
-    try:
-        shlex.split(command)
-    except ValueError as error:  # quotes that do not close
-        raise LaunchError(f"--command={command}: {error}") from error
-    return command
-
-
-def _train_command(flagfile: str, more: Sequence[str]) -> str:
-    if Path(flagfile).is_absolute():  # the machine has another top folder
-        raise LaunchError(f"--flagfile={flagfile}: give its path from the project's top folder")
+    command, more = str(asked.command).strip(), asked.train_args
+    if command:
+        try:
+            shlex.split(command)
+        except ValueError as error:  # quotes that do not close
+            raise LaunchError(f"--command={command}: {error}") from error
+        if more:
+            raise LaunchError(f"{more[0]}: give it within --command")
+        return command
+    if not asked.data_dir:
+        raise LaunchError("--data_dir is missing: a data set's folder, or s3://BUCKET/PREFIX")
+    if Path(asked.flagfile).is_absolute():  # the machine has another top folder
+        raise LaunchError(f"--flagfile={asked.flagfile}: give its path from the project's top")
     for argument in more:
         if argument.lstrip("-").partition("=")[0] in ("data_dir", "model_dir", "flagfile"):
             raise LaunchError(f"{argument}: the machine has its own; leave it out after --")
-    arguments = ["python", "train.py", f"--flagfile={flagfile}", *more]
-    return f"{shlex.join(arguments)} --data_dir={{data}} --model_dir={{out}}"
+    training = shlex.join(["python", "train.py", f"--flagfile={asked.flagfile}", *more])
+    return f"{training} --data_dir={{data}} --model_dir={{out}}"
 
 
 def _stem(what: str) -> str:

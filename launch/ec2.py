@@ -94,9 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         flag("--dry_run", action="store_true", help="show what would be done, with its cost")
 
     def starts(flag: Any) -> None:
-        types = (
-            "up to three, the first with room is taken; default: 2 cores, 48 for several trainings"
-        )
+        types = "up to three, the first with room; default: 2 cores, or 48 for several trainings"
         flag("--instance_type", default="", help=types)
         spot = "cheaper; interrupted, it resumes on another machine by itself"
         flag("--spot", action="store_true", default=None, help=spot)
@@ -136,17 +134,13 @@ def main(argv: Sequence[str]) -> int:
         at = ours.index("--")
         ours, train_args = ours[:at], ours[at + 1 :]
     parser = _parser()
-    args, others = parser.parse_known_args(ours)
-    if others or (train_args and args.does is not _deploy):
-        unknown = (others or train_args)[0]
-        parser.error(f"{args.name_of_command} takes no {unknown}")
+    args = parser.parse_args(ours)
     args.train_args = train_args
+    if train_args and args.does is not _deploy:
+        parser.error(f"unrecognized arguments: {' '.join(train_args)}")
     if _missing:
-        parser.exit(
-            1,
-            f"launch.ec2 needs {_missing}: pip install -c launch/constraints.txt "
-            "-e '.[aws,train]'\n",
-        )
+        needed = "pip install -c launch/constraints.txt -e '.[aws,train]'"
+        parser.exit(1, f"launch.ec2 needs {_missing}: {needed}\n")
     logging.getLogger("botocore").setLevel(logging.WARNING)  # where it found what, line by line
     try:
         return int(args.does(args))
@@ -168,7 +162,7 @@ def _deploy(args: argparse.Namespace) -> int:
         if not args.dry_run:
             raise
         say(f"without AWS ({error}): account and network are not checked")
-    plan = deploy.plan(aws, PROJECT_DIR, args, args.train_args)
+    plan = deploy.plan(aws, PROJECT_DIR, args)
     deploy.show(plan, aws, deploy.offers.COMPARED if args.dry_run else ())
     if not _is_confirmed(args, "Start it?", "nothing was made"):
         return 0 if args.dry_run else 1

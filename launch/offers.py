@@ -174,18 +174,20 @@ def table(
     found: Sequence[Machine], hours: Sequence[float | None], max_hours: float, disk_gb: int
 ) -> list[str]:
     """Time and cost of several types side by side, for a person."""
-    lines = ["type          vCPUs    GiB      time   on demand          spot               at most"]
-    extras = extras_usd(disk_gb)
+    lines = [
+        "type          vCPUs   GiB   hours  on demand/h     total   at most    spot/h     total"
+    ]
+
+    def cost(usd: float | None, for_h: float | None, digits: int = 2) -> str:
+        if usd is None or not for_h:
+            return "?"
+        return f"${(usd + extras_usd(disk_gb)) * for_h:.{digits}f}"
+
     for one, time_h in zip(found, hours, strict=True):
-        cells = ["?", "?", "?"]
-        for at, usd in enumerate((one.usd, one.spot_usd)):
-            if usd is not None:
-                total = f" = ${(usd + extras) * time_h:.2f}" if time_h else ""
-                cells[at] = f"${usd + extras:.3f}/h{total}"
-        if one.usd is not None:
-            cells[2] = f"${(one.usd + extras) * max_hours:.2f}"
         lines.append(
-            f"{one.instance_type:12} {one.vcpus:>6} {one.memory_gib:>6g} "
-            f"{f'{time_h:.1f} h' if time_h else '?':>9}   {cells[0]:18} {cells[1]:18} {cells[2]}"
+            f"{one.instance_type:12} {one.vcpus:>6} {one.memory_gib:>5g} "
+            f"{f'{time_h:.1f}' if time_h else '?':>7} {cost(one.usd, 1, 3):>12} "
+            f"{cost(one.usd, time_h):>9} {cost(one.usd, max_hours):>9} "
+            f"{cost(one.spot_usd, 1, 3):>9} {cost(one.spot_usd, time_h):>9}"
         )
     return lines

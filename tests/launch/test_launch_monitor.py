@@ -185,9 +185,9 @@ def test_wrong_calls_are_told_and_touch_nothing(cloud, project):
     assert "arguments are required: run" in cloud.run("monitor").err
     assert "a run's name: up to 32 of a-z" in cloud.run("monitor", "A b").err
     for arguments, unknown in (
-        (("stop", "x", "--follow"), "stop takes no --follow"),
-        (("list", "x"), "list takes no x"),
-        (("monitor", "x", "--", "--epochs=2"), "monitor takes no --epochs=2"),
+        (("stop", "x", "--follow"), "unrecognized arguments: --follow"),
+        (("list", "x"), "unrecognized arguments: x"),
+        (("monitor", "x", "--", "--epochs=2"), "unrecognized arguments: --epochs=2"),
     ):
         told = cloud.run(*arguments)
         assert (told.status, unknown in told.err) == (2, True), told.err
