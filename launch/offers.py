@@ -70,61 +70,71 @@ def machines(aws: Aws | None, names: Sequence[str]) -> list[Machine]:
     found = {one["InstanceType"]: one for one in answer["InstanceTypes"]}
     if not found:
         raise LaunchError(f"--instance_type={','.join(names)}: not in {aws.region}")
-    return [_machine(aws, found[name]) for name in names if name in found]
+    names = [name for name in names if name in found]
+    listed, spot = _listed_usd(aws, names), _spot_usd(aws, names)
+    source = f"AWS's price list of {datetime.date.today()}, {aws.region}"
+    if not listed:
+        source = f"table of {AS_OF}, {aws.region}"
+        listed = {name: row[3] for name, row in _TABLE.items() if aws.region in REGIONS}
+    return [
+        Machine(name, *_size(found[name]), listed.get(name), spot.get(name), source)
+        for name in names
+    ]
 
 
-def _machine(aws: Aws, entry: dict[str, Any]) -> Machine:
-    name, kinds = entry["InstanceType"], entry["ProcessorInfo"]["SupportedArchitectures"]
+def _size(entry: dict[str, Any]) -> tuple[int, float, str]:
+    """A type's vCPUs, GiB and architecture, as EC2 describes it."""
+    name, gib = entry["InstanceType"], entry["MemoryInfo"]["SizeInMiB"] / 1024
     if re.split(r"\d", name)[0] not in _FAMILIES:
         raise LaunchError(
             f"--instance_type={name}: training runs on processors, and the machine gets no driver "
             "for anything else; choose one of the families c, m or r"
         )
-    gib, vcpus = entry["MemoryInfo"]["SizeInMiB"] / 1024, entry["VCpuInfo"]["DefaultVCpus"]
     if gib < 3.5:
         raise LaunchError(f"--instance_type={name}: {gib:g} GiB of memory; training needs 4")
-    usd, source = _listed_usd(aws, name), f"AWS's price list of {datetime.date.today()}"
-    if usd is None:
-        source = f"table of {AS_OF}"
-        usd = _TABLE[name][3] if name in _TABLE and aws.region in REGIONS else None
-    architecture = "x86_64" if "x86_64" in kinds else "arm64"
-    source = f"{source}, {aws.region}"
-    return Machine(name, vcpus, gib, architecture, usd, _spot_usd(aws, name), source)
+    is_intel = "x86_64" in entry["ProcessorInfo"]["SupportedArchitectures"]
+    return entry["VCpuInfo"]["DefaultVCpus"], gib, "x86_64" if is_intel else "arm64"
 
 
-def _listed_usd(aws: Aws, name: str) -> float | None:
-    """From AWS's price list; None where it is not available, such as without permission."""
-    wanted = {
-        **{"instanceType": name, "regionCode": aws.region, "operatingSystem": "Linux"},
-        **{"tenancy": "Shared", "preInstalledSw": "NA", "capacitystatus": "Used"},
+def _listed_usd(aws: Aws, names: Sequence[str]) -> dict[str, float]:
+    """From AWS's price list; none where it is not available, such as without permission."""
+    # Then minutes of retries are no use.
+    few = RETRIES.merge(Config(retries={"mode": "standard", "total_max_attempts": 2}))
+    pricing, found = aws.session.client("pricing", "us-east-1", config=few), {}
+    fixed = {
+        **{"regionCode": aws.region, "operatingSystem": "Linux", "tenancy": "Shared"},
+        **{"preInstalledSw": "NA", "capacitystatus": "Used"},
     }
-    filters = [{"Type": "TERM_MATCH", "Field": k, "Value": v} for k, v in wanted.items()]
-    try:
-        # Where it is not available, minutes of retries are no use.
-        few = RETRIES.merge(Config(retries={"mode": "standard", "total_max_attempts": 2}))
-        pricing = aws.session.client("pricing", "us-east-1", config=few)
-        answer = pricing.get_products(ServiceCode="AmazonEC2", Filters=filters)
-    except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError):
-        return None
-    for product in map(json.loads, answer["PriceList"]):
-        for term in product["terms"].get("OnDemand", {}).values():
-            for dimension in term["priceDimensions"].values():
-                return float(dimension["pricePerUnit"]["USD"])
-    return None
+    for name in names:
+        wanted = (fixed | {"instanceType": name}).items()
+        filters = [{"Type": "TERM_MATCH", "Field": k, "Value": v} for k, v in wanted]
+        try:
+            answer = pricing.get_products(ServiceCode="AmazonEC2", Filters=filters)
+        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError):
+            break
+        for product in map(json.loads, answer["PriceList"]):
+            for term in product["terms"].get("OnDemand", {}).values():
+                for dimension in term["priceDimensions"].values():
+                    found[name] = float(dimension["pricePerUnit"]["USD"])
+    return found
 
 
-def _spot_usd(aws: Aws, name: str) -> float | None:
+def _spot_usd(aws: Aws, names: Sequence[str]) -> dict[str, float]:
+    """Of now, in each type's cheapest zone."""
     try:
         answer = aws.client("ec2").describe_spot_price_history(
-            InstanceTypes=[name],
+            InstanceTypes=names,
             ProductDescriptions=["Linux/UNIX"],
             StartTime=datetime.datetime.now(datetime.timezone.utc),
         )
     except botocore.exceptions.ClientError:
-        return None
+        return {}
     history = sorted(answer["SpotPriceHistory"], key=lambda entry: entry["Timestamp"])
-    newest = {entry["AvailabilityZone"]: float(entry["SpotPrice"]) for entry in history}
-    return min(newest.values(), default=None)
+    newest = {(one["InstanceType"], one["AvailabilityZone"]): one["SpotPrice"] for one in history}
+    return {
+        name: min(float(usd) for (kind, _), usd in newest.items() if kind == name)
+        for name in {kind for kind, _ in newest}
+    }
 
 
 def extras_usd(disk_gb: int) -> float:

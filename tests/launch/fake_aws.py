@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import datetime
 import fnmatch
+import functools
 import hashlib
 import http.client
 import http.server
@@ -82,40 +83,6 @@ def error(status: int, code: str, message: str = "", service: str = "s3") -> Ans
     return Answer(status, body.encode())
 
 
-# Stands in for train.py where training is not the point: the same files, the same answers.
-TRAINER = """
-import json, os, pathlib, signal, sys, time
-
-flags = dict(a.lstrip("-").partition("=")[::2] for a in sys.argv[1:])
-if "only_check_args" in flags:
-    sys.exit("FATAL Flags parsing error: Unknown command line flag" if "bad" in flags else 0)
-model, epochs = pathlib.Path(flags["model_dir"]), int(flags.get("epochs", 3))
-assert (pathlib.Path(flags["data_dir"]) / "manifest.json").is_file()
-stop = []
-signal.signal(signal.SIGTERM, lambda *a: stop.append(1))
-
-def write(name, text):
-    (model / (name + ".tmp")).write_text(text)
-    os.replace(model / (name + ".tmp"), model / name)
-
-write("settings.json", json.dumps({"epochs": epochs}))
-checkpoint = model / "checkpoint.npz"
-at = json.loads(checkpoint.read_text()) if checkpoint.exists() else 0
-print("from epoch", at, flush=True)
-# With --until, epochs beyond those go on until the test makes that file.
-while at < epochs or ("until" in flags and not os.path.exists(flags["until"])):
-    if stop:
-        print("stopped at", at, flush=True)
-        sys.exit(0)
-    if at == int(flags.get("fail_at", -1)):
-        sys.exit("train.py: the loss is nan")
-    time.sleep(0.02)
-    at += 1
-    write("checkpoint.npz", json.dumps(at))
-    write("history.json", json.dumps([{"epoch": e + 1, "train": {"loss": 1.5}} for e in range(at)]))
-    print("epoch", at, flush=True)
-write("report.json", json.dumps({"epochs": at}))
-"""
 DROP = "drop"  # the request never arrives
 LOSE = "lose"  # it is carried out, the answer is lost
 
@@ -207,13 +174,9 @@ class Cloud:
     def __init__(self, proxy: Proxy, capsys: pytest.CaptureFixture[str]) -> None:
         self.proxy = proxy
         self._capsys = capsys
-        self._clients: dict[str, Any] = {}
 
     def client(self, service: str) -> Any:
-        if service not in self._clients:
-            session = boto3.session.Session("AKIATEST", "of-the-test", region_name=REGION)
-            self._clients[service] = session.client(service, config=RETRIES)
-        return self._clients[service]
+        return _client(self.proxy.url, service)
 
     @property
     def root(self) -> Folder:
@@ -274,6 +237,12 @@ class Cloud:
         """Puts a status up as the machine does."""
         content = {"updated_at": round(time.time()), "machine_s": 3600, **status}
         self.root.folder(f"runs/{name}").put("status.json", json.dumps(content).encode())
+
+
+@functools.cache
+def _client(url: str, service: str) -> Any:
+    session = boto3.session.Session("AKIATEST", "of-the-test", region_name=REGION)
+    return session.client(service, endpoint_url=url, config=RETRIES)
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -460,11 +429,11 @@ def _make_region(cloud: Cloud) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, project_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small project under git that deploys: train.py and launch/ are the real ones."""
+    """A small project under git that deploys; launch/ is the real one."""
     path = tmp_path / "project"
     path.mkdir()
     shutil.copytree(project_dir / "launch", path / "launch", ignore=shutil.ignore_patterns("__py*"))
-    (path / "train.py").write_text(TRAINER)
+    shutil.copy(Path(__file__).parent / "small_train.py", path / "train.py")
     (path / "tcn.flags").write_text("--epochs=3\n")
     (path / "secret.env").write_text("PASSWORD=never-uploaded\n")
     git(path, "init", "--quiet")

@@ -142,17 +142,6 @@ def test_amazon_linux_installs_by_dnf_and_preprocessing_gets_its_libraries(
     assert cloud.status("one")["state"] == "finished"
 
 
-def test_a_machine_that_follows_one_that_failed_ends_itself_at_once(cloud, machine, user_data):
-    """As Auto Scaling may have started it before it heard."""
-    script = user_data()
-    cloud.say("one", state="failed", message="setting up failed: fetching the source")
-    one = machine()
-    assert one.boot(script) == 0, one.log
-    assert cloud.group("one")["DesiredCapacity"] == 0
-    assert cloud.status("one")["message"] == "setting up failed: fetching the source"
-    assert one.calls == []
-
-
 def test_interrupted_in_the_middle_the_next_machine_resumes(
     cloud, metadata, machine, user_data, tmp_path
 ):

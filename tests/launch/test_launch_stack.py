@@ -296,8 +296,9 @@ def test_spot_prices_are_the_newest_of_the_cheapest_zone(stubs):
 
     def entry(zone, hours, usd):
         at = NOW + datetime.timedelta(hours=hours)
-        return {"AvailabilityZone": zone, "Timestamp": at, "SpotPrice": usd}
+        about = {"InstanceType": "c7i.xlarge", "AvailabilityZone": zone, "Timestamp": at}
+        return {**about, "SpotPrice": usd}
 
     history = [entry("a", 0, "0.01"), entry("a", 1, "0.09"), entry("b", 0, "0.08")]
     stub["ec2"].add_response("describe_spot_price_history", {"SpotPriceHistory": history})
-    assert offers._spot_usd(account, "c7i.xlarge") == 0.08
+    assert offers._spot_usd(account, ["c7i.xlarge"]) == {"c7i.xlarge": 0.08}
