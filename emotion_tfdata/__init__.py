@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emotion_tfdata.augment.draw import Augment
+    from emotion_tfdata.augment.config import Augment
     from emotion_tfdata.features import Features, Reading
     from emotion_tfdata.records import Records
     from emotion_tfdata.stream.memory import keep_freed_memory
@@ -25,7 +25,7 @@ __all__ = [
 
 # Looked up when first used: what reads no tensors must not wait for TensorFlow to load.
 _HOMES = {
-    "Augment": "emotion_tfdata.augment.draw",
+    "Augment": "emotion_tfdata.augment.config",
     "Features": "emotion_tfdata.features",
     "Reading": "emotion_tfdata.features",
     "Records": "emotion_tfdata.records",
@@ -36,7 +36,9 @@ _HOMES = {
 
 
 _OLDEST_TENSORFLOW = (2, 16)
-_WITHOUT_TENSORFLOW = ("emotion_tfdata.features", "emotion_tfdata.records")
+_WITHOUT_TENSORFLOW = tuple(
+    f"emotion_tfdata.{name}" for name in ("augment.config", "features", "records")
+)
 
 
 def __getattr__(name: str) -> Any:

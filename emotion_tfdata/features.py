@@ -4,77 +4,82 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from numbers import Integral, Real
 from typing import Any
 
 from emotion_tfdata.dataset.people import LABELS
+from emotion_tfdata.fields import check, documented, is_whole, setting
 from emotion_tfdata.labels import class_names
 
 MODALITIES = {"both": ("audio", "landmarks"), "audio": ("audio",), "landmarks": ("landmarks",)}
 META = ("corpus", "actor", "intensity", "sentence")
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Features:
     """What is served of each clip. `make_dataset`, trainings, exports and predictions share it.
-
-    Attributes:
-      modalities: `"both"`, `"audio"` or `"landmarks"`; None for all that the data set has.
-      landmarks: `"all"`, `"expressive"` or indices; see `landmark_sets`.
-      normalize: whether each feature is brought to zero mean and unit deviation over the training
-        side. Without it, audio is in dB and landmarks are in distances between the eyes.
-      relative_level: whether audio counts from the mean of the clip's own energies, over the bands
-        and the frames that are not masked off, so that it does not say how loud the clip is. It
-        takes nothing but the clip.
-      trim_silence_db: mask the audio before the first and after the last frame that comes within
-        so many dB of the clip's loudest, and leave the landmarks alone. None masks nothing.
-      head: whether the pose of the head is served, `head`: what the landmarks' own frame took away.
-        It is warped in time as they are, and neither scaled nor made noisy.
-      with_ids: whether `example_id` is served.
-      with_meta: whether `corpus`, `actor`, `intensity` and `sentence` are served, in the corpus's
-        own codes.
-      num_classes: 6 where the data set was built with 8; None for all classes that it has.
-      labels: what a clip's label is: `"intended"`, what the actor was to show; `"perceived"`, what
-        most of CREMA-D's raters took the clip for who were given the same modalities, without the
-        clips they are tied on; `"votes"`, their votes as a distribution. Clips of other corpora,
-        which nobody rated, keep the intended one.
 
     Raises:
       ValueError: for a value that is not allowed, when it is made.
     """
 
-    modalities: str | None = None
-    landmarks: str | Sequence[int] = "all"
-    normalize: bool = True
-    relative_level: bool = False
-    trim_silence_db: float | None = None
-    head: bool = False
-    with_ids: bool = False
-    with_meta: bool = False
-    num_classes: int | None = None
-    labels: str = "intended"
+    modalities: str | None = setting(
+        None, "what is served; None for all that the data set has", choices=tuple(MODALITIES)
+    )
+    landmarks: str | Sequence[int] = setting(
+        "all", "all, expressive, or indices, as a flag 0,13,14; see landmark_sets"
+    )
+    normalize: bool = setting(
+        True,
+        "whether each feature is brought to zero mean and unit deviation over the training side; "
+        "without it, audio is in dB and landmarks are in distances between the eyes",
+        flag=None,
+    )
+    relative_level: bool = setting(
+        False,
+        "whether audio counts from the mean of the clip's own energies, over the bands and the "
+        "frames that are not masked off: how loud a clip is does not matter",
+    )
+    trim_silence_db: float | None = setting(
+        None,
+        "mask the audio before the first and after the last frame that comes within so many dB of "
+        "the clip's loudest, and leave the landmarks alone; without it nothing is masked",
+        "(0, 200)",
+    )
+    head: bool = setting(
+        False,
+        "whether the pose of the head is served, `head`: what the landmarks' own frame took away; "
+        "it is warped in time as they are, and neither scaled nor made noisy",
+        flag=None,
+    )
+    with_ids: bool = setting(False, "whether `example_id` is served", flag=None)
+    with_meta: bool = setting(
+        False,
+        "whether `corpus`, `actor`, `intensity` and `sentence` are served, in the corpus's own "
+        "codes",
+        flag=None,
+    )
+    num_classes: int | None = setting(
+        None, "6 of a data set that was built with 8; None for all that it has"
+    )
+    labels: str = setting(
+        "intended",
+        "what a clip's label is. intended: what the actor was to show. perceived: what most of "
+        "CREMA-D's raters took the clip for who were given the same modalities, without the clips "
+        "they are tied on. votes: their votes as a distribution, tested on the intended. Clips of "
+        "other corpora, which nobody rated, keep the intended one",
+        choices=tuple(LABELS),
+    )
 
     def __post_init__(self) -> None:
-        if self.modalities is not None and self.modalities not in MODALITIES:
-            allowed = ", ".join(MODALITIES)
-            raise ValueError(f"modalities must be one of {allowed}, got {self.modalities!r}")
-        is_word = isinstance(self.landmarks, str) and self.landmarks in ("all", "expressive")
-        if not is_word:
+        check(self)
+        if self.landmarks not in ("all", "expressive"):
             if not is_sequence_of(self.landmarks, is_whole):
                 _refuse(self, "landmarks", "'all', 'expressive' or a list of indices")
             # A tuple, so that equal choices are equal and can be keys.
             object.__setattr__(self, "landmarks", tuple(int(index) for index in self.landmarks))
-        for name in ("normalize", "relative_level", "head", "with_ids", "with_meta"):
-            if not isinstance(getattr(self, name), bool):
-                _refuse(self, name, "True or False")
-        trim = self.trim_silence_db
-        is_number = isinstance(trim, Real) and not isinstance(trim, bool)
-        if trim is not None and not (is_number and 0 < trim < 200):
-            _refuse(self, "trim_silence_db", "between 0 and 200")
         if self.num_classes is not None:
             class_names(self.num_classes)
-        if self.labels not in LABELS:
-            _refuse(self, "labels", f"one of {', '.join(LABELS)}")
 
     def chosen(self, stored: Sequence[str], where: str) -> tuple[str, ...]:
         """The modalities served from a data set.
@@ -148,11 +153,6 @@ class Reading:
             )
         part = batch_size // count
         return list(range(index * part, (index + 1) * part))
-
-
-def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number, numpy's included, and no bool."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_sequence_of(values: Any, is_one: Callable[[Any], bool]) -> bool:

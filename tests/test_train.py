@@ -120,7 +120,7 @@ def test_the_settings_defaults_are_the_flags(parsed, fake_data_dir):
     module = parsed(f"--data_dir={fake_data_dir}", "--landmarks=all")
     chosen = command.settings_of(module.FLAGS)
     assert chosen == Settings(name="tcn", model=chosen.model, features=Features("both"))
-    assert module.FLAGS["landmarks"].default == ["expressive"]
+    assert module.FLAGS["landmarks"].default == "expressive"
 
 
 def test_the_voice_alone_is_warped_masked_and_measured_from_its_own_level(parsed, fake_data_dir):
@@ -157,8 +157,7 @@ def test_flags_reach_the_settings(parsed, fake_data_dir):
         ([], r"data/sample/tfrecords does not exist .*quickstart\.sh makes it"),
         (["--modalities=sound"], r"--modalities=sound: value should be one of <both\|audio\|"),
         (["--epoch=3"], "Unknown command line flag 'epoch'. Did you mean: epochs"),
-        (["--batch_size=0"], "--batch_size=0: 0 is not a positive integer"),
-        (["--epochs=0"], "--epochs=0: 0 is not a positive integer"),
+        (["--batch_size=0"], r"--batch_size=0: 0 is not an integer in the range \[1, 2147483647\]"),
         (
             ["--intra_op_threads=-2"],
             r"--intra_op_threads=-2: -2 is not .* in the range \[0, 1024\]",
@@ -175,31 +174,27 @@ def test_a_users_mistake_is_one_clear_line(train, flags, says):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
+        (["--clip_norm=inf"], r"clip_norm must be in \[0, 1e30\), got inf"),
         (
-            ["--batch_size=100000000000000000000"],
-            "batch_size must be at most 2147483647, got 10{20}",
+            ["--model=tcn_filters=100000000000000000000"],
+            r"tcn_filters must be a whole number in \[1, 65536\], got 10{20}",
         ),
-        (["--clip_norm=inf"], "clip_norm must be a number that float32 holds, got inf"),
-        (["--min_learning_rate=inf"], "min_learning_rate must be a number that float32 holds"),
-        (["--model=tcn_filters=100000000000000000000"], "tcn_filters is 10{20}; .* 1 to 65536"),
         (["--fold=9"], "--fold=9: protocol actor has folds 0 to 4"),
         (["--folds=one"], "--folds=one: give 'all' or numbers"),
         (["--folds=0,1,0"], "--folds=0,1,0: a fold is given twice"),
         (["--folds=0,9"], "--folds=0,9: .* has clips in actor folds 0, 1, 2, 3, 4"),
         (["--augment_stretch=1.1,0.9"], r"stretch must be a range \(low, high\)"),
-        (["--augment_stretch=1"], "--augment_stretch=1: give two numbers, LOW,HIGH"),
+        (["--augment_stretch=1"], r"stretch must be 2 numbers in \[0\.5, 2\], got \(1\.0,\)"),
+        (["--augment_stretch=1,a"], r"--augment_stretch=1,a: give 2 numbers in \[0\.5, 2\], sep"),
         (["--model=nonsense=1"], "--model=nonsense=1: give FIELD=VALUE, with FIELD one of audio_"),
         (["--landmarks=lips"], "landmarks must be 'all', 'expressive' or a list of indices"),
         (["--select_on=none"], "lr_schedule must be cosine or constant with select_on=none"),
         (["--num_classes=8"], "was built with 6 classes"),
         (["--model_dir=/proc/none"], "--model_dir=/proc/none cannot be written"),
-        (
-            ["--trim_silence_db=250"],
-            "trim_silence_db must be between 0 and 200, got 250",
-        ),
+        (["--trim_silence_db=250"], r"trim_silence_db must be in \(0, 200\), got 250"),
         (
             ["--trim_silence_db=250", "--folds=0,1"],
-            "trim_silence_db must be between 0 and 200, got 250",
+            r"trim_silence_db must be in \(0, 200\), got 250",
         ),
         (["--model=audio_dropout=0.5,0.2"], "--model=audio_dropout=0.5,0.2: audio_dropout is one"),
         (["--profile=5,2"], "--profile=5,2: the steps must be 1 <= FIRST <= LAST"),

@@ -1,5 +1,5 @@
 """Augmentation: what to do is drawn from keys, then done to whole batches."""
 
-from emotion_tfdata.augment.draw import Augment, Draws, draw
+from emotion_tfdata.augment.config import Augment
 
-__all__ = ["Augment", "Draws", "draw"]
+__all__ = ["Augment"]

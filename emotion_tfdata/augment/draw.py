@@ -2,118 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from emotion_tfdata.augment import rng
+from emotion_tfdata.augment.config import Augment
 from emotion_tfdata.augment.rng import Stream
-
-
-@dataclasses.dataclass(frozen=True)
-class Augment:
-    """How a training set is enlarged.
-
-    An epoch holds every clip as it is and `factor - 1` copies of it. A copy is altered with
-    `probability`; one that is altered is warped, made noisy, or both. Where they are asked for,
-    each altered copy also gets a warp of the mel axis and masks over bands and over time. These
-    change its audio alone: a length of the vocal tract has no counterpart in the face, and what
-    one modality lacks for a moment is what the other is there for.
-
-    Attributes:
-      factor: size of an epoch in clips of the set; 1 adds no copy, 1.5 a copy of half of the clips
-        (other ones every epoch), 2 one copy of each.
-      probability: that a copy is altered at all.
-      warp_share: share of the altered copies that are only warped.
-      noise_share: share that are only made noisy; the rest is both.
-      stretch: range of the one stretch factor for both modalities: what happens at `t` comes to
-        `t * stretch`.
-      noise_level: range of the one noise level for both modalities, in standard deviations of each
-        feature over the training folds.
-      noise_correlation: correlation of the noise of any two features, of one or of both modalities,
-        at one instant: the share of its variance that comes from one slow process on the clock that
-        both share.
-      noise_slow_hz: highest frequency of that slow process, in Hz.
-      mel_warp: range of the factor of the mel axis, uniform, about 1: what stood at the frequency
-        `f` comes to about `f / factor`. `(1, 1)` leaves it as it is. The formula and its source
-        are those of `augment.mel`.
-      frequency_masks: how many masks over bands an altered copy gets; 0 for none. Masks may
-        overlap, and hide a feature by its mean over the training folds.
-      frequency_mask_bands: widest of them, in bands; widths are uniform from 0.
-      time_masks: how many masks over time an altered copy gets; 0 for none. They lie among the
-        frames of audio that are not masked off, and these stay what they are for `audio_mask`.
-      time_mask_s: widest of them, in seconds of the warped clip; widths are uniform from 0.
-      time_mask_share: largest share of a clip's frames that its time masks hide together.
-      modality_dropout: that a copy loses its voice or its face, either as often: its mask is then
-        false throughout. What is trained on such copies serves clips of one modality too.
-    """
-
-    factor: float = 2.0
-    probability: float = 0.8
-    warp_share: float = 0.4
-    noise_share: float = 0.3
-    stretch: tuple[float, float] = (0.9, 1.1)
-    noise_level: tuple[float, float] = (0.001, 0.01)
-    noise_correlation: float = 0.5
-    noise_slow_hz: float = 2.0
-    mel_warp: tuple[float, float] = (1.0, 1.0)
-    frequency_masks: int = 0
-    frequency_mask_bands: int = 10
-    time_masks: int = 0
-    time_mask_s: float = 0.2
-    time_mask_share: float = 0.3
-    modality_dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        def check(holds: bool, name: str, allowed: str) -> None:
-            if not holds:
-                raise ValueError(f"Augment: {name} must be {allowed}, got {getattr(self, name)!r}")
-
-        for name in ("stretch", "noise_level", "mel_warp"):
-            value = getattr(self, name)
-            check(isinstance(value, tuple | list) and len(value) == 2, name, "a range (low, high)")
-        check(1 <= self.factor <= 100, "factor", "in [1, 100]")
-        shares = ("probability", "warp_share", "noise_share", "noise_correlation")
-        for name in (*shares, "modality_dropout"):
-            check(0 <= getattr(self, name) <= 1, name, "in [0, 1]")
-        check(
-            self.warp_share + self.noise_share <= 1 + 1e-9,
-            "noise_share",
-            f"at most 1 - warp_share = {1 - self.warp_share:g}",
-        )
-        low, high = self.stretch
-        check(0.5 <= low <= high <= 2, "stretch", "a range (low, high) within [0.5, 2]")
-        low, high = self.noise_level
-        check(0 <= low <= high < math.inf, "noise_level", "a range (low, high) from 0 up")
-        check(0 < self.noise_slow_hz <= 15, "noise_slow_hz", "in (0, 15]")
-        low, high = self.mel_warp
-        check(0.5 <= low <= high <= 2, "mel_warp", "a range (low, high) within [0.5, 2]")
-        for name, least, most in (
-            ("frequency_masks", 0, 20),
-            ("frequency_mask_bands", 1, 1000),
-            ("time_masks", 0, 20),
-        ):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            check(whole and least <= value <= most, name, f"a whole number in [{least}, {most}]")
-        check(0 < self.time_mask_s <= 60, "time_mask_s", "in (0, 60]")
-        check(0 < self.time_mask_share < 1, "time_mask_share", "in (0, 1)")
-
-    @property
-    def warps_mel(self) -> bool:
-        """Whether any copy's mel axis is warped."""
-        return self.mel_warp != (1, 1)
-
-    @property
-    def copies(self) -> int:
-        """How many copies of a clip there can be in an epoch."""
-        return math.ceil(self.factor - 1)
-
-    def num_copied(self, copy: int, num_examples: int) -> int:
-        """How many clips have a copy number `copy` (from 1) in an epoch."""
-        return round(min(max(self.factor - copy, 0.0), 1.0) * num_examples)
 
 
 class Draws(NamedTuple):

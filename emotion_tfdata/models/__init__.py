@@ -1,10 +1,24 @@
 """The models: a branch for the voice, one for the face, and what joins them."""
 
-from emotion_tfdata.models import backend
+from __future__ import annotations
 
-backend.check()
+from typing import TYPE_CHECKING, Any
 
-from emotion_tfdata.models.config import MODALITIES, VIDEO_BRANCHES, ModelConfig  # noqa: E402
-from emotion_tfdata.models.model import EmotionModel, build_model  # noqa: E402
+from emotion_tfdata.models.config import ModelConfig
 
-__all__ = ["MODALITIES", "VIDEO_BRANCHES", "EmotionModel", "ModelConfig", "build_model"]
+if TYPE_CHECKING:
+    from emotion_tfdata.models.model import EmotionModel, build_model
+
+__all__ = ["EmotionModel", "ModelConfig", "build_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads Keras when a model is first asked for: settings and flags need none."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from emotion_tfdata.models import backend
+
+    backend.check()
+    from emotion_tfdata.models import model
+
+    return getattr(model, name)

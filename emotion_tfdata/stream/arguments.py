@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from emotion_tfdata.augment.draw import Augment
+from emotion_tfdata.augment.config import Augment
 from emotion_tfdata.features import Features, Reading, check_whole, is_sequence_of
 
 _P = ParamSpec("_P")

@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from emotion_tfdata.augment import rng
-from emotion_tfdata.augment.draw import NOTHING, Augment, Draws, draw
+from emotion_tfdata.augment.config import Augment
+from emotion_tfdata.augment.draw import NOTHING, Draws, draw
 from emotion_tfdata.augment.rng import Stream
 from emotion_tfdata.augment.warp import stretched_frames
 from emotion_tfdata.dataset import timebase

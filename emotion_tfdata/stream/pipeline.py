@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from emotion_tfdata.augment.draw import Augment
+from emotion_tfdata.augment.config import Augment
 from emotion_tfdata.dataset import storage
 from emotion_tfdata.dataset import table as table_lib
 from emotion_tfdata.dataset.protocols import Corpora

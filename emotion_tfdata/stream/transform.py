@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from emotion_tfdata.augment.draw import Augment, Draws
+from emotion_tfdata.augment.config import Augment
+from emotion_tfdata.augment.draw import Draws
 from emotion_tfdata.augment.mask import hidden_bands, hidden_frames
 from emotion_tfdata.augment.mel import MelAxis, mel_axis, warp_bands
 from emotion_tfdata.augment.noise import WHITE_AUDIO, WHITE_LANDMARKS, noise

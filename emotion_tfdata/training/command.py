@@ -13,25 +13,25 @@ from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
-from emotion_tfdata.dataset.people import LABELS
-from emotion_tfdata.dataset.protocols import NAMES as PROTOCOLS
+from emotion_tfdata.augment.config import Augment
 from emotion_tfdata.dataset.protocols import short_name
+from emotion_tfdata.features import Features
+from emotion_tfdata.fields import define_flags, from_flags
+from emotion_tfdata.models.config import ModelConfig
+from emotion_tfdata.training.settings import Settings
 
 if TYPE_CHECKING:
     from emotion_tfdata.training.learner import Learners
-    from emotion_tfdata.training.settings import Settings
 
 STOPPED = 130  # status of a training that was asked to stop
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines the flags of a training."""
-    string, boolean, floating, integer, enum, listing, multi_string = (
+    """Defines the flags of a training: its settings', and where and how it is done."""
+    string, boolean, floating, integer, multi_string = (
         functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=values)
-        for kind in ("string", "bool", "float", "integer", "enum", "list", "multi_string")
+        for kind in ("string", "bool", "float", "integer", "multi_string")
     )
-
-    # What to train on and where to.
     string("data_dir", "data/sample/tfrecords", "data set, from preprocess.build_tfrecords")
     string(
         "model_dir",
@@ -40,134 +40,18 @@ def define(values: flags.FlagValues) -> None:
         "--fold, --folds, --modalities, --protocol, --labels and corpora say where they are not "
         "the default)",
     )
-    string("name", "tcn", "name of the system, for the report and --model_dir")
     boolean(
         "overwrite",
         False,
         "remove another training's files from --model_dir; one of the same settings is resumed",
     )
-    enum("modalities", "both", ["both", "audio", "landmarks"], "what the model is given")
-    listing("landmarks", ["expressive"], "all, expressive, or indices: 0,13,14")
-    floating(
-        "trim_silence_db",
-        0.0,
-        "mask the audio before and after what comes within so many dB of the clip's loudest frame; "
-        "0: mask nothing",
-    )
-    boolean(
-        "relative_level",
-        False,
-        "audio counts from the mean of the clip's own energies: how loud a clip is does not matter",
-    )
-    enum(
-        "num_classes",
-        None,
-        ["6", "8"],
-        "6 of a data set built with 8 classes; all it has if not given",
-    )
-
-    # What is held out.
-    string(
-        "protocol",
-        "actor",
-        f"who is held out: {', '.join(PROTOCOLS)}, or a JSON file of folds, "
-        '{"0": ["ravdess/01", ...], ...}. random is leaky: its actors are on both sides',
-    )
-    listing("train_corpora", [], "corpora to train and select on, e.g. ravdess; all if empty")
-    listing("test_corpora", [], "corpora to hold out clips of, e.g. crema_d; all if empty")
-    enum(
-        "labels",
-        "intended",
-        list(LABELS),
-        "what a clip's label is. intended: what the actor was to show. perceived: what most raters "
-        "of CREMA-D took it for. votes: trains on their votes as a distribution, tests on the "
-        "intended",
-    )
-    integer("fold", 0, "fold that is held out for the report")
-    enum(
-        "select_on",
-        "inner",
-        ["inner", "held_out", "none"],
-        "where epoch and learning rate are decided. inner: on one more fold taken out of training. "
-        "held_out: on the held-out fold itself, optimistic. none: nowhere, the last epoch counts",
-    )
-    enum(
-        "select_by",
-        "loss",
-        ["loss", "uar"],
-        "figure decided by: cross-entropy, or unweighted recall",
-    )
-
-    # The model; what is not said here is in the table of emotion_tfdata.models.ModelConfig.
-    enum("video", "tcn", ["tcn", "bilstm"], "what reads the landmarks")
-    floating("l2", 0.001, "L2 penalty on dense layers", lower_bound=0)
-    floating("l2_tcn", 0.001, "L2 penalty on the TCN's convolutions", lower_bound=0)
+    define_flags(values, Settings)
+    usual = Settings().features
+    define_flags(values, Features, modalities=usual.modalities, landmarks=usual.landmarks)
+    define_flags(values, ModelConfig)
     multi_string("model", [], "FIELD=VALUE of ModelConfig, e.g. --model=audio_dropout=0.5")
-
-    # Augmentation of training clips.
     boolean("augment", True, "add altered copies of the training clips")
-    floating("augment_factor", 2.0, "size of an epoch in clips; 2 adds a copy of each")
-    floating("augment_probability", 0.8, "that a copy is altered")
-    floating("augment_warp_share", 0.4, "share of altered copies that are only warped in time")
-    floating("augment_noise_share", 0.3, "share that only get noise; the rest get both")
-    listing("augment_stretch", ["0.9", "1.1"], "range of the time warp's factor")
-    listing(
-        "augment_noise_level",
-        ["0.001", "0.01"],
-        "range of the noise, in deviations of each feature",
-    )
-    floating("augment_noise_correlation", 0.5, "correlation of the noise of two features")
-    floating("augment_noise_slow_hz", 2.0, "highest frequency of the shared noise, in Hz")
-    listing(
-        "augment_mel_warp",
-        ["1", "1"],
-        "range of the factor that every altered copy's mel axis is warped by; 1,1: not warped",
-    )
-    integer("augment_frequency_masks", 0, "masks over mel bands of an altered copy")
-    integer("augment_frequency_mask_bands", 10, "widest of them, in bands")
-    integer("augment_time_masks", 0, "masks over time of an altered copy's audio")
-    floating("augment_time_mask_s", 0.2, "widest of them, in seconds")
-    floating(
-        "augment_time_mask_share", 0.3, "largest share of a clip that its time masks hide together"
-    )
-
-    floating(
-        "augment_modality_dropout",
-        0.0,
-        "that a copy loses its voice or its face, so that the model serves clips of one alone",
-    )
-
-    # Optimization.
-    integer("epochs", 60, "most epochs", lower_bound=1)
-    integer("batch_size", 24, "clips a step", lower_bound=1)
-    floating("learning_rate", 0.001, "Adam's, of the first epoch", lower_bound=0)
-    enum(
-        "lr_schedule",
-        "plateau",
-        ["plateau", "cosine", "constant"],
-        "plateau: lowered where selection levels off; cosine: to zero at the last epoch",
-    )
-    floating("lr_factor", 0.5, "plateau: what the rate is multiplied by")
-    integer("lr_patience", 5, "plateau: epochs without a better one before that")
-    floating("min_learning_rate", 1e-5, "plateau: lowest rate")
-    integer("early_stopping", 15, "epochs without a better one that end it; 0: never")
-    enum(
-        "class_weights",
-        "none",
-        ["none", "balanced"],
-        "balanced: rare classes weigh more in the loss",
-    )
-    floating("label_smoothing", 0.0, "share of the target spread over all classes")
-    floating("clip_norm", 0.0, "largest norm of the gradient; 0: not clipped")
-    integer("seed", 0, "of weights, dropout, order and augmentation")
-    enum(
-        "precision",
-        "float32",
-        ["float32", "mixed_bfloat16", "float64"],
-        "mixed_bfloat16: of matrix products; weights, recurrence, statistics and loss are float32. "
-        "float64: all of it, to check what rounding does",
-    )
-
+    define_flags(values, Augment, "augment_")
     boolean("tflite", False, "write model.tflite too, for LiteRT on phones: one clip at a time")
 
     # The machine. None of these changes what is computed, but for the rounding of other thread
@@ -178,27 +62,12 @@ def define(values: flags.FlagValues) -> None:
     flags.register_validator(
         "checkpoint_every_s", math.isfinite, "must be a number of seconds", flag_values=values
     )
-    integer(
-        "intra_op_threads",
-        0,
-        "threads within an operation; 0: one for two cores, at most 16",
-        lower_bound=0,
-        upper_bound=1024,
-    )
-    integer(
-        "inter_op_threads",
-        0,
-        "operations at a time; 0: one a core, at most 4",
-        lower_bound=0,
-        upper_bound=1024,
-    )
-    integer(
-        "input_threads",
-        0,
-        "threads that read and augment; 0: one a core, at most 4",
-        lower_bound=0,
-        upper_bound=1024,
-    )
+    for name, meaning in (
+        ("intra_op_threads", "threads within an operation; 0: one for two cores, at most 16"),
+        ("inter_op_threads", "operations at a time; 0: one a core, at most 4"),
+        ("input_threads", "threads that read and augment; 0: one a core, at most 4"),
+    ):
+        integer(name, 0, meaning, lower_bound=0, upper_bound=1024)
     string(
         "profile",
         None,
@@ -227,64 +96,21 @@ def settings_of(values: flags.FlagValues) -> Settings:
     Raises:
       ValueError: for values that are not allowed or do not fit each other or the data set.
     """
-    from emotion_tfdata.augment import Augment
-    from emotion_tfdata.features import Features
     from emotion_tfdata.training import run
-    from emotion_tfdata.training.settings import Settings
 
-    augment = None
-    if values.augment:
-        augment = Augment(
-            factor=values.augment_factor,
-            probability=values.augment_probability,
-            warp_share=values.augment_warp_share,
-            noise_share=values.augment_noise_share,
-            stretch=_range(values, "augment_stretch"),
-            noise_level=_range(values, "augment_noise_level"),
-            noise_correlation=values.augment_noise_correlation,
-            noise_slow_hz=values.augment_noise_slow_hz,
-            mel_warp=_range(values, "augment_mel_warp"),
-            frequency_masks=values.augment_frequency_masks,
-            frequency_mask_bands=values.augment_frequency_mask_bands,
-            time_masks=values.augment_time_masks,
-            time_mask_s=values.augment_time_mask_s,
-            time_mask_share=values.augment_time_mask_share,
-            modality_dropout=values.augment_modality_dropout,
-        )
-    features = Features(
-        modalities=values.modalities,
-        landmarks=_landmarks(values),
+    features = from_flags(
+        values,
+        Features,
+        landmarks=_landmarks(values.landmarks),
         trim_silence_db=values.trim_silence_db or None,
-        relative_level=values.relative_level,
-        num_classes=values.num_classes and int(values.num_classes),
-        labels=values.labels,
     )
-    model = run.model_config(
-        values.data_dir,
-        features,
-        {"video": values.video, "l2": values.l2, "l2_tcn": values.l2_tcn},
-        values.model,
-    )
-    same_name = (
-        *("name", "protocol", "select_on", "select_by", "batch_size", "epochs"),
-        *("learning_rate", "lr_schedule", "lr_factor", "lr_patience", "min_learning_rate"),
-        *(
-            "early_stopping",
-            "class_weights",
-            "label_smoothing",
-            "clip_norm",
-            "seed",
-            "precision",
-        ),
-    )
-    return Settings(
-        model=model,
-        augment=augment,
+    network = {name: values[name].value for name in ("video", "l2", "l2_tcn")}
+    return from_flags(
+        values,
+        Settings,
+        model=run.model_config(values.data_dir, features, network, values.model),
+        augment=from_flags(values, Augment, "augment_") if values.augment else None,
         features=features,
-        fold=values.fold,
-        train_corpora=tuple(values.train_corpora),
-        test_corpora=tuple(values.test_corpora),
-        **{name: getattr(values, name) for name in same_name},
     )
 
 
@@ -407,24 +233,13 @@ def train(
     return 0
 
 
-def _landmarks(values: flags.FlagValues) -> str | tuple[int, ...]:
-    if len(values.landmarks) == 1 and not values.landmarks[0].isdigit():
-        return values.landmarks[0]
+def _landmarks(given: str) -> str | tuple[int, ...]:
+    if not given[:1].isdigit():
+        return given
     try:
-        return tuple(int(index) for index in values.landmarks)
+        return tuple(int(index) for index in given.split(","))
     except ValueError as error:
-        raise ValueError(
-            f"--landmarks={','.join(values.landmarks)}: give all, expressive or indices"
-        ) from error
-
-
-def _range(values: flags.FlagValues, name: str) -> tuple[float, float]:
-    given = getattr(values, name)
-    try:
-        low, high = (float(value) for value in given)
-    except ValueError as error:
-        raise ValueError(f"--{name}={','.join(given)}: give two numbers, LOW,HIGH") from error
-    return low, high
+        raise ValueError(f"--landmarks={given}: give all, expressive or indices") from error
 
 
 def fail(message: str) -> int:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from emotion_tfdata.html_page import document, image, note, table
-from emotion_tfdata.models import ModelConfig
 from emotion_tfdata.training.report_figures import (
     confusion_figure,
     curves_figure,
@@ -81,7 +80,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 def changed_settings(settings: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """(name, value, default) of what is not train.py's default, without the data's own sizes."""
-    default = Settings(name="", model=ModelConfig()).as_dict()
+    default = Settings().as_dict()
     here = dict(settings)
     if here["augment"] is None:
         here["augment"], default["augment"] = "off", "on"

@@ -1,30 +1,23 @@
-"""Everything a training's outcome depends on, checked when it is made."""
+"""Everything a training's outcome depends on, checked when it is made. No TensorFlow."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from emotion_tfdata.dataset.protocols import check_name
+from emotion_tfdata.augment.config import Augment
+from emotion_tfdata.dataset.protocols import NAMES, check_name
 from emotion_tfdata.features import Features
+from emotion_tfdata.fields import check, documented, setting
+from emotion_tfdata.models.config import ModelConfig
 from emotion_tfdata.training.precision import PRECISIONS
 from emotion_tfdata.training.schedules import LR_SCHEDULES
 
-if TYPE_CHECKING:
-    from emotion_tfdata.augment import Augment
-    from emotion_tfdata.models import ModelConfig
-
-SELECTIONS = ("inner", "held_out", "none")
-CRITERIA = ("loss", "uar")
-CLASS_WEIGHTS = ("none", "balanced")
+# What is counted fits into 32 bits, and what is measured into float32.
+_FROM_0, _FROM_1, _NUMBER = "[0, 2147483647]", "[1, 2147483647]", "[0, 1e30)"
 
 
-def _default_augment() -> Augment:
-    from emotion_tfdata.augment import Augment  # TensorFlow with it
-
-    return Augment()
-
-
+@documented
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """One training. Threads, paths and how often to save are not part of it.
@@ -32,89 +25,76 @@ class Settings:
     The defaults are train.py's, which are those of the combined model, `tcn.flags`.
 
     Attributes:
-      name: of the system, for reports.
       model: the network.
       augment: what is done to training clips, None for nothing.
       features: what the model is given; the modalities are named.
-      protocol: how clips are dealt to folds, as `make_dataset` takes it.
-      train_corpora: trained and selected on; none for all.
-      test_corpora: held out; none for all.
-      fold: the fold held out, on which the report's figures are made.
-      select_on: where the best epoch, the learning rate's steps and the stop are decided: `inner`,
-        one more fold taken out of the training part; `held_out`, the held-out fold itself, which
-        flatters the figures; `none`, the last epoch of a fixed schedule.
-      select_by: `loss` or `uar`; ties in UAR go to the lower loss.
-      batch_size: clips.
-      epochs: the most there will be.
-      learning_rate: Adam's, of the first epoch.
-      lr_schedule: `plateau`, `cosine` or `constant`.
-      lr_factor, lr_patience, min_learning_rate: of `plateau`; the patience in epochs.
-      early_stopping: epochs without a better one that end the training; 0 never does.
-      class_weights: `none` or `balanced`, each class's loss weighted by its rarity.
-      label_smoothing: share of the target spread over all classes.
-      clip_norm: largest norm of the gradient; 0 does not clip.
-      seed: of weights, dropout, order and augmentation.
-      precision: `float32`, or `mixed_bfloat16`: matrix products in bfloat16, the rest in float32;
-        `float64`: all of it, twice as slow, to check what rounding does.
     """
 
-    name: str
-    model: ModelConfig
-    augment: Augment | None = dataclasses.field(default_factory=_default_augment)
+    name: str = setting("tcn", "of the system, for the report and --model_dir")
+    model: ModelConfig = dataclasses.field(default=ModelConfig())
+    augment: Augment | None = dataclasses.field(default=Augment())
     features: Features = dataclasses.field(default=Features("both", "expressive"))
-    protocol: str = "actor"
-    train_corpora: tuple[str, ...] = ()
-    test_corpora: tuple[str, ...] = ()
-    fold: int = 0
-    select_on: str = "inner"
-    select_by: str = "loss"
-    batch_size: int = 24
-    epochs: int = 60
-    learning_rate: float = 0.001
-    lr_schedule: str = "plateau"
-    lr_factor: float = 0.5
-    lr_patience: int = 5
-    min_learning_rate: float = 1e-5
-    early_stopping: int = 15
-    class_weights: str = "none"
-    label_smoothing: float = 0.0
-    clip_norm: float = 0.0
-    seed: int = 0
-    precision: str = "float32"
+    protocol: str = setting(
+        "actor",
+        f"who is held out: {', '.join(NAMES)}, or a JSON file of folds, "
+        '{"0": ["ravdess/01", ...], ...}. random is leaky: its actors are on both sides',
+    )
+    train_corpora: tuple[str, ...] = setting(
+        (), "corpora to train and select on, e.g. ravdess; all if empty"
+    )
+    test_corpora: tuple[str, ...] = setting(
+        (), "corpora to hold out clips of, e.g. crema_d; all if empty"
+    )
+    fold: int = setting(0, "fold that is held out for the report", _FROM_0)
+    select_on: str = setting(
+        "inner",
+        "where the best epoch, the learning rate's steps and the stop are decided. inner: on one "
+        "more fold taken out of training. held_out: on the held-out fold itself, optimistic. none: "
+        "nowhere, the last epoch counts",
+        choices=("inner", "held_out", "none"),
+    )
+    select_by: str = setting(
+        "loss",
+        "figure decided by: cross-entropy, or unweighted average recall, ties in which go to the "
+        "lower loss",
+        choices=("loss", "uar"),
+    )
+    batch_size: int = setting(24, "clips a step", _FROM_1)
+    epochs: int = setting(60, "most epochs", _FROM_1)
+    learning_rate: float = setting(0.001, "Adam's, of the first epoch", "(0, 10)")
+    lr_schedule: str = setting(
+        "plateau",
+        "plateau: lowered where selection levels off; cosine: to zero at the last epoch",
+        choices=LR_SCHEDULES,
+    )
+    lr_factor: float = setting(0.5, "plateau: what the rate is multiplied by", "(0, 1)")
+    lr_patience: int = setting(5, "plateau: epochs without a better one before that", _FROM_1)
+    min_learning_rate: float = setting(1e-5, "plateau: lowest rate", _NUMBER)
+    early_stopping: int = setting(15, "epochs without a better one that end it; 0: never", _FROM_0)
+    class_weights: str = setting(
+        "none",
+        "balanced: each class's loss is weighted by its rarity",
+        choices=("none", "balanced"),
+    )
+    label_smoothing: float = setting(0.0, "share of the target spread over all classes", "[0, 1)")
+    clip_norm: float = setting(0.0, "largest norm of the gradient; 0: not clipped", _NUMBER)
+    seed: int = setting(0, "of weights, dropout, order and augmentation", _FROM_0)
+    precision: str = setting(
+        "float32",
+        "mixed_bfloat16: of matrix products; weights, recurrence, statistics and loss are float32. "
+        "float64: all of it, twice as slow, to check what rounding does",
+        choices=PRECISIONS,
+    )
 
     def __post_init__(self) -> None:
-        def check(holds: bool, name: str, allowed: str) -> None:
-            if not holds:
-                raise ValueError(f"{name} must be {allowed}, got {getattr(self, name)!r}")
-
-        for name, value in vars(self).items():
-            if isinstance(value, float):
-                check(abs(value) < 1e30, name, "a number that float32 holds")  # nor NaN
-            elif isinstance(value, int):  # 32 bits suffice for whatever is counted
-                check(value < 2**31, name, "at most 2147483647")
-        for name, allowed in (
-            ("select_on", SELECTIONS),
-            ("select_by", CRITERIA),
-            ("lr_schedule", LR_SCHEDULES),
-            ("class_weights", CLASS_WEIGHTS),
-            ("precision", PRECISIONS),
-        ):
-            check(getattr(self, name) in allowed, name, f"one of {', '.join(map(str, allowed))}")
+        check(self)
         check_name(self.protocol)
-        for name in ("batch_size", "epochs", "lr_patience"):
-            check(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("fold", "early_stopping", "clip_norm", "min_learning_rate"):
-            check(getattr(self, name) >= 0, name, "at least 0")
-        check(self.features.modalities is not None, "features", "of named modalities")
-        check(0 < self.learning_rate < 10, "learning_rate", "between 0 and 10")
-        check(0 < self.lr_factor < 1, "lr_factor", "between 0 and 1")
-        check(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and below 1")
-        check(0 <= self.seed < 2**31, "seed", "from 0 to 2147483647")
-        if self.select_on == "none":
-            check(
-                self.lr_schedule != "plateau",
-                "lr_schedule",
-                "cosine or constant with select_on=none, which judges no epoch",
+        if self.features.modalities is None:
+            raise ValueError("features must be of named modalities")
+        if self.select_on == "none" and self.lr_schedule == "plateau":
+            raise ValueError(
+                "lr_schedule must be cosine or constant with select_on=none, which judges no "
+                "epoch, got 'plateau'"
             )
 
     @property

@@ -280,17 +280,17 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"video": "cnn"}, r"video is 'cnn'.*tcn"),
-            ({"modalities": "video"}, r"modalities is 'video'.*landmarks"),
-            ({"l2": -0.1}, r"l2 is -0.1"),
-            ({"l2_tcn": float("nan")}, r"l2_tcn is nan"),
-            ({"num_classes": 0}, r"num_classes is 0"),
-            ({"num_landmarks": 2.5}, r"num_landmarks is 2.5"),
-            ({"tcn_dropout": 1.0}, r"tcn_dropout is 1.0"),
-            ({"tcn_dilations": ()}, r"tcn_dilations is \(\)"),
-            ({"audio_filters": (64,)}, r"audio_filters is \(64,\).*2 values"),
-            ({"joined_dropouts": (0.5, 2)}, r"joined_dropouts is 2"),
-            ({"bn_epsilon": 0.0}, r"bn_epsilon is 0"),
+            ({"video": "cnn"}, r"video must be one of tcn, bilstm, got 'cnn'"),
+            ({"modalities": "video"}, r"modalities must be one of both, audio, landmarks, got"),
+            ({"l2": -0.1}, r"l2 must be in \[0, 1e30\), got -0.1"),
+            ({"l2_tcn": float("nan")}, r"l2_tcn must be .*, got nan"),
+            ({"num_classes": 0}, r"num_classes must be a whole number in \[1, 65536\], got 0"),
+            ({"num_landmarks": 2.5}, r"num_landmarks must be a whole number .*, got 2.5"),
+            ({"tcn_dropout": 1.0}, r"tcn_dropout must be in \[0, 1\), got 1.0"),
+            ({"tcn_dilations": ()}, r"tcn_dilations must be whole numbers .*, got \(\)"),
+            ({"audio_filters": (64,)}, r"audio_filters must be 2 whole .*, got \(64,\)"),
+            ({"joined_dropouts": (0.5, 2)}, r"joined_dropouts must be 2 numbers in \[0, 1\)"),
+            ({"bn_epsilon": 0.0}, r"bn_epsilon must be in \(0, 1\), got 0"),
         ],
     )
     def test_a_config_that_cannot_be_says_which_field(self, changes, message):
