@@ -176,7 +176,9 @@ class _Described:
             return isinstance(value, bool)
         if self.kind not in ("int", "float"):
             return True
-        if not (is_whole(value) or (self.kind == "float" and isinstance(value, Real))):
+        if isinstance(value, bool) or not isinstance(
+            value, Integral if self.kind == "int" else Real
+        ):
             return False
         number: Any = value
         low, high = map(float, self.interval[1:-1].split(","))

@@ -14,27 +14,16 @@ import time
 
 from absl import app, flags
 
+from emotion_tfdata.fields import define_flags, from_flags
 from preprocess import cli
 from preprocess.drawn import sample
 from preprocess.drawn.sample_write import write_corpus
 
-_DEFAULTS = sample.SampleSettings()
-
-_OUT_DIR = flags.DEFINE_string("out_dir", None, "Folder to draw the corpus into.", required=True)
-_NUM_ACTORS = flags.DEFINE_integer(
-    "num_actors", _DEFAULTS.num_actors, f"Actors of each corpus, 1 to {sample.MAX_ACTORS}."
-)
-_CLIPS_PER_ACTOR = flags.DEFINE_integer(
-    "clips_per_actor",
-    _DEFAULTS.clips_per_actor,
-    f"Clips of each actor, 1 to {sample.MAX_CLIPS_PER_ACTOR}; a multiple of 6 balances the "
-    "emotions.",
-)
-_SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "Another seed draws other actors and clips.")
-_OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replace a sample corpus of other settings in --out_dir."
-)
-_NUM_WORKERS = flags.DEFINE_integer(
+FLAGS = flags.FLAGS
+flags.DEFINE_string("out_dir", None, "Folder to draw the corpus into.", required=True)
+define_flags(FLAGS, sample.SampleSettings)
+flags.DEFINE_bool("overwrite", False, "Replace a sample corpus of other settings in --out_dir.")
+flags.DEFINE_integer(
     "num_workers", None, "Processes; by default one a core. The files do not depend on it.", 1
 )
 
@@ -67,25 +56,22 @@ def main(argv: list[str]) -> None:
         cli.fail(f"unexpected arguments: {' '.join(argv[1:])}")
     start_s = time.monotonic()
     try:
-        settings = sample.SampleSettings(
-            num_actors=_NUM_ACTORS.value, clips_per_actor=_CLIPS_PER_ACTOR.value, seed=_SEED.value
-        )
         written = write_corpus(
-            settings,
-            _OUT_DIR.value,
-            overwrite=_OVERWRITE.value,
-            num_workers=_NUM_WORKERS.value,
+            from_flags(FLAGS, sample.SampleSettings),
+            FLAGS.out_dir,
+            overwrite=FLAGS.overwrite,
+            num_workers=FLAGS.num_workers,
             progress=_Progress(),
         )
     except (ValueError, concurrent.futures.BrokenExecutor) as error:
         cli.fail(str(error))
     except OSError as error:
-        cli.fail(f"cannot write to --out_dir={_OUT_DIR.value}: {error}")
+        cli.fail(f"cannot write to --out_dir={FLAGS.out_dir}: {error}")
     except KeyboardInterrupt:
         cli.stopped()
     total = written.drawn + written.reused
     print(
-        f"{total} drawn clips in {_OUT_DIR.value}: {written.drawn} drawn, {written.reused} reused, "
+        f"{total} drawn clips in {FLAGS.out_dir}: {written.drawn} drawn, {written.reused} reused, "
         f"{time.monotonic() - start_s:.1f} s"
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
-import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from emotion_tfdata.dataset import protocols
 from emotion_tfdata.dataset.manifest import Modality
 from emotion_tfdata.dataset.splits import actor_folds, random_folds
+from emotion_tfdata.fields import check, documented, setting
 from emotion_tfdata.labels import Classes, class_index, class_names
 from preprocess.builder.fitness import INSTALL
 from preprocess.clip import container, extractors, face_extractors
@@ -29,13 +29,12 @@ from preprocess.corpora import (
     MODALITIES,
     Clip,
     CorpusError,
-    Modalities,
     Skipped,
     clips_csv,
     crema_d,
     ravdess,
 )
-from preprocess.corpora.checksums import CHECKSUMS, Checksums
+from preprocess.corpora.checksums import CHECKSUMS
 from preprocess.corpora.clips_csv import Table
 from preprocess.drawn import sample
 from preprocess.reports.summary import skipped_lines
@@ -51,48 +50,60 @@ class BuildError(ValueError):
     """What keeps a data set from being built, in one line for its user."""
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class BuildSettings:
     """What a data set's bytes depend on, beside its clips.
 
-    Attributes:
-      modalities: `both`, or one of `audio` and `landmarks`.
-      num_classes: 6 or 8: which emotions are kept.
-      classes: names of other classes, in the order of their indices; then `num_classes` is unused.
-      num_folds: of either protocol.
-      split_protocol: what shards are cut by. A shard is of one `actor` fold, and of one fold of
-        this protocol too, so that those who hold out by it need not fetch what they do not read.
-        Every data set serves all protocols.
-      max_shard_size_mb: largest shard, in 10^6 bytes.
-      limit: clips of each corpus, spread over its actors; None for all.
-      checksums: what becomes of a file that is not the one its corpus published: with `warn` it is
-        built and named, with `require` skipped; `off` does not look.
-      audio: of the mel bands.
-      audio_features: `logmel`, `mfcc`, `egemaps`, or an extractor's `package.module:name`.
-      num_mfcc: cepstral coefficients.
-      mfcc_deltas: their derivatives, 0 to 2.
-      face_features: `facemesh`, `openface` (RAVDESS's own tracking record), `none` (audio alone),
-        or an extractor's `package.module:name`.
-
     Raises:
       ValueError: for a value that is not allowed.
+
+    Attributes:
+      audio: of the mel bands.
     """
 
-    modalities: Modalities = "both"
-    num_classes: int = 6
-    classes: tuple[str, ...] = ()
-    num_folds: int = 5
-    split_protocol: str = "actor"
-    max_shard_size_mb: float = 64.0
-    limit: int | None = None
-    checksums: Checksums = "warn"
+    modalities: str = setting(
+        "both", "What is built; with audio the wavs alone will do", choices=MODALITIES
+    )
+    num_classes: int = setting(6, "6: what both corpora have; 8: calm and surprised too")
+    classes: tuple[str, ...] = setting(
+        (), "Names of other classes than these, in their order, e.g. negative,neutral,positive"
+    )
+    num_folds: int = setting(5, "Folds of actors, and of clips", "[2, 2147483647]")
+    split_protocol: str = setting(
+        "actor",
+        f"What shards are cut by, beside actor folds: {', '.join(protocols.NAMES)} or a JSON file "
+        "of folds: who holds out by it fetches no shard in vain. Every data set serves all "
+        "protocols",
+    )
+    max_shard_size_mb: float = setting(64.0, "Largest shard, in 10^6 bytes", "(0, 1e9]")
+    limit: int | None = setting(
+        None, "Only so many clips of each corpus, spread over its actors", "[1, 2147483647]"
+    )
+    checksums: str = setting(
+        "warn",
+        "What becomes of files that are not those their corpus published: built and named, "
+        "skipped, or not looked for. Drawn clips are never compared",
+        choices=CHECKSUMS,
+    )
     audio: AudioSettings = dataclasses.field(default_factory=AudioSettings)
-    audio_features: str = "logmel"
-    num_mfcc: int = 13
-    mfcc_deltas: int = 2
-    face_features: str = "facemesh"
+    audio_features: str = setting(
+        "logmel",
+        "What sound becomes: logmel, mfcc (of the same mel bands), egemaps (openSMILE's low-level "
+        "descriptors, for research alone), or package.module:name of an extractor of one's own; "
+        "see preprocess/clip/extractors.py",
+    )
+    num_mfcc: int = setting(13, "Cepstral coefficients of mfcc", "[1, 2147483647]")
+    mfcc_deltas: int = setting(2, "Derivatives of mfcc over time", "[0, 2]")
+    face_features: str = setting(
+        "facemesh",
+        "What pictures become: facemesh, openface (with --ravdess_tracking_dir), none (audio "
+        "alone), or package.module:name of an extractor of one's own; see "
+        "preprocess/clip/face_extractors.py",
+    )
 
     def __post_init__(self) -> None:
+        check(self)
         if self.face_features == "none":
             if self.modalities == "landmarks":
                 raise ValueError(
@@ -100,23 +111,7 @@ class BuildSettings:
                 )
             object.__setattr__(self, "modalities", "audio")
         class_names(self.classes or self.num_classes)
-        if self.modalities not in MODALITIES:
-            raise ValueError(
-                f"modalities must be one of {', '.join(MODALITIES)}, got {self.modalities!r}"
-            )
         protocols.check_name(self.split_protocol)
-        if self.checksums not in CHECKSUMS:
-            raise ValueError(
-                f"checksums must be one of {', '.join(CHECKSUMS)}, got {self.checksums!r}"
-            )
-        if self.num_folds < 2:
-            raise ValueError(f"num_folds must be at least 2, got {self.num_folds}")
-        if not 0 < self.max_shard_size_mb < math.inf:
-            raise ValueError(
-                f"max_shard_size_mb must be positive and finite, got {self.max_shard_size_mb}"
-            )
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be at least 1, got {self.limit}")
         if "audio" in self.built:
             self.audio.check_filters()
             _ = self.extractor

@@ -10,6 +10,7 @@ import numpy as np
 
 from emotion_tfdata.dataset.mel_scale import band_edges_hz
 from emotion_tfdata.dataset.timebase import AUDIO_RATE_HZ
+from emotion_tfdata.fields import check, documented, setting
 
 SAMPLE_RATE_HZ = 16000
 HOP_SAMPLES = SAMPLE_RATE_HZ // AUDIO_RATE_HZ
@@ -19,33 +20,27 @@ HOP_SAMPLES = SAMPLE_RATE_HZ // AUDIO_RATE_HZ
 _AMIN = 1e-10
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class AudioSettings:
     """How the features are made.
-
-    Attributes:
-      num_mels: mel bands, `M` of the feature table.
-      n_fft: samples of the (Hann) window, at 16 kHz.
-      fmin_hz: lower edge of the lowest band.
-      fmax_hz: upper edge of the highest band, at most 8000.
 
     Raises:
       ValueError: for settings that make no filter bank, or one with a band that no frequency of
         the transform falls into (it would be silent in every clip).
     """
 
-    num_mels: int = 80
-    n_fft: int = 512
-    fmin_hz: float = 50.0
-    fmax_hz: float = 8000.0
+    num_mels: int = setting(80, "Mel bands of the audio", "[1, 65536]")
+    n_fft: int = setting(
+        512,
+        "Samples of the audio's (Hann) window, at 16 kHz, from one hop up",
+        f"[{HOP_SAMPLES}, {SAMPLE_RATE_HZ}]",
+    )
+    fmin_hz: float = setting(50.0, "Lower edge of the mel bands, in Hz", flag="fmin")
+    fmax_hz: float = setting(8000.0, "Upper edge of the mel bands, in Hz", flag="fmax")
 
     def __post_init__(self) -> None:
-        if self.num_mels < 1:
-            raise ValueError(f"num_mels must be at least 1, got {self.num_mels}")
-        if not HOP_SAMPLES <= self.n_fft <= SAMPLE_RATE_HZ:
-            raise ValueError(
-                f"n_fft must be {HOP_SAMPLES} (one hop) to {SAMPLE_RATE_HZ}, got {self.n_fft}"
-            )
+        check(self)
         if not 0 <= self.fmin_hz < self.fmax_hz <= SAMPLE_RATE_HZ / 2:
             raise ValueError(
                 f"fmin and fmax must be 0 <= fmin < fmax <= {SAMPLE_RATE_HZ // 2} Hz, got "

@@ -8,14 +8,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 from preprocess.clip.container import PICTURE_ENDINGS, SOUND_ENDINGS
 from preprocess.clip.files import File, Remote
 from preprocess.clip.media import WHOLE, Part
 
-Modalities = Literal["both", "audio", "landmarks"]
-MODALITIES: tuple[Modalities, ...] = ("both", "audio", "landmarks")
+MODALITIES = ("both", "audio", "landmarks")
 
 # Kind and reason of takes that lack what is to be built.
 NO_PICTURE = ("no picture", "sound without picture; --modalities=audio builds it")

@@ -15,10 +15,8 @@ import importlib.resources
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
 
-Checksums = Literal["warn", "require", "off"]
-CHECKSUMS: tuple[Checksums, ...] = ("warn", "require", "off")
+CHECKSUMS = ("warn", "require", "off")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,6 @@ from preprocess.corpora import (
     NO_PICTURE,
     NO_SOUND,
     CorpusError,
-    Modalities,
     Scan,
     Skipped,
 )
@@ -85,7 +84,7 @@ class _BadLineError(ValueError):
         self.kind = kind
 
 
-def scan(table: Table, modalities: Modalities, classes: Classes = 6) -> Scan:
+def scan(table: Table, modalities: str, classes: Classes = 6) -> Scan:
     """Reads a list of clips.
 
     Columns: `video` and/or `audio` (paths from the csv's folder, or URLs), `actor`, `emotion` (a
@@ -157,7 +156,7 @@ def _scan(
     rows: Callable[[], Iterable[tuple[int, Mapping[str, str]]]],
     urls: Sequence[str],
     unused: Sequence[str],
-    modalities: Modalities,
+    modalities: str,
     classes: Classes,
     where: Callable[[int], str],
 ) -> Scan:
@@ -229,7 +228,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 def _clip(
     path: Path,
     row: Mapping[str, str],
-    modalities: Modalities,
+    modalities: str,
     classes: tuple[str, ...],
     remote: Mapping[str, Remote | OSError],
 ) -> Take:

@@ -12,7 +12,6 @@ from preprocess.corpora import (
     NO_PICTURE,
     Clip,
     CorpusError,
-    Modalities,
     Scan,
     Skipped,
     count_lines,
@@ -58,7 +57,7 @@ def actor_of(file_name: str) -> str | None:
     return match["actor"] if match else None
 
 
-def scan(root: Path, modalities: Modalities) -> Scan:
+def scan(root: Path, modalities: str) -> Scan:
     """Finds the clips in CREMA-D as cloned: `VideoFlash`, `AudioWAV`, `AudioMP3`, or any nesting.
 
     A clip's other files are copies of it, not clips of their own, and are counted.

@@ -14,7 +14,6 @@ from preprocess.corpora import (
     NO_TRACKING,
     Clip,
     CorpusError,
-    Modalities,
     Scan,
     Skipped,
     count_lines,
@@ -46,7 +45,7 @@ def actor_of(file_name: str) -> str | None:
     return match["actor"] if match else None
 
 
-def scan(root: Path, modalities: Modalities, tracking_dir: Path | None = None) -> Scan:
+def scan(root: Path, modalities: str, tracking_dir: Path | None = None) -> Scan:
     """Finds the takes in RAVDESS as unzipped, however its folders are nested.
 
     The three modalities of one name are one take and give one clip.
@@ -162,7 +161,7 @@ def _find_tracks(folder: Path) -> tuple[dict[str, Path], list[Path]]:
 
 
 def _choose_tracked(
-    files: dict[str, Path], modalities: Modalities, track: Path | None
+    files: dict[str, Path], modalities: str, track: Path | None
 ) -> tuple[Path | None, Path | None, tuple[str, str] | None]:
     """As `_choose`, with the tracking record in place of the picture."""
     if track is None:
@@ -174,7 +173,7 @@ def _choose_tracked(
 
 
 def _choose(
-    files: dict[str, Path], modalities: Modalities
+    files: dict[str, Path], modalities: str
 ) -> tuple[Path | None, Path | None, tuple[str, str] | None]:
     """Of one take's files, those for picture and sound; or kind and reason why it cannot be built.
 

@@ -25,6 +25,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from emotion_tfdata.fields import check, documented, setting
+
 VERSION = 1
 MARKER_NAME = "SAMPLE_CORPUS.json"
 DESCRIPTION = "drawn clips"
@@ -79,31 +81,23 @@ _CREMA_D_SENTENCES = ("IEO", "TIE", "IOM", "IWW")  # of twelve; as many as an ac
 _STRENGTHS = {"01": 0.9, "02": 1.1, "LO": 0.85, "MD": 1.0, "HI": 1.15, "XX": 1.0}
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class SampleSettings:
-    """What a sample corpus is a function of.
+    """What a sample corpus is a function of."""
 
-    Attributes:
-        num_actors: Actors of each corpus, 1..24.
-        clips_per_actor: Clips of each actor, 1..24; classes are balanced for multiples of 6.
-        seed: Another seed gives other actors and other clips.
-        min_duration_s: Shortest clip.
-        max_duration_s: Longest clip.
-    """
-
-    num_actors: int = 8
-    clips_per_actor: int = 18
-    seed: int = 0
-    min_duration_s: float = 1.4
-    max_duration_s: float = 2.2
+    num_actors: int = setting(8, "Actors of each corpus", f"[1, {MAX_ACTORS}]")
+    clips_per_actor: int = setting(
+        18,
+        "Clips of each actor; a multiple of 6 balances the emotions",
+        f"[1, {MAX_CLIPS_PER_ACTOR}]",
+    )
+    seed: int = setting(0, "Another seed draws other actors and clips")
+    min_duration_s: float = setting(1.4, "Shortest clip", flag=None)
+    max_duration_s: float = setting(2.2, "Longest clip", flag=None)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_actors <= MAX_ACTORS:
-            raise ValueError(f"num_actors must be 1 to {MAX_ACTORS}; got {self.num_actors}")
-        if not 1 <= self.clips_per_actor <= MAX_CLIPS_PER_ACTOR:
-            raise ValueError(
-                f"clips_per_actor must be 1 to {MAX_CLIPS_PER_ACTOR}; got {self.clips_per_actor}"
-            )
+        check(self)
         if not 1.0 <= self.min_duration_s <= self.max_duration_s:
             raise ValueError(
                 "durations must be 1 s <= min_duration_s <= max_duration_s; got "

@@ -124,8 +124,8 @@ def test_words_and_loudness_do_not_depend_on_the_emotion() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("num_actors", 0, "num_actors must be 1 to 24; got 0"),
-        ("clips_per_actor", 25, "clips_per_actor must be 1 to 24; got 25"),
+        ("num_actors", 0, r"num_actors must be a whole number in \[1, 24\], got 0"),
+        ("clips_per_actor", 25, r"clips_per_actor must be a whole number in \[1, 24\], got 25"),
         ("max_duration_s", 0.5, "durations must be"),
     ],
 )
@@ -373,7 +373,10 @@ def test_command_says_in_one_line_what_is_wrong(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     for flags, message in (
         ([f"--out_dir={tmp_path}/file/below"], "cannot write to --out_dir="),
-        ([f"--out_dir={tmp_path}/new", "--num_actors=25"], "num_actors must be 1 to 24; got 25"),
+        (
+            [f"--out_dir={tmp_path}/new", "--num_actors=25"],
+            "--num_actors=25: 25 is not an integer in the range [1, 24]",
+        ),
     ):
         result = run_command(*flags)
         assert result.returncode == 1
