@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,6 @@ from emotion_tfdata.labels import class_index
 from emotion_tfdata.training import calibration, metrics, people_report, run_dir
 from emotion_tfdata.training.data import Data
 from emotion_tfdata.training.learner import Predictions
-from emotion_tfdata.training.report_text import markdown
 from emotion_tfdata.training.settings import Settings
 
 _ERRORS_LISTED = 20
@@ -299,14 +297,12 @@ def folds_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def write(model_dir: Path, report: Mapping[str, Any]) -> None:
     """Writes a report's forms into a folder, the JSON last."""
-    # It warns of caches that it makes on first use; nobody who trains needs to know.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from emotion_tfdata.training import report_figures, report_html
 
     with run_dir.replacing(model_dir / run_dir.CONFUSION_PNG) as temporary:
         report_figures.confusion_figure(report).savefig(temporary)
     run_dir.write_text(model_dir / run_dir.REPORT_HTML, report_html.page(report))
-    run_dir.write_text(model_dir / run_dir.REPORT_TEXT, markdown(report))
+    run_dir.write_text(model_dir / run_dir.REPORT_TEXT, report_html.markdown(report))
     run_dir.write_json(model_dir / run_dir.REPORT_JSON, report)
 
 

@@ -1,4 +1,4 @@
-"""A training's report as text that is readable as it is."""
+"""What a training's report says, in words and rows of tables."""
 
 from __future__ import annotations
 
@@ -7,68 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 _SHOWN = {"voice": "the voice", "face": "the face", "both": "voice and face"}
-
-
-def markdown(report: Mapping[str, Any]) -> str:
-    """A report as text that is readable as it is."""
-    held_out = report["held_out"]
-    what = f" ({report['provenance']})" if report["provenance"] else ""
-    folds = report.get("folds")
-    word = " LEAKY" if report["leaky"] else ""
-    lines = [
-        f"# {report['name']}: {held_out['clips']} held-out clips{what}",
-        "",
-        f"- protocol: {report['protocol']}{word} ({report['protocol_meaning']})",
-    ]
-    lines += [f"- {name}: {text}" for name, text in what_rows(report)]
-    if folds:
-        seeds = ", ".join(map(str, report["seeds"]))
-        over, by_fold = report["interval_over"], held_out["uar_over_folds"]["by_fold"]
-        lines += [
-            f"- folds: {', '.join(map(str, folds))} of {report['num_folds']}, each held out",
-            *([f"- seeds: {seeds}; a clip counts once a seed"] if len(report["seeds"]) > 1 else []),
-            f"- accuracy: {interval_words(held_out['accuracy_over_folds'])} over {over}",
-            "- unweighted average recall, UAR: "
-            f"{interval_words(held_out['uar_over_folds'])} over {over}",
-            f"- UAR by {over[:-1]}: {' '.join(f'{v:.3f}' for v in by_fold)}",
-        ]
-    else:
-        clips = report["clips"]
-        part, train, chosen = clips["held_out"], clips["train"], clips["selection"]
-        lines += [
-            f"- held out: fold {report['fold']} of {report['num_folds']}, {part['clips']} clips, "
-            f"{part['num_actors']} actors ({', '.join(part['actors'])})",
-            f"- trained on: {train['clips']} clips of {train['num_actors']} actors"
-            + (f"; selected on: {chosen['clips']} clips" if chosen else ""),
-            f"- accuracy: {held_out['accuracy']:.3f}",
-            f"- unweighted average recall, UAR: {held_out['uar']:.3f}",
-            f"- epoch {report['best_epoch']} of {report['epochs']} trained",
-        ]
-    lines += [f"- selection: {report['select_on']} ({report['selection_meaning']})", ""]
-    if report["provenance"]:
-        lines += [f"Figures are of {report['provenance']}; they say nothing about people.", ""]
-    if len(held_out["by_corpus"]) > 1:
-        lines += ["| corpus | clips | accuracy | UAR |", "|---|---|---|---|"]
-        lines += [
-            f"| {corpus} | {part['clips']} | {digits(part['accuracy'])} | {digits(part['uar'])} |"
-            for corpus, part in held_out["by_corpus"].items()
-        ]
-        lines.append("")
-    names = held_out["confusion_matrix"]["classes"]
-    lines += [
-        "| true class | clips | recall | precision | "
-        + " | ".join(f"as {n}" for n in names)
-        + " |",
-        "|---" * (4 + len(names)) + "|",
-    ]
-    for name, row in zip(names, held_out["confusion_matrix"]["clips"], strict=True):
-        of = held_out["by_class"][name]
-        lines.append(
-            f"| {name} | {of['clips']} | {digits(of['recall'])} | {digits(of['precision'])} | "
-            + " | ".join(map(str, row))
-            + " |"
-        )
-    return "\n".join([*lines, *_people(held_out), *_calibration(held_out["calibration"])]) + "\n"
 
 
 def what_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -91,35 +29,16 @@ def what_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _people(held_out: Mapping[str, Any]) -> list[str]:
-    lines = []
-    raters = held_out["raters"]
-    if raters:
-        lines += ["", *rater_words(raters), "", "| intended | clips | model | majority | a rater |"]
-        lines.append("|---" * 5 + "|")
-        lines += [f"| {' | '.join(map(str, row))} |" for row in rater_rows(raters)]
-    rows = group_rows(held_out["by_group"])
-    if rows:
-        lines += ["", "| actors | number | clips | UAR, mean over actors and 95 % interval |"]
-        lines.append("|---" * 4 + "|")
-        lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
-    return lines
-
-
-def _calibration(calibration: Mapping[str, Any]) -> list[str]:
-    return ["", *(f"- {name}: {value}" for name, value in calibration_rows(calibration))]
-
-
-def rater_words(raters: Mapping[str, Any]) -> list[str]:
+def rater_words(raters: Mapping[str, Any]) -> str:
     """How the model stands to CREMA-D's raters, in sentences."""
-    return [
+    return (
         f"Beside CREMA-D's raters, who were given {_SHOWN[raters['shown']]} of the same "
         f"{raters['clips']} clips: UAR of the intended emotion {digits(raters['model_uar'])} by "
         f"the model, {digits(raters['majority_uar'])} by their majority "
         f"({raters['ties']} ties are misses), {digits(raters['votes_uar'])} by a single "
         "rater. The model agrees with the majority on "
         f"{raters['agreement']:.1%} of the clips that have one."
-    ]
+    )
 
 
 def rater_rows(raters: Mapping[str, Any]) -> list[tuple[Any, ...]]:

@@ -176,9 +176,9 @@ def _train(data: Data, options: Options, progress: Progress) -> dict[str, Any]:
 
 def closing(report: Mapping[str, Any], model_dir: Path) -> str:
     """The report as text, and where everything is."""
-    from emotion_tfdata.training import report as reports
+    from emotion_tfdata.training import report_html
 
-    lines = [reports.markdown(report), f"everything is in {model_dir}:"]
+    lines = [report_html.markdown(report), f"everything is in {model_dir}:"]
     places = [
         (run_dir.REPORT_JSON, "all figures"),
         (run_dir.REPORT_HTML, "all of it as a page"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from emotion_tfdata.dataset.manifest import Manifest
 from emotion_tfdata.dataset.schema import Example
 from emotion_tfdata.dataset.tfrecord import HEADER_BYTES
 from emotion_tfdata.dataset.timebase import RATES_HZ, frame_times_s
-from emotion_tfdata.html_page import document, image, note, table
+from emotion_tfdata.html_page import render
 from preprocess.clip.landmarks import POINTS, mouth_opening
 from preprocess.reports.reported_clip import ReportedClip
 
@@ -38,48 +37,26 @@ def page(data_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) -> str:
       manifest: of the data set.
       summary: what `report.summarize` gave.
     """
-    counts = summary["counts"]
     title = f"{summary['clips_count']} clips, {summary['hours'] * 60:.1f} minutes"
     if summary["provenance"]:
         title += f" ({summary['provenance']})"
-    parts = [
-        f"<p>{', '.join(summary['modalities'])}; {len(manifest.shards)} shards, "
-        f"{summary['bytes'] / 1e6:.1f} MB; {len(manifest.skipped)} files skipped.</p>",
-        *map(note, summary["notes"]),
-        "<h2>Clips</h2>",
-        '<div class="side">',
-        *(
-            table(("", "clips"), list(counts[key].items()), title=name)
-            for key, name in (
-                ("corpus", "corpus"),
-                ("emotion", "emotion"),
-                ("fold", "actor fold"),
-                ("random_fold", "random fold"),
-                ("actor", "actor"),
-            )
-        ),
-        "</div>",
-        "<h2>Measured</h2>",
-        _measures_table(summary["measures"]),
-        image(_histograms(summary["clips"]), dpi=100),
-        "<h2>Skipped</h2>",
-        table(("", "files"), list(summary["skipped"].items())),
-        "<h2>The oddest clips</h2>",
-        "<p>Distance from the corpus's median in robust deviations, or 30 times the share of rows "
-        "without a face, whichever is larger. All clips are in report.json.</p>",
-        _odd_table(summary["clips"][:_LISTED]),
-        "<h2>A few clips</h2>",
-        "<p>The oddest, and the least odd of each corpus. Dashed: the moments whose landmarks "
-        "stand on the right.</p>",
-    ]
     rates_hz = {name: modality.rate_hz for name, modality in manifest.modalities.items()}
-    for clip in _few(summary["clips"]):
-        example = _load(data_dir, manifest, clip)
-        words = f"{clip.record.example_id}, {clip.record.emotion}"
-        if clip.why:
-            words += f"; {clip.why}, {clip.oddness:.1f} deviations"
-        parts += [f"<h3>{html.escape(words)}</h3>", image(plot_clip(example, rates_hz), dpi=100)]
-    return document(title, parts)
+    return render(
+        __package__,
+        "report.html.j2",
+        title=title,
+        summary=summary,
+        manifest=manifest,
+        measured=_measured(summary["measures"]),
+        histograms=_histograms(summary["clips"]),
+        odd_heads=("", "why", "deviations", *(name for name, _, _ in _MEASURES.values())),
+        odd=_odd(summary["clips"][:_LISTED]),
+        # Made when their turn comes: a figure takes memory until it is in the page.
+        few=(
+            (_about(clip), plot_clip(_load(data_dir, manifest, clip), rates_hz))
+            for clip in _few(summary["clips"])
+        ),
+    )
 
 
 def plot_clip(example: Example, rates_hz: Mapping[str, float] = RATES_HZ) -> Figure:
@@ -199,7 +176,12 @@ def _load(data_dir: Path, manifest: Manifest, clip: ReportedClip) -> Example:
         return schema.decode(file.read(record.length), record.example_id, manifest.modalities)
 
 
-def _measures_table(measures: Mapping[str, Any]) -> str:
+def _about(clip: ReportedClip) -> str:
+    words = f"{clip.record.example_id}, {clip.record.emotion}"
+    return words + (f"; {clip.why}, {clip.oddness:.1f} deviations" if clip.why else "")
+
+
+def _measured(measures: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     rows = []
     for key, (name, unit, scale) in _MEASURES.items():
         for corpus, of_corpus in measures.items():
@@ -209,11 +191,10 @@ def _measures_table(measures: Mapping[str, Any]) -> str:
             values = (f"{scale * found[column]:.1f}" for column in ("min", "median", "max"))
             mean = f"{scale * found['mean']:.1f} ± {scale * found['standard_error']:.1f}"
             rows.append((f"{name}, {corpus}", int(found["count"]), mean, *values, unit))
-    heads = ("", "clips", "mean ± its error", "least", "median", "most", "")
-    return table(heads, rows)
+    return rows
 
 
-def _odd_table(clips: Sequence[ReportedClip]) -> str:
+def _odd(clips: Sequence[ReportedClip]) -> list[tuple[Any, ...]]:
     rows = []
     for clip in clips:
         values = [
@@ -221,5 +202,4 @@ def _odd_table(clips: Sequence[ReportedClip]) -> str:
             for key, (_, unit, scale) in _MEASURES.items()
         ]
         rows.append((clip.record.example_id, clip.why, clip.oddness, *values))
-    heads = ("", "why", "deviations", *(name for name, _, _ in _MEASURES.values()))
-    return table(heads, rows)
+    return rows

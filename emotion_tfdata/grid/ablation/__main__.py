@@ -30,9 +30,7 @@ from absl import app, flags
 from emotion_tfdata.dataset.protocols import NAMES as PROTOCOL_NAMES
 from emotion_tfdata.grid import run, runner_flags
 from emotion_tfdata.grid.ablation import training as folders
-from emotion_tfdata.grid.ablation.content import blocks
-from emotion_tfdata.grid.ablation.markdown import markdown
-from emotion_tfdata.grid.ablation.page import page
+from emotion_tfdata.grid.ablation.page import markdown, page
 from emotion_tfdata.grid.ablation.plan import PROTOCOLS, SYSTEMS, Plan, Training
 from emotion_tfdata.grid.ablation.summary import summarize
 from emotion_tfdata.grid.ablation.training import Outcome
@@ -142,10 +140,9 @@ def _write(plan: Plan, jobs: Mapping[Training, Job], grid: run.Grid) -> str:
         else:
             unfinished[training] = grid.state(job)
     summary = summarize(plan, finished, unfinished)
-    content = blocks(summary)
-    text = markdown(content)
+    text = markdown(summary)
     run_dir.write_text(plan.model_dir / "ablation.md", text)
-    run_dir.write_text(plan.model_dir / "ablation.html", page(content, summary))
+    run_dir.write_text(plan.model_dir / "ablation.html", page(summary))
     run_dir.write_json(plan.model_dir / "ablation.json", summary)
     return text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,78 +15,45 @@ _DOCUMENT = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Heading:
-    """A heading, the page's own at level 1."""
-
-    text: str
-    level: int = 2
+# Its kind and its content: h2, h3, p and note are text, items are texts, a table is its heads and
+# its rows, and a plot is the protocol of which it shows the differences to the baseline.
+Block = tuple[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Paragraph:
-    """A paragraph; a warning is to be seen."""
-
-    text: str
-    warning: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Items:
-    """A list."""
-
-    texts: Sequence[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table, its first column names."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """The differences to the baseline under one protocol, for a page that can show it."""
-
-    protocol: str
-
-
-Block = Heading | Paragraph | Items | Table | Plot
+def title(summary: Mapping[str, Any]) -> str:
+    """The page's heading."""
+    return "Ablation" + (f" on {summary['provenance']}" if summary["provenance"] else "")
 
 
 def blocks(summary: Mapping[str, Any]) -> list[Block]:
-    """The page of a summary."""
-    real = summary["provenance"]
+    """What stands below it."""
     asked = len(summary["trainings"])
     done = sum(one["state"] == "finished" for one in summary["trainings"])
-    content: list[Block] = [Heading("Ablation" + (f" on {real}" if real else ""), 1)]
-    if real:
-        content.append(
-            Paragraph(f"All figures are of {real}; they say nothing about people.", warning=True)
-        )
+    content: list[Block] = []
+    if summary["provenance"]:
+        text = f"All figures are of {summary['provenance']}; they say nothing about people."
+        content.append(("note", text))
     content.append(
-        Paragraph(
+        (
+            "p",
             f"{done} of {asked} trainings are done: {len(summary['systems'])} systems, "
-            f"{_some(len(summary['seeds']), 'seed')}, data {summary['data_dir']}."
+            f"{_some(len(summary['seeds']), 'seed')}, data {summary['data_dir']}.",
         )
     )
     missing = [one for one in summary["trainings"] if one["state"] != "finished"]
     if missing:
         content += [
-            Paragraph(
+            (
+                "note",
                 f"{len(missing)} trainings are missing. Rows that lack some say how many they "
                 "have; they are means over what is there, so trust differences, which are made of "
                 "the pairs that are there, over means.",
-                warning=True,
             ),
-            Items(_missing(missing)),
+            ("items", _missing(missing)),
         ]
     for protocol, result in summary["protocols"].items():
         content += _protocol(summary, protocol, result)
-    content += _method(summary)
-    return content
+    return content + _method(summary)
 
 
 def _missing(trainings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -101,19 +67,19 @@ def _missing(trainings: Sequence[Mapping[str, Any]]) -> list[str]:
 def _protocol(summary: Mapping[str, Any], protocol: str, result: Mapping[str, Any]) -> list[Block]:
     leaky = result["leaky"]
     content: list[Block] = [
-        Heading(f"Protocol {protocol}" + (": leaky" if leaky else "")),
-        Paragraph(_meaning(result), warning=leaky),
-        Paragraph(_clips(result)),
+        ("h2", f"Protocol {protocol}" + (": leaky" if leaky else "")),
+        ("note" if leaky else "p", _meaning(result)),
+        ("p", _clips(result)),
     ]
     if result["notes"]:
-        content.append(Items(result["notes"]))
+        content.append(("items", result["notes"]))
     for part, systems in result["parts"].items():
         if part == "all":
-            content += [_table(summary, result, systems, whole=True), Paragraph(_DOCUMENT)]
+            content += [_table(summary, result, systems, whole=True), ("p", _DOCUMENT)]
             if any(figures.get("uar_minus_baseline") for figures in systems.values()):
-                content.append(Plot(protocol))
+                content.append(("plot", protocol))
         else:
-            content += [Heading(f"{part} alone, {protocol}{' (leaky)' if leaky else ''}", 3)]
+            content.append(("h3", f"{part} alone, {protocol}{' (leaky)' if leaky else ''}"))
             content.append(_table(summary, result, systems, whole=False))
     return content
 
@@ -142,7 +108,7 @@ def _table(
     systems: Mapping[str, Mapping[str, Any]],
     *,
     whole: bool,
-) -> Table:
+) -> Block:
     header = ["system", *METRICS.values()]
     compared = BASELINE in systems and len(systems) > 1
     if compared:
@@ -162,7 +128,7 @@ def _table(
             ]
             row.append(summary["systems"][system]["document_accuracy"])
         rows.append(row)
-    return Table(header, rows)
+    return "table", (header, rows)
 
 
 def _method(summary: Mapping[str, Any]) -> list[Block]:
@@ -202,8 +168,10 @@ def _method(summary: Mapping[str, Any]) -> list[Block]:
         for name, about in summary["systems"].items()
     ]
     return [
-        *(Heading("How"), Items(texts)),
-        *(Heading("What a system's flagfile has otherwise than the baseline's"), Items(systems)),
+        ("h2", "How"),
+        ("items", texts),
+        ("h2", "What a system's flagfile has otherwise than the baseline's"),
+        ("items", systems),
     ]
 
 

@@ -113,18 +113,18 @@ def test_folds_are_put_together(fold_report, fake_data_dir):
     assert over["mean"] + over["half_width_95"] == pytest.approx(high)
     assert report["held_out"]["clips"] == 30  # every clip is held out once
     assert np.sum(report["held_out"]["confusion_matrix"]["clips"]) == 30
-    assert f"UAR: {np.mean(recalls):.3f} +- " in reports.markdown(report)
+    assert f"UAR: {np.mean(recalls):.3f} +- " in report_html.markdown(report)
 
 
 def test_the_random_protocol_is_called_leaky_wherever_a_figure_stands(fold_report, fake_data_dir):
     report, _ = fold_report(fake_data_dir, protocol="random")
-    assert "random LEAKY (leaky: clips dealt at random" in reports.markdown(report)
+    assert "random LEAKY (leaky: clips dealt at random" in report_html.markdown(report)
     honest, _ = fold_report(fake_data_dir)
-    assert "leaky" not in reports.markdown(honest).lower()
+    assert "leaky" not in report_html.markdown(honest).lower()
 
 
 def test_provenance_and_selection_stand_beside_the_figures(fold_report, fake_data_dir):
-    text = reports.markdown(fold_report(fake_data_dir, select_on="held_out")[0])
+    text = report_html.markdown(fold_report(fake_data_dir, select_on="held_out")[0])
     assert text.startswith("# test: 6 held-out clips (made-up data)")
     assert "selection: held_out (epoch chosen on the held-out fold itself" in text
     assert "optimistic" in text
@@ -270,12 +270,12 @@ def test_seeds_are_averaged_within_a_fold_before_the_interval(fold_report, fake_
     assert over["by_fold"] == pytest.approx([0.3, 0.7])
     low, high = stats.t.interval(0.95, 1, 0.5, stats.sem([0.3, 0.7]))
     assert over["half_width_95"] == pytest.approx((high - low) / 2)
-    assert "over folds" in reports.markdown(report)
+    assert "over folds" in report_html.markdown(report)
 
     report = reports.folds_report([of(0, seed, uars[0, seed]) for seed in (0, 1)])
     assert report["interval_over"] == "seeds"
     assert report["held_out"]["uar_over_folds"]["by_fold"] == [0.2, 0.4]
-    assert "- UAR by seed: 0.200 0.400" in reports.markdown(report)
+    assert "- UAR by seed: 0.200 0.400" in report_html.markdown(report)
 
 
 def test_the_page_over_folds_has_each_fold_and_the_interval(fold_report, fake_data_dir, tmp_path):
@@ -322,7 +322,7 @@ def test_recall_by_sex_and_age_is_a_mean_over_actors(fold_report, two_corpora_di
     assert found["uar"] - found["half_width_95"] == pytest.approx(low)
     assert found["uar"] + found["half_width_95"] == pytest.approx(high)
     assert sum(group["actors"] for group in groups["age"].values()) == 5  # RAVDESS gives no ages
-    assert f"| female | {len(women)} |" in reports.markdown(report)
+    assert f"| female | {len(women)} |" in report_html.markdown(report)
 
 
 def test_probabilities_are_reported_before_and_after_calibration(fold_report, fake_data_dir):
@@ -341,7 +341,7 @@ def test_probabilities_are_reported_before_and_after_calibration(fold_report, fa
         [whole[k] for k in ("ece", "brier", "cross_entropy")]
     )
     assert pooled["before"]["bins"]["clips"] == whole["bins"]["clips"]
-    assert "temperature: 2.000, fitted to the fold selected on" in reports.markdown(report)
+    assert "temperature: 2.000, fitted to the fold selected on" in report_html.markdown(report)
 
 
 def test_the_page_of_a_random_split_says_leaky(fold_report, fake_data_dir):

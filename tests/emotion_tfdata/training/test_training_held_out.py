@@ -16,7 +16,7 @@ from emotion_tfdata.training import run
 from emotion_tfdata.training.data import Data, DataError
 from emotion_tfdata.training.learner import Learner
 from emotion_tfdata.training.progress import Progress
-from emotion_tfdata.training.report_text import markdown
+from emotion_tfdata.training.report_html import markdown
 
 
 @pytest.fixture(scope="module")
