@@ -26,9 +26,9 @@ from emotion_tfdata.dataset.manifest import (
 )
 from emotion_tfdata.dataset.moments import GroupSums, Statistics
 from emotion_tfdata.dataset.tfrecord import FOOTER_BYTES, HEADER_BYTES, read_record
+from emotion_tfdata.dataset.whole import digest_of
 from preprocess import cli
 from preprocess.builder import writer
-from preprocess.corpora.checksums import sha256_of
 
 _FLOAT16_SPACING = 32.0  # between the largest numbers that it has
 
@@ -50,7 +50,7 @@ def verify(data_dir: Path) -> Iterator[str]:
         yield f"{INDEX_NAME}: {example_id.decode()} stands {count} times in it"
     for file in manifest.files:
         try:
-            if sha256_of(data_dir / file.name) != file.sha256:
+            if digest_of(data_dir / file.name) != file.sha256:
                 yield f"{file.name}: its SHA-256 is not the manifest's"
         except OSError as error:
             yield f"{file.name}: cannot be read ({error.strerror})"
@@ -110,7 +110,7 @@ def _check_shard(
     path = data_dir / shard.name
     try:
         size = path.stat().st_size
-        intact = sha256_of(path) == shard.sha256
+        intact = digest_of(path) == shard.sha256
     except OSError as error:
         yield f"{shard.name}: cannot be read ({error.strerror})"
         return None

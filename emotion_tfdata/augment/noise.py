@@ -15,8 +15,11 @@ import math
 
 import tensorflow as tf
 
+from emotion_tfdata.augment import rng
+
 _COSINES = 8
 _GOLDEN_32 = 0x9E3779B9
+_MIX = ((16, 0x7FEB352D), (15, 0x846CA68B)), 16
 # Salts that keep the noises made from one key apart.
 WHITE_AUDIO, WHITE_LANDMARKS, _PHASES, _FREQUENCIES = 1, 2, 3, 4
 
@@ -38,7 +41,7 @@ def hash_32(key: tf.Tensor, salt: int, counter: tf.Tensor) -> tf.Tensor:
 # Traced once: what an iterator costs before its first batch goes by the number of operations.
 @tf.function(autograph=False, input_signature=[tf.TensorSpec(None, tf.uint32)] * 3)
 def _hash_32(key: tf.Tensor, salted: tf.Tensor, counter: tf.Tensor) -> tf.Tensor:
-    return _mix_32(_mix_32(key + salted) + counter * _u32(_GOLDEN_32))
+    return rng.mix(rng.mix(key + salted, *_MIX) + counter * _u32(_GOLDEN_32), *_MIX)
 
 
 def white(key: tf.Tensor, salt: int, frames: tf.Tensor | int, features: int) -> tf.Tensor:
@@ -116,12 +119,6 @@ def noise(
 
 def _uniform_32(bits: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.bitwise.right_shift(bits, _u32(8)), tf.float32) * 2.0**-24
-
-
-def _mix_32(z: tf.Tensor) -> tf.Tensor:
-    z = (z ^ tf.bitwise.right_shift(z, _u32(16))) * _u32(0x7FEB352D)
-    z = (z ^ tf.bitwise.right_shift(z, _u32(15))) * _u32(0x846CA68B)
-    return z ^ tf.bitwise.right_shift(z, _u32(16))
 
 
 def _u32(value: int) -> tf.Tensor:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+_SPLITMIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)), 31
 
 
 class Stream(enum.IntEnum):
@@ -44,7 +45,8 @@ def fold_in(key: tf.Tensor, data: tf.Tensor | int) -> tf.Tensor:
     Returns:
       uint64 of the broadcast shape.
     """
-    return _mix(key ^ _mix(tf.cast(data, tf.uint64) + _u64(_GOLDEN_GAMMA)))
+    mixed = mix(tf.cast(data, tf.uint64) + _u64(_GOLDEN_GAMMA), *_SPLITMIX)
+    return mix(key ^ mixed, *_SPLITMIX)
 
 
 def key(
@@ -92,10 +94,13 @@ def uniform(key: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.bitwise.right_shift(key, _u64(11)), tf.float64) * 2.0**-53
 
 
-def _mix(z: tf.Tensor) -> tf.Tensor:
-    z = (z ^ tf.bitwise.right_shift(z, _u64(30))) * _u64(0xBF58476D1CE4E5B9)
-    z = (z ^ tf.bitwise.right_shift(z, _u64(27))) * _u64(0x94D049BB133111EB)
-    return z ^ tf.bitwise.right_shift(z, _u64(31))
+def mix(z: tf.Tensor, rounds: Sequence[tuple[int, int]], last: int) -> tf.Tensor:
+    """Mixes bits: rounds of (shift, factor), then one more shift."""
+    for shift, factor in rounds:
+        z = (z ^ tf.bitwise.right_shift(z, tf.constant(shift, z.dtype))) * tf.constant(
+            factor, z.dtype
+        )
+    return z ^ tf.bitwise.right_shift(z, tf.constant(last, z.dtype))
 
 
 def _u64(value: int) -> tf.Tensor:

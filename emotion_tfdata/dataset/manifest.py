@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import os
-import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from emotion_tfdata.dataset import tfds
 from emotion_tfdata.dataset.index import Index, Record
 from emotion_tfdata.dataset.moments import Actor, GroupSums, Moments, Statistics
 from emotion_tfdata.dataset.protocols import Deal, deal
+from emotion_tfdata.dataset.whole import digest_of, replacing
 from emotion_tfdata.labels import class_names
 
 MANIFEST_NAME = "manifest.json"
@@ -469,20 +469,7 @@ def _writer_of(content: bytes) -> Callable[[Any], Any]:
 
 def _write(data_dir: str, name: str, write: Callable[[Any], Any]) -> File:
     """Writes a file, whole or not at all."""
-    path = os.path.join(data_dir, name)
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "w+b") as file:
+    with replacing(os.path.join(data_dir, name)) as temporary:
+        with open(temporary, "wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-    return File(name, size, digest.hexdigest())
+        return File(name, temporary.stat().st_size, digest_of(temporary))

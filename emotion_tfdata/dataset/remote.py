@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from emotion_tfdata.dataset.manifest import MANIFEST_NAME, File, Manifest, ManifestError
+from emotion_tfdata.dataset.whole import digest_of
 
 CACHE_VARIABLE = "EMOTION_TFDATA_CACHE"
 _CONNECTIONS = 8
@@ -128,7 +129,7 @@ class Source:
             return False
         if status.st_size == file.bytes and status.st_mtime_ns == _stamp_ns(file):
             return True
-        if status.st_size != file.bytes or _sha256_of(path) != file.sha256:
+        if status.st_size != file.bytes or digest_of(path) != file.sha256:
             raise StorageError(
                 f"{path} holds other bytes than the manifest states; delete it, and it is fetched "
                 "again"
@@ -144,7 +145,7 @@ class Source:
             if self._stands(file):
                 return
             self._fill(file, part)
-            if _sha256_of(part.name) != file.sha256:
+            if digest_of(part.name) != file.sha256:
                 part.truncate(0)
                 raise StorageError(
                     f"{self.url}/{file.name}: its SHA-256 is not the manifest's; the copy behind "
@@ -246,11 +247,3 @@ def _said(error: Exception | None) -> str:
 def _stamp_ns(file: File) -> int:
     """A time between 2001 and 2035 that stands for a file's SHA-256."""
     return (10**9 + int(file.sha256[:16], 16) % (1 << 30)) * 10**9
-
-
-def _sha256_of(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

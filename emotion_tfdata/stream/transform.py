@@ -83,18 +83,7 @@ def make_view(
     train: np.ndarray,
     features: Features,
 ) -> View:
-    """The view of one modality: which features, and how they are scaled.
-
-    Args:
-      manifest: of the data set.
-      modality: `audio` or `landmarks`.
-      deal: the data set's clips, dealt.
-      train: bool `[K]`, the cells whose statistics are used.
-      features: what is served.
-
-    Raises:
-      ValueError: for landmarks the data set does not have, or a training side without a frame.
-    """
+    """The view of one modality: which features, and how they are scaled; as `make_scaling`."""
     scaling, indices = make_scaling(manifest, modality, deal, train, features)
     relative = modality == "audio" and features.relative_level
     rate_hz, array = manifest.modalities[modality].rate_hz, manifest.modalities[modality].array

@@ -40,9 +40,10 @@ from emotion_tfdata.dataset.schema import (
     stored_arrays,
 )
 from emotion_tfdata.dataset.tfds import FEATURES_NAME, INFO_NAME
+from emotion_tfdata.dataset.whole import replacing
 from preprocess.builder import lock
 from preprocess.builder.differences import differences
-from preprocess.builder.writer import SHARD_NAME, ShardPlan, unique_name
+from preprocess.builder.writer import SHARD_NAME, ShardPlan
 from preprocess.builder.written_shard import WrittenShard, facts_from_json
 from preprocess.clip.facts import ClipFacts
 from preprocess.corpora import Skipped
@@ -61,7 +62,7 @@ _DAMAGES = (ValueError, KeyError, TypeError, AttributeError)
 _MANIFEST_NAMES = (INDEX_NAME, STATISTICS_NAME, FEATURES_NAME, INFO_NAME, MANIFEST_NAME)
 # The manifest's files and the description, before they have their names.
 _HALF_WRITTEN = re.compile(
-    rf"({'|'.join(map(re.escape, (f'.{BUILD_NAME}', *_MANIFEST_NAMES)))})\.[\w-]+\.tmp", re.ASCII
+    rf"\.({'|'.join(map(re.escape, (BUILD_NAME, *_MANIFEST_NAMES)))})\.[\w-]+\.tmp", re.ASCII
 )
 
 
@@ -448,17 +449,10 @@ class Workspace:
     def _write(self, path: Path, write: Callable[[BinaryIO], Any]) -> int:
         """Writes a file whole or not at all; returns its bytes."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{unique_name()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-                size = file.seek(0, os.SEEK_END)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return size
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            return file.tell()
 
 
 def _damaged(path: Path, error: Exception) -> WorkspaceError:

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from emotion_tfdata.dataset.manifest import Manifest, Modality, Shard
 from emotion_tfdata.dataset.moments import GroupSums, Moments
 from emotion_tfdata.dataset.schema import Example
 from emotion_tfdata.dataset.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame
+from emotion_tfdata.dataset.whole import digest_of, replacing
 from preprocess.builder.written_shard import WrittenShard
 from preprocess.clip.facts import ClipFacts
-from preprocess.corpora.checksums import sha256_of
 
 # Of finished ones and of those still written.
 SHARD_NAME = re.compile(r"\.?fold-\d+-of-\d+(-part-\d+)?\.tfrecord-\d{5}-of-\d{5}(\.[\w-]+\.tmp)?")
@@ -103,13 +102,12 @@ def write_shard(
       OSError: if it cannot be written, or does not read back as it was written.
     """
     path = out_dir / plan.name
-    temporary = out_dir / f".{plan.name}.{unique_name()}.tmp"
     records: list[Record] = []
     facts: dict[str, ClipFacts] = {}
     sums = GroupSums()
     digest = hashlib.sha256()
     offset = 0
-    try:
+    with replacing(path) as temporary:
         with open(temporary, "wb") as file:
             for example_id, fold in zip(plan.example_ids, plan.random_folds, strict=True):
                 example, facts[example_id] = load(example_id)
@@ -123,11 +121,8 @@ def write_shard(
                 add_rows(sums, schema.decode(payload, example_id, modalities), fold, modalities)
             file.flush()
             os.fsync(file.fileno())
-        if sha256_of(temporary) != digest.hexdigest():
+        if digest_of(temporary) != digest.hexdigest():
             raise OSError(f"{temporary} does not read back as it was written")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     shard = Shard(plan.name, offset, digest.hexdigest(), len(records))
     return WrittenShard(shard, plan.fold, tuple(records), sums, facts)
 
@@ -162,8 +157,3 @@ def add_rows(
     rows = schema.valid_rows(example, modalities)
     moments = {modality: Moments.of(each) for modality, each in rows.items()}
     sums.add(example.corpus, example.actor, random_fold, moments)
-
-
-def unique_name() -> str:
-    """A name for a file that no other process has, on this machine or any other."""
-    return f"{os.getpid()}-{secrets.token_hex(4)}"

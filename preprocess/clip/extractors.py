@@ -47,8 +47,8 @@ _DESCRIBED = ("name", "version", "settings", "rate_hz", "width", "unit", "step")
 _TOLERANCE_S = 1e-6
 
 
-class AudioExtractor(Protocol):
-    """What an extractor has.
+class Extractor(Protocol):
+    """What every extractor has.
 
     Attributes:
       name, version: for people.
@@ -74,6 +74,10 @@ class AudioExtractor(Protocol):
     def unit(self) -> str: ...  # noqa: D102
     @property
     def step(self) -> float | None: ...  # noqa: D102
+
+
+class AudioExtractor(Extractor, Protocol):
+    """What an extractor of sound has beside."""
 
     def extract(self, samples: np.ndarray, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
         """Features of a clip.

@@ -25,7 +25,7 @@ changed code is another build.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -44,23 +44,8 @@ BUILT_IN = ("facemesh", "openface")
 Pictures = Iterable[tuple[float, np.ndarray]]
 
 
-class FaceExtractor(Protocol):
-    """What an extractor has: the attributes of `extractors.AudioExtractor`, and one method."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def version(self) -> str: ...  # noqa: D102
-    @property
-    def settings(self) -> Mapping[str, Any]: ...  # noqa: D102
-    @property
-    def rate_hz(self) -> float: ...  # noqa: D102
-    @property
-    def width(self) -> int: ...  # noqa: D102
-    @property
-    def unit(self) -> str: ...  # noqa: D102
-    @property
-    def step(self) -> float | None: ...  # noqa: D102
+class FaceExtractor(extractors.Extractor, Protocol):
+    """What an extractor of pictures has beside what every one has."""
 
     def extract(self, pictures: Pictures) -> tuple[np.ndarray, np.ndarray]:
         """Features of a clip.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -134,15 +135,27 @@ def place(corpus: str, root: Path, path: Path) -> str:
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def is_media(path: Path) -> bool:
-    """Whether a file is called as picture or sound is."""
-    return path.suffix.lower() in MEDIA_ENDINGS and not path.name.startswith(_APPLE_DOUBLE)
+def named_files(
+    corpus: str, root: Path, name: re.Pattern[str], example: str
+) -> tuple[list[tuple[Path, re.Match[str]]], list[Skipped], list[Path]]:
+    """Sorts the files below a folder by their names.
 
-
-def unknown_name(corpus: str, root: Path, path: Path, example: str) -> Skipped:
-    """Media that is not named as its corpus names its files."""
-    reason = f"not named as the corpus's files are, e.g. {example}"
-    return Skipped(place(corpus, root, path), "unknown name", reason)
+    Returns:
+      Media named as the corpus names its files, with what the names say; other media, which are
+      skipped; and files of other kinds. All in order of their paths.
+    """
+    named, skipped, others = [], [], []
+    for path in find_files(root):
+        is_media = path.suffix.lower() in MEDIA_ENDINGS and not path.name.startswith(_APPLE_DOUBLE)
+        match = name.fullmatch(path.name)
+        if not is_media:
+            others.append(path)
+        elif match:
+            named.append((path, match))
+        else:
+            reason = f"not named as the corpus's files are, e.g. {example}"
+            skipped.append(Skipped(place(corpus, root, path), "unknown name", reason))
+    return named, skipped, others
 
 
 def count_lines(corpus: str, what: str, paths: Iterable[Path]) -> tuple[str, ...]:

@@ -10,11 +10,11 @@ import csv
 import dataclasses
 import functools
 import gzip
-import hashlib
 import importlib.resources
-import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from emotion_tfdata.dataset.whole import digest_of
 
 CHECKSUMS = ("warn", "require", "off")
 
@@ -61,32 +61,5 @@ def altered(corpus: str, paths: Iterable[Path]) -> tuple[str, ...]:
     return tuple(path.name for path, file in known if file and not _is_official(path, file))
 
 
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hex.
-
-    Raises:
-      OSError: if it cannot be read.
-    """
-    return digest_of(path, "sha256")
-
-
-def digest_of(path: str | os.PathLike[str], algorithm: str) -> str:
-    """Digest of a file, in hex.
-
-    Args:
-      path: the file.
-      algorithm: `hashlib`'s name of it.
-
-    Raises:
-      OSError: if the file cannot be read.
-    """
-    # Systems that forbid MD5 do so for security; here it tells of damage.
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _is_official(path: Path, official: OfficialFile) -> bool:
-    return path.stat().st_size == official.bytes and sha256_of(path) == official.sha256
+    return path.stat().st_size == official.bytes and digest_of(path) == official.sha256

@@ -15,10 +15,8 @@ from preprocess.corpora import (
     Scan,
     Skipped,
     count_lines,
-    find_files,
-    is_media,
+    named_files,
     place,
-    unknown_name,
 )
 
 CORPUS = "crema_d"
@@ -43,7 +41,7 @@ _BAD_EVERYWHERE = {
     "1064_TIE_SAD_XX": "known bad: a broken recording without duration",
     "1064_IEO_DIS_MD": "known bad: one minute with every emotion in it",
 }
-_BAD_BUT_FOR_WAV = {"1076_MTI_NEU_XX": "known bad: it breaks off; only its wav is whole"}
+_BAD_BUT_FOR_WAV = {"1076_MTI_NEU_XX": "known bad: it ends early; only its wav is whole"}
 _SAME_SOUND = (
     ("1006_TIE_HAP_XX", "1006_TIE_NEU_XX"),
     ("1013_WSI_DIS_XX", "1013_WSI_SAD_XX"),
@@ -70,16 +68,8 @@ def scan(root: Path, modalities: str) -> Scan:
       CorpusError: if no file is named as CREMA-D's are.
     """
     takes: dict[str, dict[str, Path]] = defaultdict(dict)
-    skipped = []
-    copies, others = [], []
-    for path in find_files(root):
-        match = _NAME.fullmatch(path.name)
-        if not is_media(path):
-            others.append(path)
-            continue
-        if not match:
-            skipped.append(unknown_name(CORPUS, root, path, _EXAMPLE))
-            continue
+    named, skipped, others = named_files(CORPUS, root, _NAME, _EXAMPLE)
+    for path, match in named:
         files, ending = takes[match["stem"]], match["ending"].lower()
         if ending in files:
             reason = f"the same name as {place(CORPUS, root, files[ending])}"
@@ -88,7 +78,7 @@ def scan(root: Path, modalities: str) -> Scan:
             files[ending] = path
     if not takes:
         raise CorpusError(f"{root} is not CREMA-D: no file in it is named as {_EXAMPLE} is")
-    clips = []
+    clips, copies = [], []
     for stem in sorted(takes):
         files = takes[stem]
         picture = sound = None
@@ -108,16 +98,16 @@ def scan(root: Path, modalities: str) -> Scan:
         if refused:
             skipped.append(Skipped(place(CORPUS, root, main), *refused))
             continue
-        match = _NAME.fullmatch(main.name)
-        assert match is not None
+        name = _NAME.fullmatch(main.name)
+        assert name is not None
         clips.append(
             Clip(
                 corpus=CORPUS,
                 name=stem,
-                actor=match["actor"],
-                emotion=CREMA_D_EMOTIONS[match["emotion"]],
-                intensity=_LEVELS[match["level"]],
-                sentence=match["sentence"],
+                actor=name["actor"],
+                emotion=CREMA_D_EMOTIONS[name["emotion"]],
+                intensity=_LEVELS[name["level"]],
+                sentence=name["sentence"],
                 picture=str(picture) if picture else None,
                 sound=str(sound) if sound else None,
                 root=root,

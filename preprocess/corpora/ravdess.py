@@ -18,9 +18,8 @@ from preprocess.corpora import (
     Skipped,
     count_lines,
     find_files,
-    is_media,
+    named_files,
     place,
-    unknown_name,
 )
 
 CORPUS = "ravdess"
@@ -59,16 +58,8 @@ def scan(root: Path, modalities: str, tracking_dir: Path | None = None) -> Scan:
       CorpusError: if no file is named as RAVDESS's are.
     """
     takes: dict[str, dict[str, Path]] = defaultdict(dict)
-    skipped = []
-    others = []
-    for path in find_files(root):
-        match = _NAME.fullmatch(path.name)
-        if not is_media(path):
-            others.append(path)
-            continue
-        if not match:
-            skipped.append(unknown_name(CORPUS, root, path, _EXAMPLE))
-            continue
+    named, skipped, others = named_files(CORPUS, root, _NAME, _EXAMPLE)
+    for path, match in named:
         take, modality = match["take"], match["modality"]
         where = place(CORPUS, root, path)
         if match["channel"] != _SPEECH:
@@ -107,16 +98,16 @@ def scan(root: Path, modalities: str, tracking_dir: Path | None = None) -> Scan:
             if path not in used:
                 reason = f"duplicate take of {place(CORPUS, root, main)}"
                 skipped.append(Skipped(place(CORPUS, root, path), "duplicate take", reason))
-        match = _NAME.fullmatch(next(iter(files.values())).name)
-        assert match is not None
+        name = _NAME.fullmatch(next(iter(files.values())).name)
+        assert name is not None
         clips.append(
             Clip(
                 corpus=CORPUS,
                 name=main.stem,
-                actor=match["actor"],
-                emotion=RAVDESS_EMOTIONS[match["emotion"]],
-                intensity=_INTENSITIES[match["intensity"]],
-                sentence=match["sentence"],
+                actor=name["actor"],
+                emotion=RAVDESS_EMOTIONS[name["emotion"]],
+                intensity=_INTENSITIES[name["intensity"]],
+                sentence=name["sentence"],
                 picture=str(picture) if picture else None,
                 sound=str(sound) if sound else None,
                 root=root,

@@ -6,7 +6,6 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import cast
 
 import av
@@ -14,6 +13,8 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.stream import VideoStream
+
+from emotion_tfdata.dataset.whole import replacing
 
 NTSC_FRAME_RATE = Fraction(30000, 1001)
 
@@ -79,9 +80,7 @@ def encode_clip(
     """
     if pictures is None and audio is None:
         raise ValueError(f"{path}: a clip needs pictures, audio or both; got neither")
-    target = Path(path)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as unfinished:
         # One thread and no version strings: the same input gives the same bytes.
         options = {"fflags": "+bitexact"}
         if container in ("mp4", "mov"):
@@ -104,11 +103,6 @@ def encode_clip(
             for packet in _by_time(picture_packets, sound_packets):
                 first_s = min(first_s, _time_s(packet))
                 output.mux(packet)
-        with open(unfinished, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return round(-first_s, 3) if container in _WITHOUT_NEGATIVE_TIMES else 0.0
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import av
 import cv2
 
-from preprocess.corpora.checksums import sha256_of
+from emotion_tfdata.dataset.whole import digest_of, replacing
 from preprocess.drawn import sample, sample_face
 from preprocess.drawn.sample_encode import encode_clip
 from preprocess.drawn.sample_render import draw_clip
@@ -174,7 +174,7 @@ def _reusable(
 
 def _is_whole(root: Path, record: dict[str, Any]) -> bool:
     path = root / record["path"]
-    return path.is_file() and sha256_of(path) == record.get("sha256")
+    return path.is_file() and digest_of(path) == record.get("sha256")
 
 
 def _draw_all(
@@ -245,11 +245,10 @@ def _record(root: Path, spec: sample.ClipSpec) -> dict[str, Any]:
         # Picture 0 is at time 0 of the clip: what the container adds to both streams.
         "clock_offset_s": round(first_picture_s, 6),
         "bytes": path.stat().st_size,
-        "sha256": sha256_of(path),
+        "sha256": digest_of(path),
     }
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -40,14 +40,14 @@ sys.path.insert(0, str(PROJECT))
 
 import numpy as np  # noqa: E402
 
-from emotion_tfdata.dataset import schema  # noqa: E402
+from emotion_tfdata.dataset import schema, whole  # noqa: E402
 from emotion_tfdata.dataset.manifest import Manifest  # noqa: E402
 from preprocess.builder.plan import BuildSettings, plan_build  # noqa: E402
 from preprocess.builder.workspace import Workspace  # noqa: E402
 from preprocess.builder.writer import ShardPlan, write_shard  # noqa: E402
 from preprocess.clip import align, audio, landmarks, media  # noqa: E402
 from preprocess.clip.facts import measure  # noqa: E402
-from preprocess.corpora import Clip, checksums  # noqa: E402
+from preprocess.corpora import Clip  # noqa: E402
 
 # Corpus -> clips of the six emotions and their seconds, both by the official wavs.
 WHOLE = {"ravdess": (1248, 4659.4), "crema_d": (7442, 18924.1)}
@@ -131,7 +131,7 @@ def _parts(clips: Iterable[Clip], work_dir: Path) -> dict[str, float]:
         assert isinstance(clip.sound, str)
         assert isinstance(clip.picture, str)
         with timed("checksum"):
-            checksums.sha256_of(Path(clip.picture))
+            whole.digest_of(Path(clip.picture))
         with timed("decode"):
             sound = media.read_sound(Path(clip.sound))
             pictures = list(media.read_pictures(Path(clip.picture)))

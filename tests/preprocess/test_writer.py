@@ -167,7 +167,7 @@ def check(moments, names):
 
 
 def test_a_shard_that_does_not_read_back_as_written_is_not_kept(tmp_path, monkeypatch):
-    whole = writer.sha256_of
+    whole = writer.digest_of
 
     def of_a_bad_disk(path):
         content = bytearray(path.read_bytes())
@@ -175,7 +175,7 @@ def test_a_shard_that_does_not_read_back_as_written_is_not_kept(tmp_path, monkey
         path.write_bytes(content)
         return whole(path)
 
-    monkeypatch.setattr(writer, "sha256_of", of_a_bad_disk)
+    monkeypatch.setattr(writer, "digest_of", of_a_bad_disk)
     with pytest.raises(OSError, match="does not read back as it was written"):
         write(tmp_path)
     assert not list(tmp_path.iterdir())
