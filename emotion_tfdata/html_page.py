@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-# It warns of caches that it makes on first use; nobody who reads a report needs to know.
-logging.getLogger("matplotlib").setLevel(logging.ERROR)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def render(package: str, template: str, **values: Any) -> str:
@@ -40,6 +37,8 @@ def render(package: str, template: str, **values: Any) -> str:
 
 def image(figure: Figure, dpi: int = 110) -> Markup:
     """The figure as a PNG within the page; the same bytes for the same figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     content = io.BytesIO()
     figure.set_dpi(dpi)
     # Not `savefig`, which draws everything twice.

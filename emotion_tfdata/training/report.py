@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -297,6 +298,8 @@ def folds_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def write(model_dir: Path, report: Mapping[str, Any]) -> None:
     """Writes a report's forms into a folder, the JSON last."""
+    # It warns of caches that it makes on first use; nobody who trains needs to know.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from emotion_tfdata.training import report_figures, report_html
 
     with run_dir.replacing(model_dir / run_dir.CONFUSION_PNG) as temporary:

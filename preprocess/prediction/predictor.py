@@ -128,61 +128,29 @@ class Failure:
     reason: str
 
 
-def _extractor(build: Mapping[str, Any]) -> AudioExtractor:
-    """What made a data set's audio features.
+def _same_extractor(name: str, find: Callable[[], Any], describe: Any, known: Any) -> Any:
+    """Finds the extractor that made a data set's features.
+
+    Args:
+      name: of it.
+      find: gives the one of this name that is here.
+      describe: says what one is made of.
+      known: what the data set's was made of; None where it has no such features.
 
     Raises:
-      ValueError: if it is not to be had here, or another one is.
-    """
-    bands, known = AudioSettings(**build.get("audio", {})), build.get("extractor")
-    if not known:
-        return extractors.LogMel(bands)
-    found = extractors.resolve(
-        build["audio_features"], bands, build["num_mfcc"], build["mfcc_deltas"]
-    )
-    _check_same(build["audio_features"], extractors.describe(found), known)
-    return found
-
-
-def _face(build: Mapping[str, Any]) -> FaceFeatures:
-    """What made a data set's face features.
-
-    Raises:
-      ValueError: if it is not to be had here, or another one is.
-    """
-    known = build.get("face_extractor")
-    if not known:
-        return OPENFACE if build.get("landmarks") == "openface" else FACEMESH
-    found = face_extractors.resolve(build["face_features"])
-    _check_same(build["face_features"], face_extractors.describe(found), known)
-    return found
-
-
-def _to_be_had(make: Callable[[Mapping[str, Any]], Any], build: Mapping[str, Any]) -> Any:
-    """An extractor of a data set.
-
-    Raises:
-      PredictError: if its module is not found from here, or not the same.
+      PredictError: if its module is not found from here, or it is another one.
     """
     try:
-        return make(build)
-    except PredictError:
-        raise
+        found = find()
     except ValueError as error:
         raise PredictError(f"{error}. Its module must be importable (PYTHONPATH)") from error
-
-
-def _check_same(name: str, found: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Refuses an extractor that is not the data set's.
-
-    Raises:
-      PredictError: if it is not.
-    """
+    here = describe(found)
     for part in ("settings", "width", "rate_hz", "step", "source_sha256"):
-        if found.get(part) != known.get(part):
+        if known and here.get(part) != known.get(part):
             raise PredictError(
                 f"{name} is not the extractor that made the model's features: its {part} is another"
             )
+    return found
 
 
 def load_features(model_dir: Path) -> Features:
@@ -200,18 +168,40 @@ def load_features(model_dir: Path) -> Features:
         build = content["build"]
         if content["version"] != _FORMAT_VERSION:
             raise PredictError(f"{path} is of another release ({content['emotion_tfdata']})")
+        if "recipe" not in build:
+            raise PredictError(f"{model_dir}: its data set was not made from clips, but made up")
+        if build["recipe"] != RECIPE:
+            raise PredictError(
+                f"{model_dir}: its data set was built by recipe {build['recipe']}, this release "
+                f"makes features by recipe {RECIPE}. Use the release it was built with "
+                f"({content['emotion_tfdata']}), or build and train again"
+            )
+        # What the data set has no features of may be of any kind.
+        sound = build["audio_features"] if build["extractor"] else "logmel"
+        face = build["face_features"] if build["face_extractor"] else "facemesh"
+        settings = AudioSettings(**build["audio"]), build["num_mfcc"], build["mfcc_deltas"]
         features = Features(
             name=content["name"],
             provenance=content["provenance"],
             modalities=tuple(content["inputs"]),
             data_modalities=tuple(content["data_modalities"]),
             class_names=tuple(content["class_names"]),
-            audio=_to_be_had(_extractor, build),
-            face=_to_be_had(_face, build),
-            versions=build.get("versions", {}),
-            trained_actors=frozenset(content.get("trained_actors", ())),
-            temperature=content.get("temperature"),
-            one_is_enough=content.get("one_is_enough", False),
+            audio=_same_extractor(
+                sound,
+                lambda: extractors.resolve(sound, *settings),
+                extractors.describe,
+                build["extractor"],
+            ),
+            face=_same_extractor(
+                face,
+                lambda: face_extractors.resolve(face),
+                face_extractors.describe,
+                build["face_extractor"],
+            ),
+            versions=build["versions"],
+            trained_actors=frozenset(content["trained_actors"]),
+            temperature=content["temperature"],
+            one_is_enough=content["one_is_enough"],
         )
     except FileNotFoundError as error:
         raise PredictError(_why_no_model(model_dir)) from error
@@ -219,14 +209,6 @@ def load_features(model_dir: Path) -> Features:
         if isinstance(error, PredictError):
             raise
         raise PredictError(f"{path}: cannot be read ({error!r})") from error
-    if "recipe" not in build:
-        raise PredictError(f"{model_dir}: its data set was not made from clips, but made up")
-    if build["recipe"] != RECIPE:
-        raise PredictError(
-            f"{model_dir}: its data set was built by recipe {build['recipe']}, this release makes "
-            f"features by recipe {RECIPE}. Use the release it was built with "
-            f"({content['emotion_tfdata']}), or build and train again"
-        )
     if "landmarks" in features.modalities and features.face == OPENFACE:
         raise PredictError(
             f"{model_dir}: its landmarks are those of RAVDESS's tracking record (OpenFace), which "

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from emotion_tfdata.dataset.protocols import describe
 from emotion_tfdata.grid.ablation.plan import BASELINE
 from emotion_tfdata.grid.ablation.summary import METRICS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def forest(protocol: str, systems: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -20,6 +23,10 @@ def forest(protocol: str, systems: Mapping[str, Mapping[str, Any]]) -> Figure:
       protocol: for the title.
       systems: as a part of a summary's protocol has them.
     """
+    # It warns of caches that it makes on first use; nobody who trains needs to know.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib.figure import Figure
+
     compared = [
         name
         for name, figures in systems.items()
