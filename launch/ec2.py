@@ -146,6 +146,8 @@ def main(argv: Sequence[str]) -> int:
         return int(args.does(args))
     except (LaunchError, FileError) as error:
         say(f"launch.ec2: {error}")
+    except botocore.exceptions.NoCredentialsError:
+        say("launch.ec2: no AWS credentials were found: aws configure, or export AWS_PROFILE=...")
     except _OF_AWS as error:
         say(f"launch.ec2: AWS: {' '.join(str(error).split())[:500]}")
     except KeyboardInterrupt:

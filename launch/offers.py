@@ -19,7 +19,8 @@ from launch.files import RETRIES
 # had. The regions share them.
 AS_OF = "2026-09"
 REGIONS = ("us-east-1", "us-east-2", "us-west-2")
-_TABLE: dict[str, tuple[int, float, str, float]] = {
+_Row = tuple[int, int, str, float | None]
+_TABLE: dict[str, _Row] = {
     "c5.24xlarge": (96, 192, "x86_64", 4.08),
     "c6i.xlarge": (4, 8, "x86_64", 0.17),
     "c7g.xlarge": (4, 8, "arm64", 0.145),
@@ -46,8 +47,8 @@ class Machine:
     """An instance type, with what an hour of it costs."""
 
     instance_type: str
-    vcpus: int
-    memory_gib: float
+    vcpus: int  # 0 where it is not known, as the memory
+    memory_gib: int
     architecture: str  # x86_64 or arm64 (Graviton)
     usd: float | None  # on demand; None where it is not known
     spot_usd: float | None  # now, in the cheapest zone
@@ -61,10 +62,8 @@ def machines(aws: Aws | None, names: Sequence[str]) -> list[Machine]:
       LaunchError: if the region has none of them, or one cannot run this.
     """
     if not aws:
-        if unknown := sorted(set(names) - set(_TABLE)):
-            raise LaunchError(f"--instance_type={unknown[0]}: not known without AWS")
         source = f"table of {AS_OF}, {', '.join(REGIONS)}"
-        return [Machine(name, *_TABLE[name], None, source) for name in names]
+        return [Machine(name, *_row(name), None, source) for name in names]
     which = [{"Name": "instance-type", "Values": list(names)}]
     answer = aws.client("ec2").describe_instance_types(Filters=which)
     found = {one["InstanceType"]: one for one in answer["InstanceTypes"]}
@@ -75,32 +74,38 @@ def machines(aws: Aws | None, names: Sequence[str]) -> list[Machine]:
     source = f"AWS's price list of {datetime.date.today()}, {aws.region}"
     if not listed:
         source = f"table of {AS_OF}, {aws.region}"
-        listed = {name: row[3] for name, row in _TABLE.items() if aws.region in REGIONS}
+        listed = {name: _row(name)[3] for name in names if aws.region in REGIONS}
     return [
         Machine(name, *_size(found[name]), listed.get(name), spot.get(name), source)
         for name in names
     ]
 
 
-def _size(entry: dict[str, Any]) -> tuple[int, float, str]:
+def _row(name: str) -> _Row:
+    architecture = "arm64" if re.match("[a-z]+[0-9]g", name) else "x86_64"
+    return _TABLE.get(name, (0, 0, architecture, None))
+
+
+def _size(entry: dict[str, Any]) -> tuple[int, int, str]:
     """A type's vCPUs, GiB and architecture, as EC2 describes it."""
-    name, gib = entry["InstanceType"], entry["MemoryInfo"]["SizeInMiB"] / 1024
+    name, gib = entry["InstanceType"], entry["MemoryInfo"]["SizeInMiB"] // 1024
     if re.split(r"\d", name)[0] not in _FAMILIES:
         raise LaunchError(
             f"--instance_type={name}: training runs on processors, and the machine gets no driver "
             "for anything else; choose one of the families c, m or r"
         )
-    if gib < 3.5:
-        raise LaunchError(f"--instance_type={name}: {gib:g} GiB of memory; training needs 4")
+    if gib < 4:
+        raise LaunchError(f"--instance_type={name}: {gib} GiB of memory; training needs 4")
     is_intel = "x86_64" in entry["ProcessorInfo"]["SupportedArchitectures"]
     return entry["VCpuInfo"]["DefaultVCpus"], gib, "x86_64" if is_intel else "arm64"
 
 
-def _listed_usd(aws: Aws, names: Sequence[str]) -> dict[str, float]:
+def _listed_usd(aws: Aws, names: Sequence[str]) -> dict[str, float | None]:
     """From AWS's price list; none where it is not available, such as without permission."""
     # Then minutes of retries are no use.
     few = RETRIES.merge(Config(retries={"mode": "standard", "total_max_attempts": 2}))
-    pricing, found = aws.session.client("pricing", "us-east-1", config=few), {}
+    pricing = aws.session.client("pricing", "us-east-1", config=few)
+    found: dict[str, float | None] = {}
     fixed = {
         **{"regionCode": aws.region, "operatingSystem": "Linux", "tenancy": "Shared"},
         **{"preInstalledSw": "NA", "capacitystatus": "Used"},
@@ -195,7 +200,7 @@ def table(
 
     for one, time_h in zip(found, hours, strict=True):
         lines.append(
-            f"{one.instance_type:12} {one.vcpus:>6} {one.memory_gib:>5g} "
+            f"{one.instance_type:12} {one.vcpus or '?':>6} {one.memory_gib or '?':>5} "
             f"{f'{time_h:.1f}' if time_h else '?':>7} {cost(one.usd, 1, 3):>12} "
             f"{cost(one.usd, time_h):>9} {cost(one.usd, max_hours):>9} "
             f"{cost(one.spot_usd, 1, 3):>9} {cost(one.spot_usd, time_h):>9}"

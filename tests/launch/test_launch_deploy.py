@@ -246,7 +246,14 @@ def test_a_dry_run_needs_no_account(cloud, project, data_dir, monkeypatch, lost)
     assert "account and network are not checked" in told.err
     assert "c7i.xlarge        4     8 " in told.err
     assert re.search("Prices: table of 20..-.., us-east-1, us-east-2, us-west-2", told.err)
-    assert cloud.run("deploy", "--yes", f"--data_dir={data_dir}").status == 1
+    unknown = cloud.run(
+        "deploy", "--dry_run", f"--data_dir={data_dir}", "--instance_type=c9g.large"
+    )
+    assert unknown.status == 0
+    assert "arm64/" in unknown.err, "Graviton's image"
+    refused = cloud.run("deploy", "--yes", f"--data_dir={data_dir}")
+    assert refused.status == 1
+    assert f"no AWS {lost}" in refused.err
 
 
 def test_help_needs_no_boto3(project_dir):
