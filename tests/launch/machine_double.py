@@ -151,6 +151,10 @@ class Machine:
         """Has a command fail that begins so, once."""
         self._failures.write_text(f"{command}\n")
 
+    def interrupt_at(self, command: str) -> None:
+        """Has the machine shut down at a command, which tells all that runs to end."""
+        _write_command(self._bin / command, 'kill -TERM "$PPID"; exit 143')
+
     def boot(self, script: str) -> int:
         """Runs a script as cloud-init does; returns its status."""
         path = self.top.parent / "user-data"

@@ -142,6 +142,17 @@ def test_amazon_linux_installs_by_dnf_and_preprocessing_gets_its_libraries(
     assert cloud.status("one")["state"] == "finished"
 
 
+def test_interrupted_while_it_is_set_up_the_next_machine_does_it(cloud, machine, user_data):
+    script = user_data("--spot")
+    first = machine("first")
+    first.interrupt_at("useradd")
+    assert first.boot(script) != 0, first.log
+    assert cloud.group("one")["DesiredCapacity"] == 1, "Auto Scaling starts another one"
+    assert cloud.status("one")["state"] == "starting"
+    second = machine("second")
+    assert second.boot(script) == 0, second.log
+
+
 def test_interrupted_in_the_middle_the_next_machine_resumes(
     cloud, metadata, machine, user_data, tmp_path
 ):
