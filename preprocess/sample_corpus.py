@@ -9,8 +9,8 @@ a second run keeps what is there.
 from __future__ import annotations
 
 import concurrent.futures
-import sys
 import time
+from collections.abc import Callable
 
 from absl import app, flags
 
@@ -18,6 +18,7 @@ from emotion_tfdata.fields import define_flags, from_flags
 from preprocess import cli
 from preprocess.drawn import sample
 from preprocess.drawn.sample_write import write_corpus
+from preprocess.reports.summary import Progress
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out_dir", None, "Folder to draw the corpus into.", required=True)
@@ -28,26 +29,16 @@ flags.DEFINE_integer(
 )
 
 
-class _Progress:
+def _tells_progress() -> Callable[[int, int], None]:
     """A line on standard error every few seconds: how many, how fast, how long yet."""
+    begun: list[Progress] = []
 
-    _EVERY_S = 5.0
+    def tell(done: int, total: int) -> None:
+        if not begun:
+            begun.append(Progress(total))
+        begun[0].add()
 
-    def __init__(self) -> None:
-        self._start_s = self._told_s = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now_s = time.monotonic()
-        if done < total and now_s - self._told_s < self._EVERY_S:
-            return
-        self._told_s = now_s
-        rate_hz = done / (now_s - self._start_s)
-        print(
-            f"sample_corpus: {done}/{total} clips, {rate_hz:.1f} clips/s, "
-            f"{(total - done) / rate_hz:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+    return tell
 
 
 def main(argv: list[str]) -> None:
@@ -61,7 +52,7 @@ def main(argv: list[str]) -> None:
             FLAGS.out_dir,
             overwrite=FLAGS.overwrite,
             num_workers=FLAGS.num_workers,
-            progress=_Progress(),
+            progress=_tells_progress(),
         )
     except (ValueError, concurrent.futures.BrokenExecutor) as error:
         cli.fail(str(error))

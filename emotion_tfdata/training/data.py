@@ -233,14 +233,17 @@ class Data:
         settings = self.settings
         if settings.class_weights == "none":
             return np.ones(len(self.class_names), np.float32)
-        return class_weights(
-            self.data_dir,
-            fold=settings.fold,
-            validation_fold=self.validation_fold,
-            protocol=settings.protocol,
-            corpora=settings.corpora,
-            features=settings.features,
-        )
+        return class_weights(self.data_dir, features=settings.features, **self._held_out)
+
+    @property
+    def _held_out(self) -> dict[str, Any]:
+        """Who is, as `make_dataset` takes it."""
+        return {
+            "fold": self.settings.fold,
+            "validation_fold": self.validation_fold,
+            "protocol": self.settings.protocol,
+            "corpora": self.settings.corpora,
+        }
 
     def _dataset(self, part: Part, features: Features, **options: Any) -> Any:
         from emotion_tfdata.stream.pipeline import make_dataset
@@ -250,14 +253,11 @@ class Data:
             return make_dataset(
                 self.data_dir,
                 part.split,
-                fold=settings.fold,
-                validation_fold=self.validation_fold,
-                protocol=settings.protocol,
-                corpora=settings.corpora,
                 batch_size=settings.batch_size,
                 seed=settings.seed,
                 features=dataclasses.replace(features, with_ids=True),
                 reading=Reading(num_threads=self._num_threads, shard=self._shard),
+                **self._held_out,
                 **options,
             )
         except ValueError as error:

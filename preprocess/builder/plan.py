@@ -73,7 +73,7 @@ class BuildSettings:
     split_protocol: str = setting(
         "actor",
         f"What shards are cut by, beside actor folds: {', '.join(protocols.NAMES)} or a JSON file "
-        "of folds: who holds out by it fetches no shard in vain. Every data set serves all "
+        "of folds: who holds out by it reads no other shard. Every data set serves all "
         "protocols",
     )
     max_shard_size_mb: float = setting(64.0, "Largest shard, in 10^6 bytes", "(0, 1e9]")

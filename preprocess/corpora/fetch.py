@@ -1,4 +1,4 @@
-"""Files over HTTP: whole, checked and resumed, from servers that break off, err and ask to wait."""
+"""Files over HTTP: whole, checked and resumed, with retries where a server fails or stalls."""
 
 from __future__ import annotations
 

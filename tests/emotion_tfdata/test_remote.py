@@ -1,4 +1,4 @@
-"""Data sets behind a URL: a real HTTP server on this machine, which breaks off as it is told."""
+"""Data sets behind a URL: a real HTTP server on this machine, which drops connections as told."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from emotion_tfdata.dataset.remote import StorageError
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves ranges, unless told not to, and breaks off after so many bytes where told to."""
+    """Serves ranges, unless told not to, and drops the connection after so many bytes."""
 
     protocol_version = "HTTP/1.1"
 
