@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import multiprocessing
 import os
 import tempfile
@@ -50,6 +51,10 @@ class Local:
         most = max(1, min(room, trainings))
         self.jobs = min(jobs, trainings) or (not cores_each and best_jobs(cores, most)) or most
         slots = threads.slots(self.jobs, cores_each)
+        # The last trainings get the cores of those that are done. What changes no bit is ready for
+        # that; threads within an operation are those of a training's own cores.
+        all_cores = threads.suited_to(cores)
+        self._args = [f"--inter_op_threads={all_cores.inter_op}"] if slots[0] else []
         self.how = f"{self.jobs} at a time, {len(slots[0]) or 'any'} of {cores} cores each"
         self._locks = tempfile.TemporaryDirectory(prefix="emotion_tfdata-")
         # The server looks for modules there alone; where this one is, all of them are.
@@ -82,7 +87,7 @@ class Local:
 
     def check(self, args: Sequence[str]) -> str:
         """Why a training cannot be done as its flags say; empty if it can."""
-        return self.call(work.check, args)
+        return self.call(work.check, (*self._args, *args))
 
     def room(self) -> int:
         """How many more trainings could begin now."""
@@ -90,7 +95,8 @@ class Local:
 
     def start(self, job: Job, stop_file: Path) -> None:
         """Begins a training."""
-        self._jobs[self._pool.schedule(work.train, args=(job, str(stop_file)))] = job
+        own = dataclasses.replace(job, args=(*self._args, *job.args))
+        self._jobs[self._pool.schedule(work.train, args=(own, str(stop_file)))] = job
 
     def wait(self, seconds: float) -> list[tuple[Job, str]]:
         """Waits for one to end, so long at most; those that did and what went wrong with each."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emotion_tfdata.grid.job import LOG, Job
-from emotion_tfdata.slots import take
+from emotion_tfdata import slots as slots_lib
 from emotion_tfdata.training import threads
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def begin(slots: Sequence[Sequence[int]], folder: str) -> None:
       folder: of the locks that say which are taken; a process that dies lets go of its.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who started us tells us
-    take(slots, folder)
+    slots_lib.take(slots, folder)
 
 
 def train(job: Job, stop_file: str, log: bool = True, several: bool = False) -> str:
@@ -49,13 +49,13 @@ def train(job: Job, stop_file: str, log: bool = True, several: bool = False) -> 
     """
     from emotion_tfdata.training import command
 
-    command.before_tensorflow()
+    command.import_tensorflow()
     from emotion_tfdata.training.learner import Learners
 
     global _learners
     if _learners is None:
         _learners = Learners()
-    parent = os.getppid()
+    parent, slot = os.getppid(), slots_lib.taken()
     next_look_s, stopped = 0.0, False
 
     def should_stop() -> bool:
@@ -64,12 +64,18 @@ def train(job: Job, stop_file: str, log: bool = True, several: bool = False) -> 
             next_look_s = time.monotonic() + _LOOK_EVERY_S
             # A training whose parent is gone saves and leaves.
             stopped = os.path.exists(stop_file) or os.getppid() != parent
+            if slot:
+                slot.look()
         return stopped
 
     job.folder.mkdir(parents=True, exist_ok=True)
     in_use_until_s = time.monotonic() + _LEAVES_WITHIN_S
     while True:
-        with _into(job.folder / LOG) if log else contextlib.nullcontext():
+        with contextlib.ExitStack() as during:
+            if log:
+                during.enter_context(_into(job.folder / LOG))
+            if slot:
+                during.enter_context(slot.working())
             values = command.parse(job.args)
             status = command.train(values, should_stop, _learners, several)
         said = job.last_line if log else "it failed"
@@ -92,7 +98,7 @@ def check(args: Sequence[str], workers: int = 1) -> str:
     """Why a training cannot be done as its flags say, by so many workers; empty if it can."""
     from emotion_tfdata.training import command
 
-    command.before_tensorflow()
+    command.import_tensorflow()
     from emotion_tfdata.dataset.storage import StorageError
     from emotion_tfdata.training.data import Data
     from emotion_tfdata.training.precision import check_precision
@@ -143,7 +149,7 @@ def summarize(folder: Path, jobs: Sequence[Job]) -> str:
     """
     from emotion_tfdata.training import command
 
-    command.before_tensorflow()
+    command.import_tensorflow()
     from emotion_tfdata.training import report as reports
     from emotion_tfdata.training import run
 

@@ -87,7 +87,8 @@ class Learner:
         self._workers = workers or Workers()
         self._class_weights = tf.Variable(class_weights, False, dtype=self.model.variable_dtype)
         self._step: Callable[..., Any] | None = None
-        self._logits: Callable[..., Any] | None = None
+        self._logits: Any = None  # a tf.function
+        self._logits_in_graphs: Callable[..., Any] | None = None
 
     def serves(self, settings: Settings) -> bool:
         """Whether a training of these settings has the same graph: weights and data may differ."""
@@ -117,7 +118,12 @@ class Learner:
                 input_signature=[_signature(features)],
                 autograph=False,
             )
-        return self._logits(features)
+        if tf.executing_eagerly():
+            return self._logits(features)
+        if self._logits_in_graphs is None:  # else each graph, saved ones too, would trace its own
+            with tf.init_scope():
+                self._logits_in_graphs = self._logits.get_concrete_function()
+        return self._logits_in_graphs(features)
 
     @property
     def learning_rate(self) -> float:

@@ -10,10 +10,12 @@ import os
 import signal
 import sys
 import threading
+import time
 import types
 
 import pytest
 
+from emotion_tfdata import slots
 from emotion_tfdata.grid import progress as progress_lib
 from emotion_tfdata.grid import run, scaling, work
 from emotion_tfdata.grid.job import LOG, GridError, Job
@@ -169,6 +171,42 @@ def test_each_process_has_cores_of_its_own_and_the_death_of_one_is_its_own_affai
         assert lost.exception() is not None
         after = dict(local._pool.schedule(where, args=(n,)).result() for n in range(4))
         assert {*map(tuple, after.values())} <= {*there}
+
+
+def wait_for(is_so):
+    deadline_s = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def trains_until(started, end):
+    with slots.taken().working():
+        started.touch()
+        wait_for(end.exists)
+
+
+def sees_beside_and_after(started, end):
+    wait_for(started.exists)
+    slot, cores = slots.taken(), lambda: os.sched_getaffinity(0)
+    with slot.working():
+        slot.look()
+        beside = cores()
+        end.touch()
+        wait_for(lambda: slot.look() or cores() != beside)
+        return beside, cores()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_the_cores_of_who_is_done_are_the_others(tmp_path):
+    places = tmp_path / "started", tmp_path / "end"
+    with Local(2, 2) as local:
+        other = local._pool.schedule(trains_until, args=places)
+        beside, after = local._pool.schedule(sees_beside_and_after, args=places).result()
+        other.result()
+        own = threads.slots(2)
+    assert beside in map(set, own)
+    assert after == {*own[0], *own[1]}
 
 
 def test_more_jobs_than_memory_is_a_line():
