@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emotion_tfdata.grid.job import LOG, Job
 from emotion_tfdata import slots as slots_lib
+from emotion_tfdata.grid.job import LOG, Job
 from emotion_tfdata.training import threads
 
 if TYPE_CHECKING:

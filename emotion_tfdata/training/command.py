@@ -124,7 +124,7 @@ def import_tensorflow() -> None:
     logging.set_verbosity(logging.WARNING)  # what TensorFlow tells of its own doings
     # They look for these, which nobody needs here, and work without: a third of the time.
     unneeded = [name for name in _UNNEEDED if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(unneeded))  # None: cannot be imported
+    sys.modules.update(dict.fromkeys(unneeded))  # type: ignore[arg-type]  # None: not to be imported
     try:
         import keras  # noqa: F401
         import tensorflow as tf  # noqa: F401
