@@ -272,7 +272,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(
         *("--modalities=landmarks", "--epochs=1", "--noaugment"),
     )
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for most, whole in ((20_000, []), (120_000, ["checkpoint.npz", "best.keras"])):
+    for most, whole in ((20_000, []), (105_000, ["checkpoint.npz", "best.keras"])):
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
         try:
             assert module.main(["train.py"]) == 1
