@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     flag("--setup_minutes", type=_between(10, 720), default=45.0, help=setup)
     flag("--subnet_id", type=lambda text: text.split(","), default=[], help="default: the VPC's")
     flag("--instance_profile", default="", help="an existing one, where you may make no role")
-    flag("--notify", default="", help="e-mail address to tell when the run is over")
+    flag("--notify", default="", help="e-mail address to tell when the run has finished or failed")
     starts(flag)
     flag = add(_monitor, "show a run")
     flag("--follow", action="store_true", help="copy the log until the run is over")

@@ -12,11 +12,12 @@ os.environ["MOTO_AMIS_PATH"] = str(Path(__file__).parent / "amis.json")
 pytest.register_assert_rewrite("fake_aws", "machine_double", "waiting")
 
 from fake_aws import aws_proxy, cloud, data_dir, deployed, project  # noqa: E402
-from machine_double import machine, metadata  # noqa: E402
+from machine_double import commands, machine, metadata  # noqa: E402
 
 __all__ = [
     "aws_proxy",
     "cloud",
+    "commands",
     "data_dir",
     "deployed",
     "machine",

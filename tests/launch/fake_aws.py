@@ -30,6 +30,7 @@ import botocore.awsrequest
 import botocore.credentials
 import botocore.loaders
 import jmespath
+import moto.backends
 import pytest
 from moto.server import ThreadedMotoServer
 from moto.ssm.models import Parameter, ssm_backends
@@ -66,15 +67,13 @@ class Request:
 class Answer:
     status: int
     body: bytes
-    content_type: str = "text/xml"
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def error(status: int, code: str, message: str = "", service: str = "s3") -> Answer:
     """AWS's error, in the form that the service has for it."""
     if service == "pricing":
-        body = json.dumps({"__type": code, "message": message})
-        return Answer(status, body.encode(), "application/x-amz-json-1.1")
+        return Answer(status, json.dumps({"__type": code, "message": message}).encode())
     body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
     if service == "ec2":
         body = f"<Response><Errors>{body}</Errors></Response>"
@@ -113,8 +112,7 @@ class Proxy:
                     self._hang_up()
                     return
                 if isinstance(done, Answer):
-                    about = {"Content-Type": done.content_type} | done.headers
-                    self._answer(done.status, about, done.body)
+                    self._answer(done.status, done.headers, done.body)
                     return
                 status, headers, content = _forward(port, request)
                 if status == 404 and request.is_from_instance:
@@ -358,6 +356,9 @@ def no_prices(request: Request) -> Answer | None:
 @pytest.fixture(scope="session")
 def aws_proxy() -> Iterator[Proxy]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    # Looked up anew in folders for each request, which takes longer than the answer.
+    modules = tuple(moto.backends.list_of_moto_modules())
+    moto.backends.list_of_moto_modules = lambda: modules
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     _, port = server.get_host_and_port()
@@ -391,6 +392,8 @@ def cloud(
     assert connection.getresponse().status == 200
     # Reading EC2's interface description takes longer than any request here.
     monkeypatch.setattr("botocore.session.create_loader", _loader)
+    # No request here is encrypted, and reading the certificates takes longer than any.
+    monkeypatch.setattr("botocore.httpsession.URLLib3Session._get_ssl_context", lambda self: None)
     # Waits between attempts are for real services.
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", _no_delay)
     cloud = Cloud(aws_proxy, capsys)

@@ -94,17 +94,20 @@ class Machine:
     project's own Python, and its pip only notes what it is asked.
     """
 
-    def __init__(self, path: Path, services: Mapping[str, str], manager: str = "apt-get") -> None:
+    def __init__(
+        self, path: Path, commands: Path, services: Mapping[str, str], manager: str = "apt-get"
+    ) -> None:
         """Makes its folders.
 
         Args:
           path: where they are.
+          commands: the folder of its other commands.
           services: variables that say where it finds AWS and its metadata.
           manager: of the system's packages, `apt-get` or `dnf`.
         """
         self.top, self._units, self._bin = path / "opt", path / "units", path / "bin"
         self.calls_path, self._failures = path / "calls", path / "failures"
-        for folder in (self._units, self._bin, path / "commands"):
+        for folder in (self._units, self._bin):
             folder.mkdir(parents=True)
         self.calls_path.touch()
         self._failures.touch()
@@ -124,14 +127,9 @@ class Machine:
         _write_command(
             self._bin / "python3.12", f'{note}mkdir -p "$3/bin"\nln -sf "{python}" "$3/bin/python"'
         )
-        for place in os.environ["PATH"].split(os.pathsep):
-            for command in Path(place).glob("*"):
-                link = path / "commands" / command.name
-                if command.name not in _REPLACED and not link.is_symlink():
-                    link.symlink_to(command.absolute())
         (path / ".curlrc").write_text("retry-max-time = 1\n")
         self._environment = {
-            "PATH": f"{self._bin}:{path / 'commands'}",
+            "PATH": f"{self._bin}:{commands}",
             "HOME": str(path),
             "EMOTION_TFDATA_TOP": str(self.top),
             "EMOTION_TFDATA_UNITS": str(self._units),
@@ -218,8 +216,22 @@ def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metadata]:
     service.close()
 
 
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This machine's commands, but for those that a test must not really run."""
+    folder = tmp_path_factory.mktemp("commands")
+    for place in os.environ["PATH"].split(os.pathsep):
+        for command in Path(place).glob("*"):
+            link = folder / command.name
+            if command.name not in _REPLACED and not link.is_symlink():
+                link.symlink_to(command.absolute())
+    return folder
+
+
 @pytest.fixture
-def machine(tmp_path: Path, cloud: Cloud, metadata: Metadata) -> Callable[..., Machine]:
+def machine(
+    tmp_path: Path, commands: Path, cloud: Cloud, metadata: Metadata
+) -> Callable[..., Machine]:
     """Makes machines, each with the credentials of its role alone."""
     metadata.give_role("the-role-of-the-run")
 
@@ -228,6 +240,6 @@ def machine(tmp_path: Path, cloud: Cloud, metadata: Metadata) -> Callable[..., M
             "AWS_ENDPOINT_URL": cloud.proxy.url,
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url,
         }
-        return Machine(tmp_path / name, services, **about)
+        return Machine(tmp_path / name, commands, services, **about)
 
     return make
