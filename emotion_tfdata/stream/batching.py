@@ -14,24 +14,19 @@ import numpy as np
 import tensorflow as tf
 
 from emotion_tfdata.augment import rng
-from emotion_tfdata.augment.config import Augment
-from emotion_tfdata.augment.draw import NOTHING, Draws, draw
+from emotion_tfdata.augment.draw import NOTHING, Augment, Draws, draw
 from emotion_tfdata.augment.rng import Stream
 from emotion_tfdata.augment.warp import stretched_frames
 from emotion_tfdata.dataset import timebase
 from emotion_tfdata.dataset.table import Table
 
-# Multiples, in rows. An XLA program for each shape takes 0.2 s to compile: other folds, splits and
-# data sets with clips of like length then share them.
-_PADDED_TO = {"audio": 16, "landmarks": 8}
-
 
 @dataclasses.dataclass(frozen=True)
 class Buckets:
-    """The few lengths that batches are made of. What they are padded to is a multiple of few rows.
+    """The few shapes that batches are padded to.
 
     Attributes:
-      audio_frames: int32 `[K]`, ascending; most rows of audio a clip of the bucket has.
+      audio_frames: int32 `[K]`, ascending; rows of audio in a batch of the bucket.
       landmarks_frames: int32 `[K]`.
       source_audio_frames: int32 `[K]`, most rows a clip of the bucket has before it is warped.
       source_landmarks_frames: int32 `[K]`.
@@ -44,18 +39,11 @@ class Buckets:
 
     def frames(self, modality: str) -> np.ndarray:
         """Rows of `audio` or of `landmarks` as served, int32 `[K]`."""
-        audio, landmarks = self.audio_frames, self.landmarks_frames
-        return _padded(audio if modality == "audio" else landmarks, modality)
+        return self.audio_frames if modality == "audio" else self.landmarks_frames
 
     def source_frames(self, modality: str) -> np.ndarray:
         """Rows of `audio` or of `landmarks` before the warp, int32 `[K]`."""
-        audio, landmarks = self.source_audio_frames, self.source_landmarks_frames
-        return _padded(audio if modality == "audio" else landmarks, modality)
-
-
-def _padded(frames: np.ndarray, modality: str) -> np.ndarray:
-    step = _PADDED_TO[modality]
-    return -(-frames // step) * step
+        return self.source_audio_frames if modality == "audio" else self.source_landmarks_frames
 
 
 def make_buckets(table: Table, num_buckets: int, stretch: tuple[float, float]) -> Buckets:
