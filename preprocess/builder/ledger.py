@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from emotion_tfdata.dataset.manifest import Manifest
 from preprocess.builder import writer
 from preprocess.builder.plan import BuildError, BuildSettings, Plan, plan_build
 from preprocess.builder.work import ALTERED
-from preprocess.builder.workspace import SKIPPED_NAME, Workspace
+from preprocess.builder.workspace import OLD_SKIPPED_NAME, SKIPPED_NAME, Workspace
 from preprocess.builder.writer import ShardPlan
 from preprocess.clip.facts import ClipFacts
 from preprocess.corpora import Clip, Skipped
@@ -139,6 +140,8 @@ class Ledger:
         everything = sorted([*self._plan.skipped, *skipped], key=lambda entry: entry.path)
         out_dir, settings = self._workspace.out_dir, self._settings
         (out_dir / SKIPPED_NAME).write_text(skipped_csv(everything), encoding="utf-8")
+        with contextlib.suppress(OSError):  # it is there, or the file system has no links
+            (out_dir / OLD_SKIPPED_NAME).symlink_to(SKIPPED_NAME)
         processors = self._workspace.processors()
         manifest = writer.make_manifest(
             written,

@@ -52,6 +52,7 @@ from preprocess.verify import verify
 
 BUILD_NAME = "build.json"
 SKIPPED_NAME = "skipped.csv"
+OLD_SKIPPED_NAME = "left_out.csv"  # a link: users' scripts read the list by its first name
 _WORK_NAME = ".work"
 _LOCK_NAME = ".lock"
 _TOKEN_NAME = "token-"
@@ -398,7 +399,7 @@ class Workspace:
 
     def _leftovers(self) -> list[Path]:
         """What a build may have left here."""
-        names = {BUILD_NAME, SKIPPED_NAME, JSON_NAME, HTML_NAME, _WORK_NAME}
+        names = {BUILD_NAME, SKIPPED_NAME, OLD_SKIPPED_NAME, JSON_NAME, HTML_NAME, _WORK_NAME}
         names.update(_MANIFEST_NAMES)
         return [
             path

@@ -153,6 +153,7 @@ def test_each_bad_file_is_listed_with_its_reason(built, path, kind, reason):
     assert entry["kind"] == kind
     assert re.search(reason, entry["reason"]), entry["reason"]
     assert f"{path},{kind}," in (out_dir / "skipped.csv").read_text()
+    assert (out_dir / "left_out.csv").read_text() == (out_dir / "skipped.csv").read_text()
     assert f"{path}: {entry['reason']}" in str(report)
 
 
@@ -179,7 +180,7 @@ def test_the_manifest_says_what_the_data_set_holds(built):
         np.testing.assert_allclose(moments.deviation, rows.std(axis=0), atol=1e-6)
     assert sorted(path.name for path in out_dir.iterdir()) == sorted(
         [
-            *("build.json", "skipped.csv", "report.html", "report.json"),
+            *("build.json", "skipped.csv", "left_out.csv", "report.html", "report.json"),
             *("index.npz", "manifest.json", "statistics.npz", "features.json", "dataset_info.json"),
             *(shard.name for shard in manifest.shards),
         ]

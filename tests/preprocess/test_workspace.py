@@ -351,7 +351,7 @@ def test_a_finished_data_set_s_damaged_manifest_is_named(finished):
 
 def test_overwriting_removes_what_builds_leave_and_nothing_else(workspace, claim):
     shards = ["fold-0-of-5.tfrecord-00000-of-00002", ".fold-1-of-5.tfrecord-00000-of-00001.7.tmp"]
-    tables = ["manifest.json", "skipped.csv"]
+    tables = ["manifest.json", "skipped.csv", "left_out.csv"]
     with claim(workspace, SETTINGS, overwrite=False):
         for name in [*shards, *tables, "thesis.tex", "fold.txt"]:
             (workspace.out_dir / name).write_text("x")
