@@ -313,7 +313,7 @@ def execute(aws: Aws, plan: Plan) -> None:
     say(f"source is in {folder}: {len(plan.source) / 1e6:.1f} MB")
     if plan.data and isinstance(plan.data.where, Path):
         _upload(plan.data, plan.data.where, _folder_of(aws, plan.data))
-    start(aws, stack, plan.max_hours, {})
+    start(aws, stack, plan.max_hours, _changes(stack, plan.parameters))
 
 
 def _make_stack(aws: Aws, plan: Plan) -> Stack:
@@ -354,8 +354,8 @@ def start(aws: Aws, stack: Stack, max_hours: float, changes: dict[str, str]) -> 
     Raises:
       LaunchError: if it is not; then there is no machine any more, and the message says why.
     """
-    # CloudFormation waits for a machine only where it starts one.
-    _update(aws, stack, changes | {"Machines": "0"})
+    if stack.is_started or changes:  # CloudFormation waits for a machine only where it starts one
+        _update(aws, stack, changes | {"Machines": "0"})
     folder = aws.run_folder(stack.run)
     before = folder.read_json("status.json")
     status = {"state": "starting", "machine_s": before.get("machine_s", 0)}
@@ -388,6 +388,12 @@ def _update(aws: Aws, stack: Stack, changes: dict[str, str]) -> None:
         raise LaunchError(f"another call changed {stack.name} at the same time; try again")
 
 
+def _changes(stack: Stack, wanted: dict[str, str]) -> dict[str, str]:
+    """Those of the wanted parameters that a stack has not; the deadline is always new."""
+    before = stack.parameters | {"Deadline": wanted.get("Deadline", "")}
+    return {key: value for key, value in wanted.items() if before.get(key) != value}
+
+
 def _given(parameters: dict[str, str]) -> list[dict[str, Any]]:
     return [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
 
@@ -399,11 +405,10 @@ def resume(aws: Aws, stack: Stack, asked: argparse.Namespace) -> None:
       LaunchError: if it cannot be.
     """
     before = stack.parameters
-    changes: dict[str, str] = {}
+    found: dict[str, str] = {}
     if asked.instance_type or asked.spot is not None:
         asked.os = next(key for key, name in _ROOT_DEVICE.items() if name == before["RootDevice"])
         asked.spot = before["Spot"] == "true" if asked.spot is None else asked.spot
         same = [before[key] for key in ("InstanceType", "LikeType1", "LikeType2") if before[key]]
         _, found = _machine_parameters(aws, asked, same, before["Command"])
-        changes = {key: value for key, value in found.items() if before[key] != value}
-    start(aws, stack, asked.max_hours, changes)
+    start(aws, stack, asked.max_hours, _changes(stack, found))

@@ -76,7 +76,7 @@ def look(aws: Aws, stack: Stack) -> Seen:
 def describe(aws: Aws, seen: Seen) -> str:
     """A run in a few lines."""
     status, stack, given = seen.status, seen.stack, seen.stack.parameters
-    since_s = time.time() - status.get("updated_at", time.time())
+    since_s = max(0.0, time.time() - status.get("updated_at", time.time()))
     is_spot = given["Spot"] == "true"
     what = f"{given['InstanceType']} {'spot' if is_spot else 'on demand'}"
     lines = [

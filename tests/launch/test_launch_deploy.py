@@ -26,6 +26,7 @@ def test_a_run_is_one_stack_with_its_machine_and_its_files(cloud, project, data_
         *("--", "--fold=3"),
     )
     assert (told.status, told.out) == (0, "one\n"), told.err
+    assert len(cloud.proxy.of("cloudformation", "UpdateStack")) == 1, "which starts the machine"
     asked = [r for r in cloud.proxy.requests if r.service == "s3"]
     assert len(asked) > 8
     for request in asked:
@@ -87,9 +88,11 @@ def test_the_same_call_resumes_where_one_was_interrupted(cloud, project, data_di
     assert "AWS continues with what was asked" in told.err
     assert cloud.instances() == []
     assert "one                               stopped" in cloud.run("list").out
-    assert cloud.run(*arguments).status == 0
+    assert cloud.run(*arguments, "--spot", "--instance_type=m6i.large").status == 0
     assert len(cloud.proxy.of("cloudformation", "CreateStack")) == 1
-    assert len(cloud.instances()) == 1
+    (machine,) = cloud.instances()
+    assert machine["InstanceType"] == "m6i.large", "what is asked for now"
+    assert cloud.parameters("one")["Spot"] == "true"
 
 
 def test_data_is_uploaded_once_and_shared(cloud, deployed, data_dir):
