@@ -5,6 +5,7 @@ Slow, since every process that trains imports TensorFlow; the nodes are started 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -17,7 +18,7 @@ import time
 import numpy as np
 import pytest
 
-from emotion_tfdata.grid import run
+from emotion_tfdata.grid import run, work
 from emotion_tfdata.grid.job import LOG, GridError, Job
 from emotion_tfdata.grid.local import Local
 from emotion_tfdata.grid.progress import Progress
@@ -108,6 +109,21 @@ def what_it_came_to(folder):
     return report, (folder / "predictions.csv").read_bytes()
 
 
+def free_ports(count):
+    with contextlib.ExitStack() as taken:
+        servers = [
+            taken.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
+        return [server.getsockname()[1] for server in servers]
+
+
+def work_beside(job, addresses, index):
+    """One of several workers of a training, as Ray Train starts them."""
+    own = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+    os.environ["TF_CONFIG"] = json.dumps(own)
+    return work.train(job, str(job.folder / "never"), several=True)
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:{}", "127.0.0.1:none"])
 def test_a_cluster_that_is_not_there_is_a_line_at_once(address):
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -124,11 +140,11 @@ def test_two_workers_do_what_one_process_does_and_the_same_to_the_bit_with_one_k
 ):
     cluster.start_nodes(2)
 
-    def start(name):
-        flags = ("--workers=2", *TOGETHER)
-        return Training(project_dir, cluster, fake_data_dir, tmp_path / name, *flags)
+    def at(folder):
+        return (*TOGETHER, f"--data_dir={fake_data_dir}", f"--model_dir={folder}")
 
-    broken = start("broken")
+    flags = ("--workers=2", *TOGETHER)
+    broken = Training(project_dir, cluster, fake_data_dir, tmp_path / "broken", *flags)
     broken.wait_until(lambda: len(history(broken.folder)) >= 2)
     workers = cluster.processes("ray::RayTrainWorker")
     assert len(workers) == 2
@@ -140,19 +156,21 @@ def test_two_workers_do_what_one_process_does_and_the_same_to_the_bit_with_one_k
     assert len(re.findall("^resumes from .*: epoch ", log, re.M)) == 1, log
     assert len(re.findall("^epoch 15/15", log, re.M)) == 1, log  # one of the two speaks
 
-    whole = start("whole")
-    whole.output()
-    assert [e["train"] for e in history(broken.folder)] == [
-        e["train"] for e in history(whole.folder)
-    ]
-    for name, value in arrays(whole.folder).items():
+    # Uninterrupted, and without Ray: its processes take most of the time.
+    whole = tmp_path / "whole"
+    job = Job("whole", whole, work.with_threads(at(whole), 1), 15)
+    with Local(2, 2) as local:
+        addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+        both = [local._pool.schedule(work_beside, args=(job, addresses, i)) for i in (0, 1)]
+        assert [one.result() for one in both] == ["", ""]
+    assert [e["train"] for e in history(broken.folder)] == [e["train"] for e in history(whole)]
+    for name, value in arrays(whole).items():
         assert arrays(broken.folder)[name].tobytes() == value.tobytes(), name
 
     alone = tmp_path / "alone"
-    flags = (f"--data_dir={fake_data_dir}", f"--model_dir={alone}")
-    assert parsed(*TOGETHER, *flags).main(["train.py"]) == 0
-    assert len(history(whole.folder)) == len(history(alone)) == 15
-    for ours, theirs in zip(history(whole.folder), history(alone), strict=True):
+    assert parsed(*at(alone)).main(["train.py"]) == 0
+    assert len(history(whole)) == len(history(alone)) == 15
+    for ours, theirs in zip(history(whole), history(alone), strict=True):
         for part in ("train", "selection"):
             for figure in ("loss", "accuracy"):
                 assert ours[part][figure] == pytest.approx(theirs[part][figure], abs=1e-9)
@@ -161,10 +179,8 @@ def test_two_workers_do_what_one_process_does_and_the_same_to_the_bit_with_one_k
         )
         assert ours["learning_rate"] == theirs["learning_rate"]
     for name, value in arrays(alone).items():
-        np.testing.assert_allclose(arrays(whole.folder)[name], value, atol=1e-9, err_msg=name)
-    said = [
-        (folder / run_dir.PREDICTIONS).read_text().splitlines() for folder in (alone, whole.folder)
-    ]
+        np.testing.assert_allclose(arrays(whole)[name], value, atol=1e-9, err_msg=name)
+    said = [(of / run_dir.PREDICTIONS).read_text().splitlines() for of in (alone, whole)]
     assert [line.split(",")[0] for line in said[0]] == [line.split(",")[0] for line in said[1]]
 
 
