@@ -7,12 +7,13 @@ checkpoint, which lies, as the data set does, where all nodes see it.
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import logging
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ class OnRay:
 
     def check(self, args: Sequence[str]) -> str:
         """Why a training cannot be done as its flags say; empty if it can."""
-        return self.call(work.check, work.with_threads(args, self._cpus), self._workers)
+        args = work.with_threads(args, self._cpus)
+        return self.call(_on_this_node, _versions(), "", work.check, args, self._workers)
 
     def room(self) -> int:
         """How many more trainings could begin now; nodes may have come or gone."""
@@ -102,7 +104,9 @@ class OnRay:
         """Begins a training."""
         own = dataclasses.replace(job, args=work.with_threads(job.args, self._cpus))
         if self._workers == 1:
-            reference = self._remote(work.train).remote(own, str(stop_file))
+            reference = self._remote(_on_this_node).remote(
+                *(_versions(), str(stop_file.parent), work.train, own, str(stop_file))
+            )
         else:
             share = self._workers, self._cpus, _RETRIES
             train = self._remote(together.train).options(num_cpus=0)
@@ -120,6 +124,33 @@ class OnRay:
 
     def _remote(self, function: Callable[..., Any]) -> Any:
         return ray.remote(num_cpus=self._cpus, max_retries=_RETRIES)(function)
+
+
+def _versions() -> dict[str, str]:
+    """Of what a training's bits hang on, as installed here."""
+    return {name: importlib.metadata.version(name) for name in ("tensorflow", "numpy")}
+
+
+def _on_this_node(
+    versions: Mapping[str, str], folder: str, function: Callable[..., str], *args: Any
+) -> str:
+    """What a function says is wrong, with the node's name; or why the node cannot do it.
+
+    Args:
+      versions: of the machine that asks.
+      folder: that this node must see, made by that machine; empty for none.
+      function: does the work.
+      *args: of it.
+    """
+    node, here = f"Ray node {socket.gethostname()}", _versions()
+    others = [name for name, version in versions.items() if here[name] != version]
+    if others:
+        there, asked = (", ".join(f"{n} {of[n]}" for n in others) for of in (here, versions))
+        return f"{node} has {there}, and the machine that asks {asked}: install the same on both"
+    if folder and not os.path.isdir(folder):
+        return f"{node} does not see {folder}: --model_dir must be on storage that all nodes share"
+    said = function(*args)
+    return f"{node}: {said}" if said else ""
 
 
 def _nodes() -> Sequence[dict[str, Any]]:

@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import pathlib
 import re
 import socket
 import subprocess
@@ -133,6 +134,31 @@ def test_a_cluster_that_is_not_there_is_a_line_at_once(address):
         OnRay(address, 0, 1),
     ):
         pass
+
+
+def test_a_node_of_other_versions_or_without_the_folders_is_named_in_a_line(
+    project_dir, fake_data_dir, tmp_path, monkeypatch
+):
+    installed = tmp_path / "numpy-9.9.9.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 9.9.9\n")
+    # A node's processes find that first; this one does not.
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{project_dir}:{pathlib.Path(__file__).parent}")
+    with OnRay("local", 1, 1) as cluster:
+        said = cluster.check([f"--data_dir={fake_data_dir}"])
+        assert re.fullmatch(
+            r"Ray node \S+ has numpy 9\.9\.9, and the machine that asks numpy [\d.]+: install .*",
+            said,
+        )
+        installed.joinpath("METADATA").write_text(f"Name: numpy\nVersion: {np.__version__}\n")
+        data_dir = tmp_path / "elsewhere"
+        said = cluster.check([f"--data_dir={data_dir}"])
+        assert re.fullmatch(rf"Ray node \S+: {data_dir} does not exist .*", said)
+        job = Job("one", tmp_path / "unseen" / "one", (), 1)
+        cluster.start(job, tmp_path / "unseen" / ".stop")
+        ((ended, said),) = cluster.wait(PATIENCE_S)
+        assert ended == job
+        assert re.fullmatch(r"Ray node \S+ does not see .*/unseen: --model_dir must be .*", said)
 
 
 def test_two_workers_do_what_one_process_does_and_the_same_to_the_bit_with_one_killed(
