@@ -173,7 +173,7 @@ def network(aws: Aws, subnet_ids: Sequence[str]) -> tuple[str, list[str]]:
                 f"{name}: no route to the internet, or no public addresses to use it, so the "
                 "machine could neither install packages nor reach S3; name others: --subnet_id"
             )
-    return vpc, list(subnets)
+    return vpc, sorted(subnets)
 
 
 def _leads_out(routes: Sequence[dict[str, str]], subnet: dict[str, Any]) -> bool:
