@@ -49,6 +49,31 @@ def in_process() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def learns() -> Callable[..., Any]:
+    """Trains a small model on a data set, which must learn it, and returns its settings."""
+    from emotion_tfdata import Augment, Reading, make_dataset
+    from emotion_tfdata.training.data import with_ids_apart
+    from emotion_tfdata.training.learner import Learner
+    from emotion_tfdata.training.run import model_config
+    from emotion_tfdata.training.settings import Settings
+
+    def check(data_dir, features, small, num_epochs):
+        model = model_config(str(data_dir), features, small, ())
+        learner = Learner(Settings("own", model, features=features), np.ones(2, np.float32))
+        options = {"batch_size": 4, "features": features, "reading": Reading(num_buckets=1)}
+        epochs = make_dataset(
+            data_dir, "train", num_epochs=num_epochs, augment=Augment(), **options
+        )
+        losses = [learner.train(batch, labels).loss for batch, labels, _ in with_ids_apart(epochs)]
+        assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+        held_out = learner.predict(make_dataset(data_dir, "test", **options))
+        assert (held_out.probabilities.argmax(axis=1) == held_out.labels).all()
+        return model
+
+    return check
+
+
+@pytest.fixture(scope="session")
 def claim() -> Callable[..., contextlib.AbstractContextManager[Manifest | None]]:
     """Holds a workspace's folder as a build does."""
 

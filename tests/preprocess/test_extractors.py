@@ -10,13 +10,9 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from emotion_tfdata import Augment, Features, Reading, make_dataset
+from emotion_tfdata import Augment, Features, make_dataset
 from emotion_tfdata.dataset.manifest import Manifest
 from emotion_tfdata.records import Records
-from emotion_tfdata.training.data import with_ids_apart
-from emotion_tfdata.training.learner import Learner
-from emotion_tfdata.training.run import model_config
-from emotion_tfdata.training.settings import Settings
 from preprocess import verify
 from preprocess.builder.building import build
 from preprocess.builder.plan import BuildError, BuildSettings
@@ -187,7 +183,9 @@ def test_features_of_one_s_own_are_stored_served_and_read_as_the_manifest_says(
         assert np.isfinite(features["audio"].numpy()).all()
 
 
-def test_a_pitch_extractor_comes_from_a_list_to_a_model_that_learns(voices, tmp_path, in_process):
+def test_a_pitch_extractor_comes_from_a_list_to_a_model_that_learns(
+    voices, tmp_path, in_process, learns
+):
     settings = dataclasses.replace(HEARD, audio_features=f"{OWN}:Pitch", classes=("happy", "sad"))
     build({}, tmp_path, settings, tables=[voices], **in_process)
     heard = Features("audio", with_ids=True)
@@ -199,14 +197,5 @@ def test_a_pitch_extractor_comes_from_a_list_to_a_model_that_learns(voices, tmp_
         "joined_dropouts": (0.0, 0.0),
         "bn_momentum": 0.8,
     }
-    model = model_config(str(tmp_path), heard, small, ())
+    model = learns(tmp_path, heard, small, num_epochs=15)
     assert (model.num_audio_features, model.num_classes) == (2, 2)
-    learner = Learner(Settings("pitch", model, features=heard), np.ones(2, np.float32))
-    options = {"batch_size": 4, "features": heard, "reading": Reading(num_buckets=1)}
-    epochs = make_dataset(str(tmp_path), "train", num_epochs=15, augment=Augment(), **options)
-    losses = [
-        learner.train(features, labels).loss for features, labels, _ in with_ids_apart(epochs)
-    ]
-    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
-    held_out = learner.predict(make_dataset(str(tmp_path), "test", **options))
-    assert (held_out.probabilities.argmax(axis=1) == held_out.labels).all()
