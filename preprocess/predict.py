@@ -33,30 +33,11 @@ with cli.importing():
     )
 
 
-class Table:
-    """Predictions as lines of text.
-
-    Args:
-      paths: of all clips that may come.
-      class_names: the columns.
-    """
-
-    def __init__(self, paths: Sequence[Path], class_names: Sequence[str]) -> None:
-        self._names = class_names
-        self._width = max(len("clip"), *(len(str(path)) for path in paths))
-        self._class_width = max(len(name) for name in class_names)
-
-    def head(self) -> str:
-        """The columns' names."""
-        columns = "  ".join(name.rjust(max(5, len(name))) for name in self._names)
-        return f"{'clip':<{self._width}}  {'emotion':<{self._class_width}}  {columns}"
-
-    def line(self, path: Path, prediction: Prediction) -> str:
-        """One clip's line."""
-        columns = "  ".join(
-            f"{prediction.probabilities[name]:.3f}".rjust(max(5, len(name))) for name in self._names
-        )
-        return f"{path!s:<{self._width}}  {prediction.emotion:<{self._class_width}}  {columns}"
+def row(clip: str, emotion: str, columns: Sequence[str], widths: Sequence[int]) -> str:
+    """A line of the table: clip, emotion and a column a class, of so many characters each."""
+    clip_width, emotion_width, *others = widths
+    cells = "  ".join(f"{text:>{width}}" for text, width in zip(columns, others, strict=True))
+    return f"{clip:<{clip_width}}  {emotion:<{emotion_width}}  {cells}"
 
 
 def as_json(
@@ -120,14 +101,17 @@ def main(argv: Sequence[str]) -> int:
         workers = chosen.num_workers or len(os.sched_getaffinity(0))
         if chosen.timeline:
             return _timelines(model_dir, paths, features, Path(chosen.timeline), workers)
-        table = Table(paths, features.class_names)
-        print(table.head(), file=screen)
+        names = features.class_names
+        widths = [max(len(text) for text in ("clip", *map(str, paths))), max(map(len, names))]
+        widths += [max(5, len(name)) for name in names]
+        print(row("clip", "emotion", names, widths), file=screen)
         for path, result in predict_clips(model_dir, paths, features, num_workers=workers):
             results.append((path, result))
             if isinstance(result, Failure):
                 print(f"{path}: not served: {result.reason}", file=sys.stderr, flush=True)
             else:
-                print(table.line(path, result), file=screen, flush=True)
+                shares = [f"{result.probabilities[name]:.3f}" for name in names]
+                print(row(str(path), result.emotion, shares, widths), file=screen, flush=True)
                 for note in result.notes:
                     print(f"note: {path}: {note}", file=sys.stderr, flush=True)
         if chosen.json:
