@@ -9,7 +9,7 @@ import functools
 import json
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,28 +128,35 @@ class Failure:
     reason: str
 
 
-def _same_extractor(name: str, find: Callable[[], Any], describe: Any, known: Any) -> Any:
-    """Finds the extractor that made a data set's features.
+def extractors_of(build: Mapping[str, Any]) -> tuple[AudioExtractor, FaceFeatures]:
+    """Finds the extractors that made a data set's features.
 
     Args:
-      name: of it.
-      find: gives the one of this name that is here.
-      describe: says what one is made of.
-      known: what the data set's was made of; None where it has no such features.
+      build: its settings. What it has no features of may be of any kind.
 
     Raises:
-      PredictError: if its module is not found from here, or it is another one.
+      PredictError: if the module of one is not found from here, or it is another one.
     """
+    sound = build["audio_features"] if build["extractor"] else "logmel"
+    face = build["face_features"] if build["face_extractor"] else "facemesh"
+    bands = AudioSettings(**build["audio"])
     try:
-        found = find()
+        found = (
+            extractors.resolve(sound, bands, build["num_mfcc"], build["mfcc_deltas"]),
+            face_extractors.resolve(face),
+        )
     except ValueError as error:
         raise PredictError(f"{error}. Its module must be importable (PYTHONPATH)") from error
-    here = describe(found)
-    for part in ("settings", "width", "rate_hz", "step", "source_sha256"):
-        if known and here.get(part) != known.get(part):
-            raise PredictError(
-                f"{name} is not the extractor that made the model's features: its {part} is another"
-            )
+    for name, here, known in (
+        (sound, extractors.describe(found[0]), build["extractor"]),
+        (face, face_extractors.describe(found[1]), build["face_extractor"]),
+    ):
+        for part in ("settings", "width", "rate_hz", "step", "source_sha256"):
+            if known and here.get(part) != known.get(part):
+                raise PredictError(
+                    f"{name} is not the extractor that made the model's features: its {part} is "
+                    "another"
+                )
     return found
 
 
@@ -176,28 +183,15 @@ def load_features(model_dir: Path) -> Features:
                 f"makes features by recipe {RECIPE}. Use the release it was built with "
                 f"({content['emotion_tfdata']}), or build and train again"
             )
-        # What the data set has no features of may be of any kind.
-        sound = build["audio_features"] if build["extractor"] else "logmel"
-        face = build["face_features"] if build["face_extractor"] else "facemesh"
-        settings = AudioSettings(**build["audio"]), build["num_mfcc"], build["mfcc_deltas"]
+        audio, face = extractors_of(build)
         features = Features(
             name=content["name"],
             provenance=content["provenance"],
             modalities=tuple(content["inputs"]),
             data_modalities=tuple(content["data_modalities"]),
             class_names=tuple(content["class_names"]),
-            audio=_same_extractor(
-                sound,
-                lambda: extractors.resolve(sound, *settings),
-                extractors.describe,
-                build["extractor"],
-            ),
-            face=_same_extractor(
-                face,
-                lambda: face_extractors.resolve(face),
-                face_extractors.describe,
-                build["face_extractor"],
-            ),
+            audio=audio,
+            face=face,
             versions=build["versions"],
             trained_actors=frozenset(content["trained_actors"]),
             temperature=content["temperature"],
