@@ -103,6 +103,9 @@ def test_iam_s_list_of_actions_knows_what_the_policies_allow_and_where(template,
         [one for one in ("Look", "LaunchTemplatesAndFirewalls", "Unsubscribe") if whose == "caller"]
         or ["Shell"]
     )
+    keys = [one["Condition"] for one in policy["Statement"] if "kms:Decrypt" in one["Action"]]
+    through_s3 = {"StringEquals": {"kms:ViaService": "s3.us-east-1.amazonaws.com"}}
+    assert keys == ([through_s3] if whose == "machine" else []), "a bucket's key, for its files"
     where = "arn:aws:s3:::bucket/*"
     wrong = {"Sid": "", "Action": ["s3:GetObjects", "s3:ListBucket"], "Resource": [where]}
     assert _faults({"Statement": [wrong]}) == ["s3:GetObjects"], "and it looks"
