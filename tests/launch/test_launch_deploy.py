@@ -151,6 +151,8 @@ def test_what_cannot_run_is_refused_before_anything_is_made(cloud, project, data
     assert "no such folder" in refused(data=tmp_path / "nowhere")
     assert "No closing quotation" in refused("--command=python 'x")
     assert "not in us-east-1" in refused("--instance_type=c9x.large")
+    one = refused("--instance_type=c7i.xlarge,c9x.large")
+    assert "c9x.large: not in this region" in one
     assert "no driver" in refused("--instance_type=g5.xlarge")
     assert "training needs 4" in refused("--instance_type=t3.small")
     assert "several architectures" in refused("--instance_type=c7g.xlarge,c7i.xlarge")
