@@ -64,7 +64,7 @@ def check(settings: Any) -> None:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number, numpy's included, and no bool."""
+    """Tells whether a value is a whole number, numpy's included, and no bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 

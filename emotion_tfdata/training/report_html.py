@@ -19,7 +19,7 @@ _FIGURES = [f"{name}_figure" for name in ("confusion", "curves", "folds", "rater
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """The page, as text.
+    """Renders the page of a report.
 
     Args:
       report: of a fold or over folds, as `report` makes it.
@@ -49,7 +49,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The report as text that is readable as it is."""
+    """Renders a report as Markdown that is readable as it is."""
     return _render("report.md.j2", report, unusual=report_text.what_rows(report))
 
 

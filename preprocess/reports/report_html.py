@@ -30,7 +30,7 @@ _MEASURES = {
 
 
 def page(data_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) -> str:
-    """The page, as text.
+    """Renders the page of a data set.
 
     Args:
       data_dir: where the shards are.
