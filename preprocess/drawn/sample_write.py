@@ -107,7 +107,7 @@ def write_corpus(
         _write_json(root / _UNFINISHED_NAME, plan)
         for folder in _folders(root):
             (folder / sample.MARKER_NAME).unlink(missing_ok=True)
-        _draw_all(missing, root, num_workers or _num_cores(), progress)
+        _draw_all(missing, root, num_workers or len(os.sched_getaffinity(0)), progress)
     if missing or any(not (f / sample.MARKER_NAME).is_file() for f in _folders(root)):
         _write_markers(root, settings, specs)
     (root / _UNFINISHED_NAME).unlink(missing_ok=True)
@@ -121,10 +121,6 @@ def _relative(spec: sample.ClipSpec) -> str:
 def _folders(root: Path) -> list[Path]:
     """Where markers lie; the root's is written last."""
     return [*(root / corpus for corpus in sample.CORPORA), root]
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _reusable(
