@@ -128,7 +128,7 @@ def test_a_tensorflow_that_is_too_old_is_named(monkeypatch):
 
 
 def test_make_dataset_works_without_mediapipe_and_librosa(fake_data_dir):
-    absent = {"mediapipe", "librosa", "av", "scipy", "sklearn", "matplotlib", "absl_flags", "cv2"}
+    absent = {"mediapipe", "librosa", "av", "scipy", "sklearn", "matplotlib", "jinja2", "cv2"}
     done = _run(
         _WITHOUT.format(absent=absent)
         + "from emotion_tfdata import make_dataset, Augment\n"
