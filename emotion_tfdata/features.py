@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from emotion_tfdata.dataset.people import LABELS
+from emotion_tfdata.dataset.raters import LABELS
 from emotion_tfdata.fields import check, documented, is_whole, setting
 from emotion_tfdata.labels import class_names
 

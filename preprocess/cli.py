@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from absl import app, flags
 
-from preprocess.builder import fitness
+from preprocess.builder import self_test
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -38,7 +38,7 @@ def importing() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # libraries that do not fit each other raise whatever they like
-        fail(fitness.describe(error))
+        fail(self_test.describe(error))
 
 
 def fail(message: str) -> NoReturn:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from emotion_tfdata.dataset import people
+from emotion_tfdata.dataset import raters
 from emotion_tfdata.dataset.manifest import Manifest
 from emotion_tfdata.dataset.protocols import Corpora, Deal, sides
 from emotion_tfdata.dataset.timebase import RATES_HZ
@@ -125,15 +125,15 @@ def labels_of(manifest: Manifest, data_dir: str, features: Features) -> np.ndarr
     intended = by_emotion[index.emotions]
     if features.labels == "intended":
         return intended
-    if people.RATED not in index.corpus_names:
+    if raters.RATED not in index.corpus_names:
         raise ValueError(
-            f"labels={features.labels!r} needs clips of {people.RATED}, which alone have raters; "
+            f"labels={features.labels!r} needs clips of {raters.RATED}, which alone have raters; "
             f"{data_dir} has {', '.join(index.corpus_names)}"
         )
     chosen = features.chosen([*manifest.modalities], data_dir)
     modalities = "both" if len(chosen) > 1 else chosen[0]
     ids = [example_id.decode() for example_id in index.example_ids.tolist()]
-    targets = people.targets(features.labels, ids, np.maximum(intended, 0), modalities, names)
+    targets = raters.targets(features.labels, ids, np.maximum(intended, 0), modalities, names)
     targets[intended < 0] = -1 if targets.ndim == 1 else 0
     return targets
 

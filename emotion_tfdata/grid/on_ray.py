@@ -20,7 +20,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from emotion_tfdata.grid import together, work
+from emotion_tfdata.grid import ray_train, work
 from emotion_tfdata.grid.job import GridError, Job
 
 _START_S, _CONNECT_S = 120.0, 10.0
@@ -109,7 +109,7 @@ class OnRay:
             )
         else:
             share = self._workers, self._cpus, _RETRIES
-            train = self._remote(together.train).options(num_cpus=0)
+            train = self._remote(ray_train.train).options(num_cpus=0)
             reference = train.remote(own, str(stop_file), *share)
         self._jobs[reference] = job
 

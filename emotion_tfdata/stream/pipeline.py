@@ -14,7 +14,7 @@ from emotion_tfdata.dataset import storage
 from emotion_tfdata.dataset import table as table_lib
 from emotion_tfdata.dataset.protocols import Corpora
 from emotion_tfdata.features import Features, Reading
-from emotion_tfdata.stream import arguments, assembly, batching, passes, soundness, tf_internals
+from emotion_tfdata.stream import arguments, assembly, batching, file_check, passes, tf_internals
 from emotion_tfdata.stream.transform import effects, make_view
 
 _FEATURES, _READING = Features(), Reading()
@@ -111,7 +111,7 @@ def make_dataset(
     shuffle = split == "train" if shuffle is None else shuffle
     threads = reading.num_threads or os.cpu_count() or 1
     views = [make_view(manifest, modality, deal, train, features) for modality in chosen]
-    table, cached, skipped = soundness.check(
+    table, cached, skipped = file_check.check(
         *(data, data.fetch(table), assembly.wanted_arrays(views, features)),
         *(reading.on_corrupt, reading.cache, threads),
     )
@@ -164,7 +164,7 @@ def make_dataset(
         lines = tf_internals.flat_map(tf.data.Dataset.range(first, end), batches_of)
         dataset = made.batches(lines, assembly.in_the_graph(table, columns), codes, cached)
         if skipped:
-            at_the_end = soundness.message_at_the_end(skipped, dataset.element_spec)
+            at_the_end = file_check.message_at_the_end(skipped, dataset.element_spec)
             dataset = dataset.concatenate(at_the_end)
         return dataset
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from emotion_tfdata.dataset import people
+from emotion_tfdata.dataset import raters
 from emotion_tfdata.training import metrics
 
 
@@ -32,13 +32,13 @@ def beside_raters(
       Counts of clips and votes, which add up over folds, and their figures (`with_figures`); None
       where no clip has votes.
     """
-    shown = people.SHOWN_FOR[modalities]
-    votes = people.votes(example_ids, shown, class_names).astype(np.int64)
+    shown = raters.SHOWN_FOR[modalities]
+    votes = raters.votes(example_ids, shown, class_names).astype(np.int64)
     rated = votes.sum(axis=1) > 0
     if not rated.any():
         return None
     votes, intended, predicted = votes[rated], intended[rated], predicted[rated]
-    majority = people.majority(votes)
+    majority = raters.majority(votes)
     num_classes = len(class_names)
     as_votes = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(as_votes, intended, votes)
@@ -100,7 +100,7 @@ def by_group(by_actor: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, A
       known are in no group: of RAVDESS's, no age is published.
     """
     groups: dict[str, dict[str, Any]] = {}
-    for name, group_of in (("sex", people.sex), ("age", people.age_group)):
+    for name, group_of in (("sex", raters.sex), ("age", raters.age_group)):
         members: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         for actor, figures in by_actor.items():
             corpus, _, who = actor.partition("/")

@@ -3,7 +3,7 @@
 What has to be taken over the whole batch is exchanged by a
 `tf.distribute.MultiWorkerMirroredStrategy`. Variables are each process's own, outside the strategy,
 which Keras 3 does not get on with; they stay equal because every process does the same to them.
-Ray Train starts the processes, and starts all of them again when one is lost (`grid.together`).
+Ray Train starts the processes, and starts all of them again when one is lost (`grid.ray_train`).
 """
 
 from __future__ import annotations

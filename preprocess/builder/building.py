@@ -13,7 +13,7 @@ from typing import Any
 from preprocess.builder.ledger import Begun, Ledger
 from preprocess.builder.plan import BuildError, BuildSettings
 from preprocess.builder.pool import Lost, Pool, Runner, WorkerError
-from preprocess.builder.work import PASSING_KINDS, RESUMES, Stop, Work
+from preprocess.builder.process_clip import PASSING_KINDS, RESUMES, Stop, Work
 from preprocess.builder.workspace import Workspace, WorkspaceError
 from preprocess.builder.writer import ShardPlan
 from preprocess.clip.files import Remote, forget

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from emotion_tfdata.dataset import schema
-from preprocess.builder import fitness
+from preprocess.builder import self_test
 from preprocess.builder.plan import BuildError, BuildSettings, plan_build
 from preprocess.builder.pool import Pool, WorkerError
-from preprocess.builder.work import Stop
+from preprocess.builder.process_clip import Stop
 from preprocess.clip.container import MediaError
 from preprocess.clip.example import make_example
 from preprocess.corpora import Clip
@@ -105,7 +105,7 @@ def estimate(
     except WorkerError as error:
         raise BuildError(str(error)) from error
     except OSError as error:
-        raise BuildError(fitness.describe(error)) from error
+        raise BuildError(self_test.describe(error)) from error
     everything = [result for results in measured.values() for result in results]
     cpu_s = 0.0
     size = 0.0
@@ -126,7 +126,7 @@ def estimate(
 
 def _measure(clip: Clip, settings: BuildSettings) -> tuple[float, int] | Stop | None:
     """Seconds of CPU and bytes of one clip, or None where it cannot be used. Runs in a worker."""
-    unfit = fitness.why_unfit(
+    unfit = self_test.why_unfit(
         sound="audio" in settings.built,
         faces=settings.needs_facemesh,
     )
@@ -143,7 +143,7 @@ def _measure(clip: Clip, settings: BuildSettings) -> tuple[float, int] | Stop | 
             settings.stored_modalities,
         )
     except ImportError as error:  # no clip is to blame
-        return Stop(fitness.describe(error))
+        return Stop(self_test.describe(error))
     except (MediaError, OSError, MemoryError, schema.SchemaError):
         return None
     size = sum(array.nbytes for array in arrays.values())

@@ -13,7 +13,7 @@ import numpy as np
 from emotion_tfdata.dataset.manifest import Manifest
 from preprocess.builder import writer
 from preprocess.builder.plan import BuildError, BuildSettings, Plan, plan_build
-from preprocess.builder.work import ALTERED
+from preprocess.builder.process_clip import ALTERED
 from preprocess.builder.workspace import OLD_SKIPPED_NAME, SKIPPED_NAME, Workspace
 from preprocess.builder.writer import ShardPlan
 from preprocess.clip.facts import ClipFacts

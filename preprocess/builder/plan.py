@@ -18,7 +18,7 @@ from emotion_tfdata.dataset.manifest import Modality
 from emotion_tfdata.dataset.splits import actor_folds, random_folds
 from emotion_tfdata.fields import check, documented, setting
 from emotion_tfdata.labels import Classes, class_index, class_names
-from preprocess.builder.fitness import INSTALL
+from preprocess.builder.self_test import INSTALL
 from preprocess.clip import container, extractors, face_extractors
 from preprocess.clip.audio import HOP_SAMPLES, SAMPLE_RATE_HZ, AudioSettings
 from preprocess.clip.extractors import AudioExtractor

@@ -26,7 +26,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import pebble
 
-from emotion_tfdata import slots
+from emotion_tfdata import pinning
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -262,7 +262,7 @@ def _begin(
 ) -> None:
     """Makes this process, just started, a worker."""
     global _function
-    slots.take(cores, locks)
+    pinning.take(cores, locks)
     if memory_bytes:
         # Writable memory, unlike the address space, in which libraries reserve what they never use.
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))

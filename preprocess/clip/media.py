@@ -17,7 +17,7 @@ from typing import Any
 import av
 import numpy as np
 
-from preprocess.clip import sound_clock, stated_length
+from preprocess.clip import sound_timestamps, stated_length
 from preprocess.clip.container import (
     DECODING_ERRORS,
     DEFAULT_LIMITS,
@@ -123,7 +123,7 @@ def read_sound(
 ) -> Sound:
     """Decodes a file's first sound stream, mixed to mono, at its own rate.
 
-    Each block is where its own timestamp says, as `sound_clock` tells; gaps are silence.
+    Each block is where its own timestamp says, as `sound_timestamps` tells; gaps are silence.
 
     Raises:
       MediaError: for a file that is not media, has no sound, is cut short, or passes a limit.
@@ -167,7 +167,7 @@ def read_sound(
         if not count:
             raise MediaError("no sound", "its sound stream is empty")
         try:
-            clock = sound_clock.fit(times_s, [len(block) for block in blocks], rate_hz)
+            clock = sound_timestamps.fit(times_s, [len(block) for block in blocks], rate_hz)
         except ValueError as error:
             raise MediaError("unreadable", str(error)) from error
         note = _what_is_not_known(path, container, clock, has_gaps=clock.count > count)
@@ -181,7 +181,7 @@ def read_sound(
 def _what_is_not_known(
     path: str | os.PathLike[str],
     container: av.container.InputContainer,
-    clock: sound_clock.Clock,
+    clock: sound_timestamps.Clock,
     *,
     has_gaps: bool,
 ) -> str:

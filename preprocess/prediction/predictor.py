@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from emotion_tfdata.dataset import schema
-from preprocess.builder import fitness
+from preprocess.builder import self_test
 from preprocess.builder.plan import RECIPE
 from preprocess.builder.pool import Lost, Pool, WorkerError
 from preprocess.clip import extractors, face_extractors
@@ -254,7 +254,7 @@ def read_clip(path: Path, features: Features, part: Part = WHOLE) -> Read | Fail
     """
     wanted = set(features.modalities)
     needs_facemesh = "landmarks" in wanted and features.face == FACEMESH
-    unfit = fitness.why_unfit(sound="audio" in wanted, faces=needs_facemesh)
+    unfit = self_test.why_unfit(sound="audio" in wanted, faces=needs_facemesh)
     if unfit:
         return _Unfit(unfit)
     tried = wanted
@@ -279,7 +279,7 @@ def read_clip(path: Path, features: Features, part: Part = WHOLE) -> Read | Fail
     except OSError as error:
         return Failure("unreadable", f"cannot be read ({error.strerror})")
     except ImportError as error:  # no clip is to blame
-        return _Unfit(fitness.describe(error))
+        return _Unfit(self_test.describe(error))
     except Exception as error:  # whatever a file provokes costs that file alone, and is told
         traceback.print_exc()
         return Failure("failed", f"{type(error).__name__}: {error}")
@@ -441,7 +441,7 @@ def read_tasks(
         try:
             log_dir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         except OSError as error:
-            raise PredictError(fitness.describe(error)) from error
+            raise PredictError(self_test.describe(error)) from error
         pool: Pool[Task, Read | Failure | _Unfit] = stack.enter_context(
             Pool(
                 functools.partial(_read_task, features=features),

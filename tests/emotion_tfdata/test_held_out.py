@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from emotion_tfdata import Features, class_weights, make_dataset, testing
-from emotion_tfdata.dataset import people
+from emotion_tfdata.dataset import raters
 from emotion_tfdata.labels import CREMA_D_EMOTIONS, EMOTIONS
 
 
@@ -76,8 +76,8 @@ def test_one_corpus_is_trained_on_and_the_other_tested_on(data_dir):
 def test_labels_are_what_raters_perceived_or_their_votes(data_dir, examples):
     intended = {e.example_id: EMOTIONS.index(e.emotion) for e in examples}
     rated = [i for i in intended if i.startswith("crema_d/")]
-    votes = dict(zip(rated, people.votes(rated, "voice"), strict=True))
-    majority = dict(zip(rated, people.majority(people.votes(rated, "voice")), strict=True))
+    votes = dict(zip(rated, raters.votes(rated, "voice"), strict=True))
+    majority = dict(zip(rated, raters.majority(raters.votes(rated, "voice")), strict=True))
     assert -1 in majority.values()  # one of them is a tie
     perceived = served(data_dir, "all", Features(labels="perceived"))
     expected = {i: label for i, label in (intended | majority).items() if label >= 0}

@@ -19,7 +19,7 @@ from preprocess.builder import writer
 from preprocess.builder.building import build
 from preprocess.builder.plan import BuildError, BuildSettings, plan_build
 from preprocess.builder.pool import Pool
-from preprocess.builder.work import Stop, Work
+from preprocess.builder.process_clip import Stop, Work
 from preprocess.builder.workspace import Workspace
 from preprocess.builder.writer import ShardPlan
 from preprocess.clip.landmarks import NUM_LANDMARKS

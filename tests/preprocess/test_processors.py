@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from emotion_tfdata.dataset.manifest import Manifest
-from preprocess.builder import processor, work
+from preprocess.builder import process_clip, processor
 from preprocess.builder.building import build
 from preprocess.builder.plan import BuildSettings
 from preprocess.clip.landmarks import to_face_frame, track_face
@@ -89,7 +89,7 @@ def test_processors_of_several_kinds_are_told_and_change_no_byte(
     class Several(in_process["make_pool"]):
         def run(self, tasks, timeout_s=None):
             for done in super().run(tasks, timeout_s):
-                work._checked.clear()  # the next task is another process's first
+                process_clip._checked.clear()  # the next task is another process's first
                 yield done
 
     report, sha256 = build_wavs(wavs, tmp_path / "two", {**in_process, "make_pool": Several})

@@ -15,7 +15,7 @@ import types
 
 import pytest
 
-from emotion_tfdata import slots
+from emotion_tfdata import pinning
 from emotion_tfdata.grid import progress as progress_lib
 from emotion_tfdata.grid import run, scaling, work
 from emotion_tfdata.grid.job import LOG, GridError, Job
@@ -181,14 +181,14 @@ def wait_for(is_so):
 
 
 def trains_until(started, end):
-    with slots.taken().working():
+    with pinning.taken().working():
         started.touch()
         wait_for(end.exists)
 
 
 def sees_beside_and_after(started, end):
     wait_for(started.exists)
-    slot, cores = slots.taken(), lambda: os.sched_getaffinity(0)
+    slot, cores = pinning.taken(), lambda: os.sched_getaffinity(0)
     with slot.working():
         slot.look()
         beside = cores()

@@ -17,7 +17,7 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from emotion_tfdata import testing
-from emotion_tfdata.dataset import people
+from emotion_tfdata.dataset import raters
 from emotion_tfdata.labels import CREMA_D_EMOTIONS, EMOTIONS
 from emotion_tfdata.models import ModelConfig
 from emotion_tfdata.training import calibration, report_figures, report_html, run_dir
@@ -297,24 +297,24 @@ def test_the_model_stands_beside_the_raters_of_the_same_clips(fold_report, two_c
     rated = np.char.startswith(ids, "crema_d")
     labels = np.concatenate([one.labels for one in seen])[rated]
     predicted = np.concatenate([one.probabilities.argmax(axis=1) for one in seen])[rated]
-    votes = people.votes(list(ids[rated]), "face")  # the model is given landmarks
-    majority = people.majority(votes)
-    raters = reports.folds_report([report for report, _ in folds])["held_out"]["raters"]
-    assert raters["clips"] == 30
-    assert raters["model_uar"] == pytest.approx(balanced_accuracy_score(labels, predicted))
+    votes = raters.votes(list(ids[rated]), "face")  # the model is given landmarks
+    majority = raters.majority(votes)
+    told = reports.folds_report([report for report, _ in folds])["held_out"]["raters"]
+    assert told["clips"] == 30
+    assert told["model_uar"] == pytest.approx(balanced_accuracy_score(labels, predicted))
     recalls = [np.mean(majority[labels == label] == label) for label in range(6)]
-    assert raters["majority_recall"] == pytest.approx(recalls)
-    assert np.sum(np.array(raters["majority"])[:, -1]) == (majority < 0).sum() == raters["ties"]
-    np.testing.assert_array_equal(np.sum(raters["votes"], axis=0), votes.sum(axis=0))
+    assert told["majority_recall"] == pytest.approx(recalls)
+    assert np.sum(np.array(told["majority"])[:, -1]) == (majority < 0).sum() == told["ties"]
+    np.testing.assert_array_equal(np.sum(told["votes"], axis=0), votes.sum(axis=0))
     one_vote = [votes[labels == k, k].sum() / votes[labels == k].sum() for k in range(6)]
-    assert raters["votes_recall"] == pytest.approx(one_vote)
-    assert raters["agreement"] == np.mean((majority == predicted)[majority >= 0])
+    assert told["votes_recall"] == pytest.approx(one_vote)
+    assert told["agreement"] == np.mean((majority == predicted)[majority >= 0])
 
 
 def test_recall_by_sex_and_age_is_a_mean_over_actors(fold_report, two_corpora_dir):
     report = reports.folds_report([fold_report(two_corpora_dir, fold=f)[0] for f in range(5)])
     by_actor, groups = (report["held_out"][key] for key in ("by_actor", "by_group"))
-    women = [a for a in by_actor if people.sex(*a.split("/")) == "female"]
+    women = [a for a in by_actor if raters.sex(*a.split("/")) == "female"]
     recalls = [by_actor[actor]["uar"] for actor in women]
     low, high = stats.t.interval(0.95, len(women) - 1, np.mean(recalls), stats.sem(recalls))
     found = groups["sex"]["female"]

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from emotion_tfdata import Features, testing
-from emotion_tfdata.dataset import people
+from emotion_tfdata.dataset import raters
 from emotion_tfdata.labels import CREMA_D_EMOTIONS
 from emotion_tfdata.training import run
 from emotion_tfdata.training.data import Data, DataError
@@ -109,7 +109,7 @@ def test_a_training_on_perceived_labels_reports_ties_and_raters(
     report = run.train_fold(chosen, options, Progress(io.StringIO()))
     ids = [f"crema_d/{n}_IEO_{e}_{'XX' if e == 'NEU' else 'HI'}"
            for n in range(1001, 1006) for e in CREMA_D_EMOTIONS]  # fmt: skip
-    ties = int((people.majority(people.votes(ids, "face")) < 0).sum())
+    ties = int((raters.majority(raters.votes(ids, "face")) < 0).sum())
     assert report["ties"] == ties
     assert report["held_out"]["clips"] == 30 - ties
     assert report["held_out"]["raters"]["ties"] == 0  # none is left

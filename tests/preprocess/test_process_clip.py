@@ -11,11 +11,11 @@ import shutil
 
 import pytest
 
-from preprocess.builder import fitness
+from preprocess.builder import self_test
 from preprocess.builder.building import build
 from preprocess.builder.dry_run import estimate
 from preprocess.builder.plan import BuildError, BuildSettings, plan_build
-from preprocess.builder.work import Stop, Work
+from preprocess.builder.process_clip import Stop, Work
 from preprocess.builder.workspace import Workspace
 from preprocess.clip.container import MediaError
 from preprocess.clip.example import make_example
@@ -68,7 +68,7 @@ def test_a_clip_that_needs_too_much_memory_is_skipped_with_the_flag(planned, mon
     def starve(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("preprocess.builder.work.make_example", starve)
+    monkeypatch.setattr("preprocess.builder.process_clip.make_example", starve)
     with claim(work.workspace, {}, overwrite=False):
         skipped = work(plan.clips[0])
     assert skipped == Skipped(
@@ -89,7 +89,7 @@ def test_only_a_file_s_own_trouble_leaves_it_out_and_not_for_good(
     def fail(*_, **__):
         raise OSError(number, words, "clip.flv")
 
-    monkeypatch.setattr("preprocess.builder.work.make_example", fail)
+    monkeypatch.setattr("preprocess.builder.process_clip.make_example", fail)
     where = f"crema_d/VideoFlash/{FLV}.flv"
     with claim(work.workspace, {}, overwrite=False):
         outcome = work(plan.clips[0])
@@ -151,13 +151,13 @@ def test_libraries_that_do_not_work_end_the_build_before_a_clip_is_touched(
     def broken(*_, **__):
         raise error
 
-    fitness.why_unfit.cache_clear()
+    self_test.why_unfit.cache_clear()
     monkeypatch.setattr("preprocess.clip.audio.resample", broken)
     try:
         with pytest.raises(BuildError, match=re.escape(says)) as told:
             build(work.roots, tmp_path, BuildSettings(), **in_process)
     finally:
-        fitness.why_unfit.cache_clear()
+        self_test.why_unfit.cache_clear()
     assert "\n" not in str(told.value)
     assert str(told.value).endswith("then the same command resumes")
     assert Workspace(tmp_path).outcomes() == {}
@@ -183,11 +183,11 @@ def test_first_clips_that_fail_alike_end_the_build_and_are_not_held_against_them
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr("preprocess.builder.work.make_example", fail)
+        patched.setattr("preprocess.builder.process_clip.make_example", fail)
         with pytest.raises(BuildError, match="the first 5 clips all failed alike, which is hardly"):
             build(roots, tmp_path / "out", BuildSettings(num_folds=2), **in_process)
     assert Workspace(tmp_path / "out").outcomes() == {}
-    monkeypatch.setattr("preprocess.builder.work.make_example", made)
+    monkeypatch.setattr("preprocess.builder.process_clip.make_example", made)
     report = build(roots, tmp_path / "out", BuildSettings(num_folds=2), **in_process)
     assert (report.clips_written, report.skipped) == (6, 0)
 
@@ -203,7 +203,7 @@ def test_clips_that_fail_after_one_that_did_not_are_listed(
             raise KeyError("damaged beyond words")
         return made(clip)
 
-    monkeypatch.setattr("preprocess.builder.work.make_example", fail_but_for_one)
+    monkeypatch.setattr("preprocess.builder.process_clip.make_example", fail_but_for_one)
     report = build(roots, tmp_path / "out", BuildSettings(num_folds=2), **in_process)
     assert (report.clips_written, report.skipped) == (1, 6)
 
@@ -224,7 +224,7 @@ def test_a_library_that_finds_no_room_blames_the_flag(planned, monkeypatch, clai
     def starve(*_, **__):
         raise ImportError("libx.so: failed to map segment from shared object")
 
-    monkeypatch.setattr("preprocess.builder.work.make_example", starve)
+    monkeypatch.setattr("preprocess.builder.process_clip.make_example", starve)
     with claim(work.workspace, {}, overwrite=False):
         stop = work(plan.clips[0])
     assert isinstance(stop, Stop)

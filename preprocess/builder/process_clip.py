@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emotion_tfdata.dataset import schema
-from preprocess.builder import fitness, processor, writer
+from preprocess.builder import processor, self_test, writer
 from preprocess.builder.plan import BuildError, BuildSettings
 from preprocess.builder.workspace import Workspace, WorkspaceError
 from preprocess.builder.writer import ShardPlan
@@ -117,7 +117,7 @@ class Work:
                 "bytes. Install the same: pip install -c launch/constraints.txt"
             )
         built = self.settings.built
-        return fitness.why_unfit(
+        return self_test.why_unfit(
             sound="audio" in built,
             faces=self.settings.needs_facemesh,
         )
@@ -159,7 +159,7 @@ class Work:
             # Not kept: who resumes later may find it fixed.
             return Skipped(where, "unreadable", f"cannot be read ({error.strerror})")
         except ImportError as error:  # no clip is to blame
-            return Stop(f"{fitness.describe(error)}; then {RESUMES}")
+            return Stop(f"{self_test.describe(error)}; then {RESUMES}")
         except MemoryError:
             return Skipped(where, "failed", "needs more memory than --worker_memory_mb gives")
         except Exception as error:  # whatever a file provokes costs that file alone, and is listed
