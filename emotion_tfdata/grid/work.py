@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emotion_tfdata import slots as slots_lib
+from emotion_tfdata import pinning
 from emotion_tfdata.grid.job import LOG, Job
 from emotion_tfdata.training import threads
 
@@ -32,7 +32,7 @@ def begin(slots: Sequence[Sequence[int]], folder: str) -> None:
       folder: of the locks that say which are taken; a process that dies lets go of its.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who started us tells us
-    slots_lib.take(slots, folder)
+    pinning.take(slots, folder)
 
 
 def train(job: Job, stop_file: str, log: bool = True, several: bool = False) -> str:
@@ -55,7 +55,7 @@ def train(job: Job, stop_file: str, log: bool = True, several: bool = False) -> 
     global _learners
     if _learners is None:
         _learners = Learners()
-    parent, slot = os.getppid(), slots_lib.taken()
+    parent, slot = os.getppid(), pinning.taken()
     next_look_s, stopped = 0.0, False
 
     def should_stop() -> bool:
