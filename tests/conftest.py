@@ -25,6 +25,10 @@ from hypothesis import settings
 # With all that is imported here, looking for garbage as often as usual takes a tenth of the time.
 gc.set_threshold(50_000, 10, 10)
 
+# Shells start what runs in the background with interrupts ignored; tests interrupt what they run.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
 # How long an example takes says more of what else the machine does than of the code.
