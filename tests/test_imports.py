@@ -141,3 +141,14 @@ def test_make_dataset_works_without_mediapipe_and_librosa(fake_data_dir):
 def test_modules_are_found_where_they_were_before_they_had_rooms():
     code = "from preprocess import align, media\nprint(align.__name__, media.__name__)"
     assert _run(code).stdout.split() == ["preprocess.clip.align", "preprocess.clip.media"]
+
+
+def test_the_top_level_holds_what_is_agreed_and_nothing_else(project_dir):
+    if not (project_dir / ".git").exists():
+        pytest.skip("no git repository: what is tracked is not known")
+    command = ["git", "ls-tree", "--name-only", "HEAD"]
+    listed = subprocess.run(command, cwd=project_dir, capture_output=True, text=True, check=True)
+    assert set(listed.stdout.split()) == {
+        *("README.md", "BUILD_NOTES.md", "setup.cfg", "pyproject.toml", "tcn.flags", "train.py"),
+        *("emotion_tfdata", "preprocess", "launch", "tests", ".gitignore", ".ci"),
+    }

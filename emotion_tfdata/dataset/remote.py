@@ -191,7 +191,7 @@ class Source:
             )
 
     def _append(self, file: File, part: IO[bytes], have: int, in_one_go: bool) -> None:
-        """Copies from a byte on, or anew in one go, until the end or a broken connection."""
+        """Copies from a byte on, or again in one go, until the end or a broken connection."""
         options = {"block_size": 0} if in_one_go else {"block_size": _BLOCK_BYTES}
         path = f"{self._path}/{file.name}"
         with self._files.open(path, "rb", cache_type="none", **options) as source:

@@ -18,7 +18,7 @@ from emotion_tfdata.training import threads
 if TYPE_CHECKING:
     from emotion_tfdata.training.learner import Learners
 
-# Said of a folder that a lost training has not let go of yet.
+# Said of a folder that a lost training has not released yet.
 IN_USE, _LEAVES_WITHIN_S = "is in use by another training", 60.0
 _LOOK_EVERY_S = 0.1
 _learners: Learners | None = None  # what this process has compiled

@@ -31,7 +31,7 @@ _of_one_device = contextvars.ContextVar("of_one_device", default=False)
 class _Applied(dataset_ops.UnaryDataset):
     """What a raw operation makes of a data set with a function.
 
-    TensorFlow places and optimises the operations of functions anew for every iterator, which took
+    TensorFlow places and optimises the operations of functions again for every iterator, which took
     longer than most passes over a small data set. It leaves a function of one device alone, and a
     call without rewriting. The values are the same to the bit.
     """

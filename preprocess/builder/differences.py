@@ -37,7 +37,7 @@ def _changed_file(found: list[list[Any]], wanted: list[list[Any]]) -> str:
             return f"{path} had {size} bytes, has {size_now}"
         if changed_ns != changed_now_ns:
             return (
-                f"{path} has its size, but was written anew "
+                f"{path} has its size, but was written again "
                 f"({_time(changed_ns)}, now {_time(changed_now_ns)})"
             )
     return f"{len(found)} files then, {len(wanted)} now"

@@ -19,9 +19,9 @@ def held(path: Path) -> Iterator[None]:
     """
     with open(path, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever held it may have removed it since it was opened, and another have made it anew.
+        # Whoever held it may have removed it since it was opened, and another have made it again.
         if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-            raise BlockingIOError(f"{path} was let go just now")
+            raise BlockingIOError(f"{path} was released just now")
         try:
             yield
         finally:

@@ -31,7 +31,7 @@ _checked: set[str] = set()
 
 @dataclasses.dataclass(frozen=True)
 class Stop:
-    """A worker's word that the build cannot go on, whichever the clip.
+    """A worker's word that the build cannot continue, whichever the clip.
 
     Attributes:
       reason: why, and what to do.

@@ -25,7 +25,7 @@ SEVERAL_FACES = "several faces in its pictures; the one that is largest over the
 
 @dataclasses.dataclass(frozen=True)
 class _Pictures:
-    """A clip's pictures with their times, decoded anew whenever they are iterated.
+    """A clip's pictures with their times, decoded again whenever they are iterated.
 
     Attributes:
       times_s: of all pictures, once they have been iterated to the end.

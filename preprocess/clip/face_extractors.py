@@ -16,7 +16,7 @@ An extractor of one's own is a class that is called without arguments, named `pa
                 values[track.found, column] = np.linalg.norm(across, axis=1)
             return values, track.times_s        # [T, width] and their times in seconds
 
-Pictures are decoded as they are iterated, anew each time. Values are brought to multiples of
+Pictures are decoded as they are iterated, again each time. Values are brought to multiples of
 `1 / rate_hz` seconds by linear interpolation between neighbours. Where there is nothing for longer
 than `1 / rate_hz` (or 0.05 s) a frame is not valid. The source of its module is part of the build:
 changed code is another build.
@@ -52,7 +52,7 @@ class FaceExtractor(extractors.Extractor, Protocol):
 
         Args:
           pictures: time in seconds and uint8 RGB `[height, width, 3]` of each, in order; may be
-            iterated several times, and is decoded anew each time.
+            iterated several times, and is decoded again each time.
 
         Returns:
           Values `[T, width]`, a row of NaN where there is no face; and their times, rising, `[T]`.

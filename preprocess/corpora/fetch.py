@@ -169,7 +169,7 @@ class Fetcher:
             headers["Range"] = f"bytes={have}-"
         with self._open(wanted.url, headers, None) as response:
             if have and not _begins_at(response, have):
-                have = self._discard(part)  # the server knows no ranges and begins anew
+                have = self._discard(part)  # the server knows no ranges and starts again
             with open(part, "ab") as file:
                 while have < wanted.bytes:
                     with _network():

@@ -215,7 +215,7 @@ class TestRowDropout:
         assert np.mean(y == 0) == pytest.approx(0.3, abs=0.004)
         np.testing.assert_allclose(np.unique(y), [0, 1 / 0.7], rtol=1e-4)
 
-    def test_draws_anew_each_step_and_the_same_from_the_same_seed(self):
+    def test_draws_again_each_step_and_the_same_from_the_same_seed(self):
         first, second = RowDropout(0.5, seed=1), RowDropout(0.5, seed=1)
         x = tf.ones([20, 10])
         draws = [first(x, training=True).numpy() for _ in range(2)]

@@ -356,7 +356,7 @@ def no_prices(request: Request) -> Answer | None:
 @pytest.fixture(scope="session")
 def aws_proxy() -> Iterator[Proxy]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    # Looked up anew in folders for each request, which takes longer than the answer.
+    # Looked up again in folders for each request, which takes longer than the answer.
     modules = tuple(moto.backends.list_of_moto_modules())
     moto.backends.list_of_moto_modules = lambda: modules
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

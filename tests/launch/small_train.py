@@ -27,7 +27,7 @@ def write(name: str, value: object) -> None:
 checkpoint = model / "checkpoint.npz"
 at = json.loads(checkpoint.read_text()) if checkpoint.exists() else 0
 print("from epoch", at, flush=True)
-# With --until, epochs beyond those go on until the test makes that file.
+# With --until, epochs beyond those continue until the test makes that file.
 while at < epochs or ("until" in flags and not os.path.exists(flags["until"])):
     if stop:
         print("stopped at", at, flush=True)

@@ -90,7 +90,7 @@ def test_the_same_call_resumes_where_one_was_interrupted(cloud, project, data_di
     assert cloud.run(*arguments, "--spot", "--instance_type=m6i.large").status == 0
     assert len(cloud.proxy.of("cloudformation", "CreateStack")) == 1
     (machine,) = cloud.instances()
-    assert machine["InstanceType"] == "m6i.large", "what is asked for now"
+    assert machine["InstanceType"] == "m6i.large", "the type of the second call"
     assert cloud.parameters("one")["Spot"] == "true"
 
 

@@ -136,7 +136,7 @@ def test_a_stopped_run_resumes_with_what_may_change(cloud, deployed):
     assert (parameters["InstanceType"], parameters["LikeType1"]) == ("c7g.2xlarge", "")
     assert parameters["Spot"] == "true"
     assert len(cloud.instances()) == 1
-    assert cloud.status(name)["machine_s"] == 3600, "its cost goes on"
+    assert cloud.status(name)["machine_s"] == 3600, "its cost continues"
     cloud.say(name, state="finished")
     cloud.run("stop", name)
     assert "is finished; `fetch one`" in cloud.run("resume", name, "--yes").err

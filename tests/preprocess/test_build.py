@@ -238,7 +238,7 @@ def test_other_settings_or_inputs_do_not_mix_with_a_data_set(built, corpora, tmp
     changed = tmp_path / "crema_d"
     shutil.copytree(corpora["crema_d"], changed)
     (changed / "VideoFlash" / f"{FLV}.flv").touch()
-    with pytest.raises(BuildError, match=f"inputs crema_d/{FLV}: .*written anew"):
+    with pytest.raises(BuildError, match=f"inputs crema_d/{FLV}: .*written again"):
         build({**corpora, "crema_d": changed}, out_dir, BuildSettings(), num_workers=1)
     assert Manifest.load(str(out_dir)).num_classes == 6
 

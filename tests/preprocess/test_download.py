@@ -157,7 +157,7 @@ def test_a_server_without_ranges_is_read_from_the_start(server, wanted):
     fetch(wanted)
 
 
-def test_a_damaged_part_is_fetched_anew(server, wanted):
+def test_a_damaged_part_is_fetched_again(server, wanted):
     wanted.path.parent.mkdir()
     wanted.path.with_name("a.part").write_bytes(b"wrong" + CONTENT[5:2000])
     fetch(wanted)

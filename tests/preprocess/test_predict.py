@@ -199,7 +199,7 @@ def test_windows_over_a_recording_are_what_ffmpeg_cuts_out(trained, corpus, tmp_
     for start_s, (_, result) in zip(begins_s, alone, strict=True):
         shares = np.array([*result.probabilities.values()])
         off = np.abs(found.probabilities - shares).max(axis=1)
-        # The outermost frames of a cut hear silence where the recording goes on.
+        # The outermost frames of a cut hear silence where the recording continues.
         row = round(start_s / 0.25)
         assert off[row] < 8e-4
         assert off[row] < min(off[max(row - 1, 0)] if row else 1.0, off[row + 1])

@@ -211,7 +211,7 @@ def test_overwriting_resumes_the_same_build(workspace, claim):
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]"], ids=["gone", "cut", "no object"])
-def test_overwriting_begins_anew_where_nothing_says_what_the_folder_holds(
+def test_overwriting_starts_again_where_nothing_says_what_the_folder_holds(
     workspace, content, claim
 ):
     with claim(workspace, SETTINGS, overwrite=False):
@@ -239,7 +239,7 @@ def test_overwriting_begins_anew_where_nothing_says_what_the_folder_holds(
         ({**SETTINGS, "inputs": {"a": [["a", 2, 0]]}}, "inputs a: a had 1 bytes, has 2"),
         (
             {**SETTINGS, "inputs": {"a": [["a", 1, 90 * 10**9]]}},
-            r"inputs a: a has its size, but was written anew \(1970-01-01 00:00:00 UTC, now "
+            r"inputs a: a has its size, but was written again \(1970-01-01 00:00:00 UTC, now "
             r"1970-01-01 00:01:30 UTC\)",
         ),
         ({**SETTINGS, "inputs": {"a": [["b", 1, 0]]}}, "inputs a: a then, b now"),
@@ -398,7 +398,7 @@ def test_a_lock_that_was_let_go_meanwhile_is_not_held(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(fcntl, "flock", late)
-        with pytest.raises(BlockingIOError, match="let go just now"), lock.held(path):
+        with pytest.raises(BlockingIOError, match="released just now"), lock.held(path):
             pass
     with lock.held(path):
         assert path.exists()
