@@ -48,7 +48,7 @@ def build(
 ) -> BuildReport | Estimate:
     """Builds a data set, or resumes one that was interrupted, or finds it finished.
 
-    Progress goes to standard error. Clips are processed by workers that are started as new processes (spawn):
+    Progress goes to standard error. Clips are processed by workers, which are spawned processes:
     a script calls this below `if __name__ == "__main__":`.
 
     Args:
