@@ -36,6 +36,19 @@ settings.register_profile("without_clock", deadline=None)
 settings.load_profile("without_clock")
 
 
+@pytest.fixture(autouse=True)
+def environment_as_before():
+    """What a test or a library changes in the environment ends with the test.
+
+    tf2onnx, for one, sets how much TensorFlow logs in each process that is started after it.
+    """
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def project_dir() -> Path:
     return PROJECT_DIR

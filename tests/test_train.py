@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import resource
 import signal
@@ -311,7 +312,10 @@ def test_sigterm_saves_and_leaves_with_status_0(project_dir, fake_data_dir, tmp_
         *(f"--model_dir={tmp_path}", "--epochs=100000", "--modalities=landmarks"),
         *("--early_stopping=0", "--checkpoint_every_s=0.01"),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {name: x for name, x in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch 3/"):
