@@ -52,7 +52,7 @@ _OF_THE_GRID = {
 
 
 def main(argv: list[str]) -> int:
-    """Trains as the flags say; returns the exit status."""
+    """Train as the flags say; return the exit status."""
     if len(argv) > 1:
         return command.fail(f"unexpected argument {argv[1]!r}: every flag begins with --")
     try:

@@ -50,7 +50,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _check_tensorflow() -> None:
-    """Says what is missing before an import fails in the middle of it.
+    """Say what is missing before an import fails in the middle of it.
 
     Raises:
       ImportError: for a TensorFlow that is too old.

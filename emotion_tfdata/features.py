@@ -82,7 +82,7 @@ class Features:
             class_names(self.num_classes)
 
     def chosen(self, stored: Sequence[str], where: str) -> tuple[str, ...]:
-        """The modalities served from a data set.
+        """Return the modalities that are served from a data set.
 
         Args:
           stored: that it has.
@@ -140,7 +140,7 @@ class Reading:
             _refuse(self, "on_corrupt", "'raise' or 'skip'")
 
     def rows(self, batch_size: int) -> list[int]:
-        """Which rows of a batch are served.
+        """Return which rows of a batch are served.
 
         Raises:
           ValueError: for a shard that there is none of.
@@ -156,14 +156,14 @@ class Reading:
 
 
 def is_sequence_of(values: Any, is_one: Callable[[Any], bool]) -> bool:
-    """Whether values are a list, tuple or array of what `is_one` holds for, and no text."""
+    """Tell whether values are a list, tuple or array (no text) of what `is_one` holds for."""
     if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
         return False
     return all(map(is_one, values))
 
 
 def check_whole(name: str, value: Any, least: int | None, or_none: str = "") -> None:
-    """Checks that a value is a whole number of at least `least`.
+    """Check that a value is a whole number of at least `least`.
 
     Raises:
       ValueError: if not; the message ends what is allowed with `or_none`.

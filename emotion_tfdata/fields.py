@@ -23,7 +23,7 @@ def setting(
     choices: Collection[str] = (),
     flag: str | None = "",
 ) -> Any:
-    """Describes a field of a dataclass.
+    """Describe a field of a dataclass.
 
     Args:
       default: its value where none is given.
@@ -37,7 +37,7 @@ def setting(
 
 
 def documented(cls: type[T]) -> type[T]:
-    """Adds the described fields of a dataclass to its documentation."""
+    """Add the described fields of a dataclass to its documentation."""
     lines = [inspect.cleandoc(cls.__doc__ or "")]
     if "Attributes:" not in lines[0]:
         lines += ["", "Attributes:"]
@@ -49,7 +49,7 @@ def documented(cls: type[T]) -> type[T]:
 
 
 def check(settings: Any) -> None:
-    """Checks every described field of a dataclass; a list becomes the tuple that it stands for.
+    """Check every described field of a dataclass; a list becomes the tuple that it stands for.
 
     Raises:
       ValueError: for the first value that is not allowed; the message names the field.
@@ -64,12 +64,12 @@ def check(settings: Any) -> None:
 
 
 def is_whole(value: Any) -> bool:
-    """Tells whether a value is a whole number, numpy's included, and no bool."""
+    """Tell whether a value is a whole number, numpy's included, and no bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def define_flags(values: flags.FlagValues, cls: type, prefix: str = "", **defaults: Any) -> None:
-    """Defines a flag for each described field of a dataclass.
+    """Define a flag for each described field of a dataclass.
 
     Args:
       values: that get the flags.
@@ -106,7 +106,7 @@ def define_flags(values: flags.FlagValues, cls: type, prefix: str = "", **defaul
 
 
 def from_flags(values: flags.FlagValues, cls: type[T], prefix: str = "", **others: Any) -> T:
-    """Makes a dataclass of what its flags say.
+    """Make a dataclass of what its flags say.
 
     Args:
       values: the flags.

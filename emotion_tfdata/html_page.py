@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def render(package: str, template: str, **values: Any) -> str:
-    """Renders a template to a page or another text.
+    """Render a template to a page or another text.
 
     Args:
       package: whose template it is; page.html.j2 and table.html.j2 of this one serve it too.
@@ -36,7 +36,7 @@ def render(package: str, template: str, **values: Any) -> str:
 
 
 def image(figure: Figure, dpi: int = 110) -> Markup:
-    """Draws a figure as a PNG within the page; the same figure gives the same bytes."""
+    """Draw a figure as a PNG within the page; the same figure gives the same bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     content = io.BytesIO()

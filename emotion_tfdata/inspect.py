@@ -25,7 +25,7 @@ _POINTS = {
 
 
 def mouth_opening(landmarks: np.ndarray) -> np.ndarray:
-    """Distance of the inner lips, `[T]`, of landmarks `[T, L, 3]`, in their units.
+    """Return the distance of the inner lips, `[T]`, of landmarks `[T, L, 3]`, in their units.
 
     Raises:
       ValueError: for another number of landmarks than FaceMesh's 478 or OpenFace's 68.
@@ -35,7 +35,7 @@ def mouth_opening(landmarks: np.ndarray) -> np.ndarray:
 
 
 def brow_height(landmarks: np.ndarray) -> np.ndarray:
-    """Mean distance of the brows from the upper lids, `[T]`, of landmarks `[T, L, 3]`."""
+    """Return the mean height of the brows over the upper lids, `[T]`, of landmarks `[T, L, 3]`."""
     _, brows, lids = _points(landmarks)
     distance = landmarks[:, list(brows)] - landmarks[:, list(lids)]
     return np.linalg.norm(distance, axis=-1).mean(axis=-1)
@@ -53,7 +53,7 @@ def _points(landmarks: np.ndarray) -> tuple[tuple[int, ...], ...]:
 def clip_and_copy(
     data_dir: str, example_id: str | None, stretch: float, noise_level: float, seed: int
 ) -> tuple[str, list[dict[str, np.ndarray]]]:
-    """A clip as `make_dataset` serves it, not normalised: as it is, and an augmented copy.
+    """Return a clip as `make_dataset` serves it, not normalised, and an augmented copy.
 
     Returns:
       Its id, and for each of the two the arrays of one clip, cut to its length: `audio`
@@ -101,7 +101,7 @@ def draw(
     stretch: float,
     rates_hz: Mapping[str, float] = timebase.RATES_HZ,
 ) -> Any:
-    """Draws the two, one under the other, as a matplotlib figure; `rates_hz` by modality."""
+    """Draw clip and copy, one under the other, as a matplotlib figure; `rates_hz` by modality."""
     from matplotlib.figure import Figure
 
     names = ("as it is", f"copy, stretched by {stretch:g}")
@@ -143,7 +143,7 @@ def draw(
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines this command's flags; who only imports the module must not get them."""
+    """Define this command's flags, which an import of the module must not."""
     own: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_string("data_dir", None, "Data set to draw from.", required=True, **own)
     flags.DEFINE_string("example_id", None, "Which clip; by default the first one.", **own)
@@ -154,7 +154,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Draws what the flags say."""
+    """Draw what the flags say; return the exit status."""
     if argv[1:]:
         raise app.UsageError(f"not a flag: {argv[1]}")
     try:

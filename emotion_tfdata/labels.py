@@ -47,7 +47,7 @@ Classes = int | Sequence[str]
 
 
 def class_names(classes: Classes) -> tuple[str, ...]:
-    """Names of the classes, in the order of their indices.
+    """Return the names of the classes, in the order of their indices.
 
     Raises:
       ValueError: for another number than 6 or 8; for fewer than two names, an empty one or one that
@@ -66,7 +66,7 @@ def class_names(classes: Classes) -> tuple[str, ...]:
 
 
 def class_index(emotion: str, classes: Classes) -> int | None:
-    """Index of an emotion's class, or None where the task has no class for it.
+    """Return the index of an emotion's class, or None where the task has no class for it.
 
     Where there is neutral and no calm, calm counts as neutral, as in the usual joint task of the
     two corpora.
@@ -81,7 +81,7 @@ def class_index(emotion: str, classes: Classes) -> int | None:
 
 
 def emotion_named(word: str, classes: Classes) -> str | None:
-    """The emotion that a word stands for: a class's name or a synonym; None for any other word.
+    """Return the emotion that a word (a class's name or a synonym) stands for, or None.
 
     Case does not matter. The emotion need not have a class.
     """

@@ -24,7 +24,7 @@ class Slot:
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """Tells the others that this process needs its cores."""
+        """Tell the other processes that this one needs its cores."""
         names = (Path(self._folder, f"{number}.works") for number in range(len(self._slots)))
         self._working = self._working or [name.open("a") for name in names]
         fcntl.flock(self._working[self._number], fcntl.LOCK_EX)
@@ -34,7 +34,7 @@ class Slot:
             fcntl.flock(self._working[self._number], fcntl.LOCK_UN)
 
     def look(self) -> None:
-        """Takes the cores of processes that do not work, gives them back to those that do again."""
+        """Take the cores of processes that do not work; return them to those that do again."""
         cores = {*self._slots[self._number]}
         for number, file in enumerate(self._working):
             if number != self._number:
@@ -48,7 +48,7 @@ class Slot:
 
 
 def take(slots: Sequence[Sequence[int]], folder: str) -> None:
-    """Keeps this process on cores that no other process of the pool has.
+    """Keep this process on cores that no other process of the pool has.
 
     Args:
       slots: the cores of each process; none of them for any.
@@ -65,12 +65,12 @@ def take(slots: Sequence[Sequence[int]], folder: str) -> None:
 
 
 def taken() -> Slot | None:
-    """What this process has."""
+    """Return the slot that this process has taken."""
     return _slot
 
 
 def _keep_on(cores: set[int]) -> None:
-    """Keeps all threads of this process on these cores; none for any."""
+    """Keep all threads of this process on these cores; an empty set for any."""
     if cores and hasattr(os, "sched_setaffinity"):
         for thread in os.listdir("/proc/self/task"):
             with contextlib.suppress(ProcessLookupError):

@@ -47,7 +47,7 @@ class Records(Sequence[Clip]):
         example_ids: Sequence[str] | None = None,
         features: Features = Features(),  # noqa: B008 (frozen)
     ) -> None:
-        """Reads the manifest and the index; `make_dataset` explains the arguments.
+        """Read the manifest and the index; `make_dataset` explains the arguments.
 
         What lies behind a URL is fetched into the cache folder first.
 
@@ -90,7 +90,7 @@ class Records(Sequence[Clip]):
     @overload
     def __getitem__(self, place: slice) -> list[Clip]: ...
     def __getitem__(self, place: int | slice) -> Clip | list[Clip]:
-        """One clip, or a list of them.
+        """Return one clip, or a list of them.
 
         Raises:
           CorruptDataError: for a record that is missing, cut short, or not the one that the index
@@ -137,7 +137,7 @@ class Records(Sequence[Clip]):
     def _serve(
         self, example: schema.Example, modality: str, scaling: Scaling, indices: tuple[int, ...]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """One modality: float32 `[T, ...]`, and which rows hold something, bool `[T]`."""
+        """Return one modality, float32 `[T, ...]`, and which rows hold something, bool `[T]`."""
         series = getattr(example, modality)
         features, step = self._features, np.float32(self._modalities[modality].array.step or 1.0)
         if f"{modality}_valid" in self._modalities[modality].beside:

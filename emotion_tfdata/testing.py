@@ -30,7 +30,7 @@ def fake_examples(
     num_landmarks: int = 6,
     num_classes: int = 6,
 ) -> list[schema.Example]:
-    """Made-up clips: smooth random series, their mean shifted by the class.
+    """Make up clips: smooth random series, their mean shifted by the class.
 
     Args:
       num_actors: actors of one corpus, `ravdess`.
@@ -74,7 +74,7 @@ def fake_examples(
 def write_data_set(
     data_dir: str, examples: Sequence[schema.Example], *, num_folds: int = 5, num_classes: int = 6
 ) -> Manifest:
-    """Writes examples as a data set that `make_dataset` reads: one shard an actor fold."""
+    """Write examples as a data set that `make_dataset` reads: one shard an actor fold."""
     os.makedirs(data_dir, exist_ok=True)
     actor_fold = splits.actor_folds([(e.corpus, e.actor) for e in examples], num_folds)
     random_fold = splits.random_folds(
@@ -118,7 +118,7 @@ def write_data_set(
 
 
 def assert_same_stream(actual: Iterable[Any], expected: Iterable[Any]) -> None:
-    """Asserts that two streams hold the same batches in the same order, to the bit.
+    """Assert that two streams hold the same batches in the same order, to the bit.
 
     Raises:
       AssertionError: naming the first batch and tensor that differ.
@@ -142,7 +142,7 @@ def assert_same_stream(actual: Iterable[Any], expected: Iterable[Any]) -> None:
 def assert_resumes_at_every_batch(
     make: Callable[[int, int], tf.data.Dataset], *, start_epoch: int = 0, num_epochs: int = 1
 ) -> None:
-    """Asserts that a stream started at any batch is the tail of the whole one, to the bit.
+    """Assert that a stream started at any batch is the tail of the whole one, to the bit.
 
     Args:
       make: called with (start_epoch, start_batch), returns the stream from there to the end of
@@ -163,5 +163,5 @@ def _smooth(rng: np.random.Generator, frames: int, features: int) -> np.ndarray:
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
-    """Numbers as integers of the same bits, so that NaNs and signed zeros compare too."""
+    """Return numbers as integers of the same bits, so that NaNs and signed zeros compare too."""
     return array.view(f"u{array.itemsize}") if array.dtype.kind == "f" else array

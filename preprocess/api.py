@@ -46,7 +46,7 @@ def build(
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> BuildReport | Estimate:
-    """Builds a data set, or resumes one that was interrupted, or finds it finished.
+    """Build a data set, resume an interrupted build of it, or find it finished.
 
     Progress goes to standard error. Clips are processed by workers, which are spawned processes:
     a script calls this below `if __name__ == "__main__":`.
@@ -107,7 +107,7 @@ def build(
 
 
 def _tables(clips: Iterable[PathLike | Clip]) -> list[Table]:
-    """Lists of clips: each csv, and all single clips together."""
+    """Make lists of clips: one of each csv, and one of all single clips."""
     paths: list[Path] = []
     single: list[Clip] = []
     for each in clips:

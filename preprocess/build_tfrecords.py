@@ -97,7 +97,7 @@ define_flags(FLAGS, AudioSettings)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the build; ends the process with a status and one line where it cannot."""
+    """Run the build; end the process with a status and one line where it cannot."""
     if len(argv) > 1:
         cli.fail(f"what is {argv[1]!r}? Flags are written --name=value")
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -14,7 +14,7 @@ from preprocess.builder import self_test
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the flags for `app.run`; what is wrong with them is one line.
+    """Parse the flags for `app.run`; what is wrong with them is one line.
 
     Standard output then takes paths that are no UTF-8 too, as standard error always does.
 
@@ -34,7 +34,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Where a command's libraries do not load, that is one line."""
+    """End the process with one line where a command's libraries do not load."""
     try:
         yield
     except Exception as error:  # libraries that do not fit each other raise whatever they like
@@ -42,13 +42,13 @@ def importing() -> Iterator[None]:
 
 
 def fail(message: str) -> NoReturn:
-    """Ends the process with status 1 and a line on standard error."""
+    """End the process with status 1 and a line on standard error."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(1)
 
 
 def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Runs a command that keeps nothing of an interrupted run, and ends the process."""
+    """Run a command that keeps nothing of an interrupted run, and end the process."""
     try:
         app.run(main, flags_parser=parse_flags)
     except KeyboardInterrupt:
@@ -58,6 +58,6 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
 
 
 def stopped() -> NoReturn:
-    """Ends a process that its user interrupted, with the status that shells give to that."""
+    """End a process that its user interrupted, with the status that shells give to that."""
     print("stopped; the same command resumes", file=sys.stderr)
     sys.exit(130)

@@ -72,7 +72,7 @@ def download(
     patience: Patience | None = None,
     tell: Callable[[str], None] = print,
 ) -> int:
-    """Fetches what is not there yet.
+    """Download what is missing.
 
     Args:
       corpus: `ravdess` or `crema_d`.
@@ -159,7 +159,7 @@ def _download(
 def _run(
     jobs: Iterator[Callable[[], None]], fetcher: Fetcher, num_connections: int, progress: _Progress
 ) -> None:
-    """Does the jobs, a few at once; takes new ones only as old ones end, since URLs expire."""
+    """Run the jobs, a few at once; new ones only as old ones end, since URLs expire."""
     with concurrent.futures.ThreadPoolExecutor(num_connections) as pool:
         running: set[concurrent.futures.Future[None]] = set()
         try:
@@ -179,7 +179,7 @@ def _run(
 
 
 def _is_there(path: Path, size: int) -> bool:
-    """Whether a file is there, which has its name once it is checked; Git LFS's pointer is not."""
+    """Tell whether a file is there (checked files alone have the name), and no Git LFS pointer."""
     return path.is_file() and path.stat().st_size == size
 
 
@@ -216,14 +216,14 @@ def _missing_zips(
 
 
 def _lacking(wanted: Wanted) -> int:
-    """Bytes of a zip that are still to be fetched."""
+    """Return how many bytes of a zip are still to be fetched."""
     if _is_there(wanted.path, wanted.bytes):  # unpacking it was interrupted
         return 0
     return wanted.bytes - part_bytes(wanted.path)
 
 
 def _fetch_zip(fetcher: Fetcher, wanted: Wanted) -> None:
-    """Fetches a zip and unpacks it into a folder of its name, which appears once it is whole."""
+    """Fetch a zip and unpack it into a folder of its name, which appears once it is whole."""
     if not _is_there(wanted.path, wanted.bytes):
         fetcher.fetch(wanted)
     folder = wanted.path.with_suffix("")
@@ -242,7 +242,7 @@ def _fetch_zip(fetcher: Fetcher, wanted: Wanted) -> None:
 def _lfs_objects(
     fetcher: Fetcher, base_url: str, out_dir: Path, files: Sequence[tuple[str, str, int]]
 ) -> Iterator[Wanted]:
-    """Asks a Git LFS server where files are, a batch at a time."""
+    """Request from a Git LFS server where files are, a batch at a time."""
     for start in range(0, len(files), _BATCH):
         batch = files[start : start + _BATCH]
         answer = fetcher.get_json(
@@ -281,7 +281,7 @@ class _Progress:
         self._began_s = self._told_s = time.monotonic()
 
     def start(self, files: int, size: int, there: int) -> None:
-        """`there` of the files are to be unpacked alone."""
+        """Begin; `there` of the files are only to be unpacked."""
         self._files, self._bytes = files, size
         more = f"; {there} here to be unpacked" if there else ""
         self._tell(f"{files - there} files to fetch, {size / 1e6:.1f} MB{more}")
@@ -305,7 +305,7 @@ class _Progress:
 
 
 def define_flags() -> None:
-    """Defines this command's flags; who only imports the module must not get them."""
+    """Define this command's flags, which an import of the module must not."""
     flags.DEFINE_enum("corpus", None, list(BASE_URLS), "Which corpus.")
     flags.DEFINE_string("out_dir", None, "Folder that it goes into.")
     flags.DEFINE_list(
@@ -318,7 +318,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Downloads a corpus; ends the process with a status and one line where it cannot."""
+    """Download a corpus; end the process with a status and one line where it cannot."""
     if len(argv) > 1 or not flags.FLAGS.corpus or not flags.FLAGS.out_dir:
         cli.fail("give --corpus=ravdess|crema_d and --out_dir=D")
     try:

@@ -34,7 +34,7 @@ with cli.importing():
 
 
 def row(clip: str, emotion: str, columns: Sequence[str], widths: Sequence[int]) -> str:
-    """A line of the table: clip, emotion and a column a class, of so many characters each."""
+    """Format a line of the table: clip, emotion and a column a class, of `widths` characters."""
     clip_width, emotion_width, *others = widths
     cells = "  ".join(f"{text:>{width}}" for text, width in zip(columns, others, strict=True))
     return f"{clip:<{clip_width}}  {emotion:<{emotion_width}}  {cells}"
@@ -43,7 +43,7 @@ def row(clip: str, emotion: str, columns: Sequence[str], widths: Sequence[int]) 
 def as_json(
     model_dir: Path, features: Features, results: Sequence[tuple[Path, Prediction | Failure]]
 ) -> str:
-    """All results as JSON text: `clips` and `failed`, in the order given."""
+    """Format all results as JSON text: `clips` and `failed`, in the order given."""
     clips, failed = [], []
     for path, result in results:
         if isinstance(result, Failure):
@@ -65,7 +65,7 @@ def as_json(
 
 
 def define_flags() -> None:
-    """Defines this command's flags; who only imports the module must not get them."""
+    """Define this command's flags, which an import of the module must not."""
     flags.DEFINE_string("model_dir", None, "Folder of a finished training, of one fold.")
     flags.DEFINE_string("json", None, "File that gets everything as JSON; -: standard output.")
     flags.DEFINE_string(
@@ -83,7 +83,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Predicts as the flags say; returns the exit status: 1 if any clip was not served."""
+    """Predict as the flags say; return the exit status: 1 if any clip was not served."""
     chosen, paths = flags.FLAGS, [Path(name) for name in argv[1:]]
     if not chosen.model_dir or not paths:
         cli.fail("give a trained model and clips: --model_dir=M CLIP.mp4 ...")
@@ -127,7 +127,7 @@ def main(argv: Sequence[str]) -> int:
 def _timelines(
     model_dir: Path, paths: Sequence[Path], features: Features, out_dir: Path, workers: int
 ) -> int:
-    """Writes the files of `--timeline`; returns the exit status."""
+    """Write the files of `--timeline`; return the exit status."""
     names = [path.name for path in paths]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -154,7 +154,7 @@ def _timelines(
 
 
 def _notes(features: Features, paths: Sequence[Path]) -> Iterator[str]:
-    """What a reader of the figures should know first."""
+    """Yield what a reader of the figures should know first."""
     if features.provenance:
         yield f"note: {features.name} was trained on {features.provenance}; it knows no people"
     if features.temperature is None:
@@ -192,7 +192,7 @@ def _version(package: str) -> str:
 
 
 def _check_writable(target: str) -> None:
-    """Raises PredictError where the JSON could not be written, before clips are read for it."""
+    """Raise PredictError where the JSON could not be written, before clips are read for it."""
     path = Path(target)
     if target != "-" and (path.is_dir() or not os.access(path.parent, os.W_OK)):
         reason = "it is a folder" if path.is_dir() else f"no writable folder {path.parent}"

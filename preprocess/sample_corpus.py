@@ -30,7 +30,7 @@ flags.DEFINE_integer(
 
 
 def _tells_progress() -> Callable[[int, int], None]:
-    """A line on standard error every few seconds: how many, how fast, how long yet."""
+    """Print progress on standard error every few seconds: how many, how fast, how long yet."""
     begun: list[Progress] = []
 
     def tell(done: int, total: int) -> None:
@@ -42,7 +42,7 @@ def _tells_progress() -> Callable[[int, int], None]:
 
 
 def main(argv: list[str]) -> None:
-    """Draws the corpus; ends the process with a status and one line where it cannot."""
+    """Draw the corpus; end the process with a status and one line where it cannot."""
     if len(argv) > 1:
         cli.fail(f"unexpected arguments: {' '.join(argv[1:])}")
     start_s = time.monotonic()

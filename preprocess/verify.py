@@ -34,7 +34,7 @@ _FLOAT16_SPACING = 32.0  # between the largest numbers that it has
 
 
 def verify(data_dir: Path) -> Iterator[str]:
-    """Yields what is wrong with a data set, in words that name shard and record.
+    """Yield what is wrong with a data set, in words that name shard and record.
 
     Checked are the shards' sizes and SHA-256, each record's place, checksums, facts, shapes and
     finiteness, what the index says of all of them, and that no shard lies there that the manifest
@@ -80,7 +80,7 @@ def verify(data_dir: Path) -> Iterator[str]:
 
 
 def _check_statistics(manifest: Manifest, computed: Statistics) -> Iterator[str]:
-    """Yields where the statistics are not those of the records' own rows."""
+    """Yield where the statistics are not those of the records' own rows."""
     stated, found = manifest.statistics.to_arrays(), computed.to_arrays()
     for name, wanted in found.items():
         # Sums round; the absolute part is below any step of the fixed point.
@@ -102,7 +102,7 @@ def _check_statistics(manifest: Manifest, computed: Statistics) -> Iterator[str]
 def _check_shard(
     data_dir: Path, shard: Shard, manifest: Manifest, first: int
 ) -> Generator[str, None, GroupSums | None]:
-    """Yields what is wrong with a shard, whose records begin at the index's entry `first`.
+    """Yield what is wrong with a shard, whose records begin at the index's entry `first`.
 
     Returns:
       Sums over the shard's rows; None if a record is not sound.
@@ -144,7 +144,7 @@ def _check_shard(
 
 
 def _check_record(example: schema.Example, record: Record, manifest: Manifest) -> None:
-    """Compares a record with its entry in the index.
+    """Compare a record with its entry in the index.
 
     Raises:
       ValueError: where they differ.
@@ -172,12 +172,12 @@ def _check_record(example: schema.Example, record: Record, manifest: Manifest) -
 
 
 def define_flags() -> None:
-    """Defines this command's flags; who only imports the module must not get them."""
+    """Define this command's flags, which an import of the module must not."""
     flags.DEFINE_string("data_dir", None, "The data set's folder.")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Verifies a data set; returns the exit status: 1 if anything is not as it should be."""
+    """Verify a data set; return the exit status: 1 if anything is wrong."""
     if len(argv) > 1 or not flags.FLAGS.data_dir:
         cli.fail("give --data_dir=D and nothing else")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -121,11 +121,11 @@ class Index:
         return list(zip(corpora, self.actor_names, strict=True))
 
     def example_id(self, place: int) -> str:
-        """The id of one record."""
+        """Return the id of one record."""
         return self.example_ids[place].decode()
 
     def record(self, place: int) -> Record:
-        """The entry of one record."""
+        """Return the entry of one record."""
         actor = self.actors[place]
         return Record(
             example_id=self.example_id(place),
@@ -148,7 +148,7 @@ class Index:
 
     @classmethod
     def of(cls, shards: Iterable[Sequence[Record]], actor_folds: Mapping[Actor, int]) -> Index:
-        """From the records of each shard, of which there must be at least one.
+        """Make an index of the records of each shard, of which there must be at least one.
 
         Args:
           shards: the records of each, in order.
@@ -191,7 +191,7 @@ class Index:
         )
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """As a file holds them."""
+        """Return the index as the arrays that a file holds."""
         arrays = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -207,7 +207,7 @@ class Index:
     def from_arrays(
         cls, arrays: Mapping[str, np.ndarray], shard_sizes: Sequence[int], num_folds: int
     ) -> Index:
-        """Reads what `to_arrays` gave.
+        """Read what `to_arrays` gave.
 
         Args:
           arrays: by name.
@@ -244,7 +244,7 @@ class Index:
 
 
 def example_key(example_id: str) -> int:
-    """Key of an example, from its id alone. In `[0, 2**63)`."""
+    """Return the key of an example, in `[0, 2**63)`, from its id alone."""
     digest = hashlib.blake2b(example_id.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -264,7 +264,7 @@ def _columns(entries: Iterable[Mapping[str, int]]) -> dict[str, np.ndarray]:
 def _whole(
     name: str, column: np.ndarray, dtype: type, length: int, limit: int | None = None
 ) -> np.ndarray:
-    """A column of whole numbers from 0 on, below `limit`.
+    """Return a column checked to hold whole numbers from 0 on, below `limit`.
 
     Raises:
       ValueError: if it is not that.

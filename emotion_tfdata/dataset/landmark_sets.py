@@ -46,7 +46,7 @@ EXPRESSIVE = tuple(sorted({*_LIPS, *_BROWS, *_EYES, *_IRISES, *_JAW_AND_CHEEKS})
 
 
 def landmark_indices(choice: str | Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
-    """Indices of the landmarks a choice stands for.
+    """Return the indices of the landmarks that a choice stands for.
 
     Args:
       choice: `"all"`; `"expressive"`: lips, brows, eyes, irises, jaw and cheeks of FaceMesh,

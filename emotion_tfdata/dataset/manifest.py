@@ -143,7 +143,7 @@ class Manifest:
         sums: GroupSums,
         **fields: Any,
     ) -> Manifest:
-        """With the index and the statistics made.
+        """Make a manifest, with the index and the statistics computed.
 
         Args:
           records: of each shard.
@@ -164,7 +164,7 @@ class Manifest:
         return len(self.classes)
 
     def class_names(self, num_classes: int | None = None) -> tuple[str, ...]:
-        """Names of the classes of a task, in the order of their indices.
+        """Return the names of a task's classes, in the order of their indices.
 
         Args:
           num_classes: 6 where the data set was built with 8; None for all that it has.
@@ -183,7 +183,7 @@ class Manifest:
         return names
 
     def check_log_mel(self, effect: str) -> None:
-        """Refuses an effect that needs log-mel energies where the audio is something else.
+        """Refuse an effect that needs log-mel energies where the audio is something else.
 
         Raises:
           ValueError: if it is.
@@ -203,7 +203,7 @@ class Manifest:
         return self.modalities["landmarks"].array.shape[0] if "landmarks" in self.modalities else 0
 
     def deal(self, protocol: str) -> Deal:
-        """The clips dealt to folds by a protocol.
+        """Deal the clips to folds by a protocol.
 
         Raises:
           ProtocolError: for an unknown protocol, or one that does not suit the data set.
@@ -212,12 +212,12 @@ class Manifest:
         return deal(protocol, actors, self.num_folds)
 
     def cells(self, deal: Deal) -> np.ndarray:
-        """Which of a deal's cells each record is of, int64 `[N]`."""
+        """Return which of a deal's cells each record is of, int64 `[N]`."""
         index = self.index
         return index.corpora * self.num_folds + index.random_folds if deal.by_clip else index.actors
 
     def folds(self, protocol: str) -> np.ndarray:
-        """Fold of each record under a protocol, int64 `[N]`; -1 for those that are in none.
+        """Return the fold of each record under a protocol, int64 `[N]`; -1 for those in none.
 
         Raises:
           ProtocolError: as `deal`.
@@ -226,7 +226,7 @@ class Manifest:
         return dealt.folds[self.cells(dealt)]
 
     def moments(self, modality: str, protocol: str, folds: Iterable[int]) -> Moments:
-        """Moments of one modality over some folds of a protocol.
+        """Return the moments of one modality over some folds of a protocol.
 
         Raises:
           ProtocolError: as `deal`.
@@ -235,14 +235,14 @@ class Manifest:
         return self.moments_of(modality, dealt, np.isin(dealt.folds, list(folds)))
 
     def moments_of(self, modality: str, deal: Deal, cells: np.ndarray) -> Moments:
-        """Moments of one modality over some of a deal's cells, bool `[K]`."""
+        """Return the moments of one modality over some of a deal's cells, bool `[K]`."""
         if deal.by_clip:
             table = self.statistics.by_random_fold[modality]
             return table.total(cells.reshape(table.count.shape))
         return self.statistics.by_actor[modality].total(cells)
 
     def save(self, data_dir: str) -> Manifest:
-        """Writes the index, the statistics and, last, the manifest; each whole or not at all.
+        """Write the index, the statistics and, last, the manifest; each whole or not at all.
 
         Local folders only. The same manifest gives the same bytes.
 
@@ -276,7 +276,7 @@ class Manifest:
 
     @classmethod
     def load(cls, data_dir: str) -> Manifest:
-        """Reads a data set's manifest from a local folder.
+        """Read a data set's manifest from a local folder.
 
         Raises:
           ManifestError: if there is none, or it cannot be read.
@@ -307,7 +307,7 @@ class Manifest:
         where: str,
         fetch: Callable[[Sequence[File]], None] = lambda files: None,
     ) -> Manifest:
-        """Reads a data set's manifest, index and statistics.
+        """Read a data set's manifest, index and statistics.
 
         Args:
           read: content of a file of the data set, by its name.
@@ -384,7 +384,7 @@ class Manifest:
 
 
 def parse(text: bytes, where: str) -> dict[str, Any]:
-    """The JSON object of a manifest of this format.
+    """Parse the JSON object of a manifest of this format.
 
     Raises:
       ManifestError: if it is none; `where` names it.
@@ -433,7 +433,7 @@ def _typed(content: Mapping[str, Any], name: str, kind: type) -> Any:
 def _load(
     read: Callable[[str], bytes], where: str, file: File, use: Callable[[Mapping[str, Any]], Any]
 ) -> Any:
-    """What is made of the arrays of one of the files beside the manifest.
+    """Load what one of the files beside the manifest holds.
 
     Raises:
       ManifestError: if it cannot be read, or is not the one that the manifest states.
@@ -456,7 +456,7 @@ def _load(
 
 
 def _pack(arrays: Mapping[str, np.ndarray], out: Any) -> None:
-    """Writes arrays as `numpy.savez` does: the same arrays give the same bytes at any time."""
+    """Write arrays as `numpy.savez` does: the same arrays give the same bytes at any time."""
     with zipfile.ZipFile(out, "w") as file:
         for name, array in arrays.items():
             with file.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
@@ -468,7 +468,7 @@ def _writer_of(content: bytes) -> Callable[[Any], Any]:
 
 
 def _write(data_dir: str, name: str, write: Callable[[Any], Any]) -> File:
-    """Writes a file, whole or not at all."""
+    """Write a file, whole or not at all."""
     with replacing(os.path.join(data_dir, name)) as temporary:
         with open(temporary, "wb") as file:
             write(file)

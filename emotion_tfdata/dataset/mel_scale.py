@@ -16,21 +16,21 @@ _LOG_STEP = np.log(6.4) / 27
 
 # In librosa's order of operations: a frequency that lies on an edge lies on it in both.
 def mel_of_hz(hz: float | np.ndarray) -> np.ndarray:
-    """Mel of frequencies from 0 Hz on: float64, of the shape given."""
+    """Return the mel of frequencies from 0 Hz on: float64, of the shape given."""
     hz = np.asarray(hz, np.float64)
     above = _BREAK_MEL + np.log(np.maximum(hz, _BREAK_HZ) / _BREAK_HZ) / _LOG_STEP
     return np.where(hz < _BREAK_HZ, hz / _HZ_A_MEL, above)
 
 
 def hz_of_mel(mel: float | np.ndarray) -> np.ndarray:
-    """Frequencies of mel from 0 on: float64, of the shape given."""
+    """Return the frequencies in Hz of mel from 0 on: float64, of the shape given."""
     mel = np.asarray(mel, np.float64)
     above = _BREAK_HZ * np.exp(_LOG_STEP * (mel - _BREAK_MEL))
     return np.where(mel < _BREAK_MEL, _HZ_A_MEL * mel, above)
 
 
 def band_edges_hz(num_bands: int, low_hz: float, high_hz: float) -> np.ndarray:
-    """Edges of bands that overlap by half: band `i` rises from edge `i`, and is 0 again at `i + 2`.
+    """Return the edges of bands that overlap by half: band `i` is 0 at edges `i` and `i + 2`.
 
     Args:
       num_bands: how many.

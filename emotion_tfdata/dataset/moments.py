@@ -28,12 +28,12 @@ class Moments:
 
     @classmethod
     def zero(cls, *shape: int) -> Moments:
-        """Of no rows at all."""
+        """Return the moments of no rows at all."""
         return cls(0, np.zeros(shape), np.zeros(shape))
 
     @classmethod
     def of(cls, rows: np.ndarray) -> Moments:
-        """Of `rows` `[N, ...]`, over the first axis."""
+        """Compute the moments of `rows` `[N, ...]` over the first axis."""
         rows = np.asarray(rows, np.float64)
         if not len(rows):
             return cls.zero(*rows.shape[1:])
@@ -41,7 +41,7 @@ class Moments:
         return cls(len(rows), mean, np.square(rows - mean).sum(axis=0))
 
     def __add__(self, other: Moments) -> Moments:
-        """Of both sets of rows. Chan, Golub and LeVeque 1979, equation 2.1."""
+        """Return the moments of both sets of rows (Chan, Golub and LeVeque 1979, equation 2.1)."""
         count = self.count + other.count
         if not count:
             return self
@@ -74,7 +74,7 @@ class MomentsTable:
 
     @classmethod
     def of(cls, groups: Sequence[Moments]) -> MomentsTable:
-        """Of at least one group."""
+        """Join the moments of at least one group."""
         return cls(
             np.array([group.count for group in groups], np.int64),
             np.stack([group.mean for group in groups]),
@@ -82,7 +82,7 @@ class MomentsTable:
         )
 
     def reshape(self, *groups: int) -> MomentsTable:
-        """The same groups along other axes."""
+        """Arrange the same groups along other axes."""
         features = self.mean.shape[self.count.ndim :]
         return MomentsTable(
             self.count.reshape(groups),
@@ -91,7 +91,7 @@ class MomentsTable:
         )
 
     def total(self, chosen: np.ndarray) -> Moments:
-        """Moments of all rows of some groups, bool `[G...]`."""
+        """Return the moments of all rows of some groups, bool `[G...]`."""
         count, means, m2 = self.count[chosen], self.mean[chosen], self.m2[chosen]
         rows = int(count.sum())
         if not rows:
@@ -116,12 +116,12 @@ class GroupSums:
     def add(
         self, corpus: str, actor: str, random_fold: int, moments: Mapping[str, Moments]
     ) -> None:
-        """Adds the rows of one record."""
+        """Add the rows of one record."""
         _add(self.by_actor.setdefault((corpus, actor), {}), moments)
         _add(self.by_random_fold.setdefault((corpus, random_fold), {}), moments)
 
     def merge(self, other: GroupSums) -> None:
-        """Adds all of another's."""
+        """Add all rows of another one."""
         for actor, moments in other.by_actor.items():
             _add(self.by_actor.setdefault(actor, {}), moments)
         for fold, moments in other.by_random_fold.items():
@@ -157,7 +157,7 @@ class Statistics:
         num_folds: int,
         shapes: Mapping[str, tuple[int, ...]],
     ) -> Statistics:
-        """From the sums over all records.
+        """Compute the statistics from the sums over all records.
 
         Args:
           sums: over every record.
@@ -179,7 +179,7 @@ class Statistics:
         return cls(by_actor, by_random_fold)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """As a file holds them: `<grouping>.<modality>.<count, mean or m2>`."""
+        """Return the arrays that a file holds: `<grouping>.<modality>.<count, mean or m2>`."""
         return {
             f"{grouping.name}.{modality}.{field.name}": getattr(table, field.name)
             for grouping in dataclasses.fields(self)
@@ -196,7 +196,7 @@ class Statistics:
         num_folds: int,
         shapes: Mapping[str, tuple[int, ...]],
     ) -> Statistics:
-        """Reads what `to_arrays` gave.
+        """Read what `to_arrays` gave.
 
         Raises:
           KeyError: for an array that is missing.

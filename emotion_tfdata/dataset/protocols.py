@@ -149,7 +149,7 @@ class Deal:
         validation_fold: int | None = None,
         corpora: Corpora = None,
     ) -> np.ndarray:
-        """Which cells a split consists of, bool `[K]`.
+        """Return which cells a split consists of, bool `[K]`.
 
         `test` is `fold`, of the corpora tested on. `validation` is `validation_fold`, of the
         corpora trained on, without what is tested on. `train` is all else of the corpora trained
@@ -214,7 +214,7 @@ Corpora = Sequence[str] | str | Mapping[str, Sequence[str] | str] | None
 
 
 def sides(corpora: Corpora) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
-    """The corpora trained on and those tested on, from what `corpora=` takes; None for all.
+    """Return the corpora trained on and those tested on, from what `corpora=` takes; None for all.
 
     Raises:
       ValueError: for anything but a name, a list of names, a mapping of "train" and "test" to
@@ -239,12 +239,12 @@ def sides(corpora: Corpora) -> tuple[tuple[str, ...] | None, tuple[str, ...] | N
 
 
 def is_name(name: str) -> bool:
-    """Whether it is a protocol's name or may be a file of folds."""
+    """Tell whether a text is a protocol's name or may be a file of folds."""
     return name in _KNOWN or name.endswith(".json")
 
 
 def check_name(name: str) -> None:
-    """Raises ProtocolError, with the names there are, unless it may be one."""
+    """Raise ProtocolError, with the names there are, unless a text may name a protocol."""
     if not isinstance(name, str) or not is_name(name):
         raise ProtocolError(
             f"protocol must be one of {', '.join(NAMES)} or a JSON file of folds, got {name!r}"
@@ -252,7 +252,7 @@ def check_name(name: str) -> None:
 
 
 def describe(name: str) -> Protocol:
-    """What a protocol is.
+    """Describe a protocol in words.
 
     Raises:
       ProtocolError: for an unknown name.
@@ -264,7 +264,7 @@ def describe(name: str) -> Protocol:
 
 
 def deal(name: str, actor_folds: Mapping[Cell, int], num_folds: int) -> Deal:
-    """Deals a data set's actors, or under `random` its clips, to folds.
+    """Deal a data set's actors, or under `random` its clips, to folds.
 
     Args:
       name: of the protocol, or a file: `{"0": ["ravdess/01", ...], "1": [...]}`, the actors of each
@@ -406,5 +406,5 @@ def _some(cells: Sequence[Cell]) -> str:
 
 
 def short_name(name: str) -> str:
-    """For folders and titles: a file's own name without its ending."""
+    """Return a protocol's name for folders and titles: a file's own name without its ending."""
     return name if name in _KNOWN else os.path.splitext(os.path.basename(name))[0]

@@ -40,7 +40,7 @@ def _places() -> tuple[dict[str, int], dict[str, int]]:
 
 
 def votes(example_ids: Sequence[str], shown: str, classes: Classes = 6) -> np.ndarray:
-    """How many raters chose each class.
+    """Count the raters who chose each class.
 
     Args:
       example_ids: `[N]`, like `crema_d/1001_DFA_ANG_XX`; others have no votes.
@@ -70,14 +70,14 @@ def votes(example_ids: Sequence[str], shown: str, classes: Classes = 6) -> np.nd
 
 
 def majority(counts: np.ndarray) -> np.ndarray:
-    """The class with most votes. int64 `[N]` of `counts` `[N, C]`; -1 for a tie or no votes."""
+    """Return the class with most votes, int64 `[N]` of `counts` `[N, C]`; -1 for a tie or none."""
     best = counts.argmax(axis=-1)
     most = counts.max(axis=-1, keepdims=True)
     return np.where(((counts == most).sum(axis=-1) == 1) & (most[..., 0] > 0), best, -1)
 
 
 def shares(counts: np.ndarray) -> np.ndarray:
-    """Votes as a distribution. float32 `[N, C]` of `counts` `[N, C]`; zero without votes."""
+    """Return votes as a distribution, float32 `[N, C]` of `counts` `[N, C]`; zero without votes."""
     totals = counts.sum(axis=-1, keepdims=True, dtype=np.float32)
     return (counts / np.maximum(totals, 1)).astype(np.float32)
 
@@ -89,7 +89,7 @@ def targets(
     modalities: str,
     classes: Classes = 6,
 ) -> np.ndarray:
-    """What a model is to say of clips; those without votes keep the intended label.
+    """Return what a model is to say of clips: votes, or the intended label where there are none.
 
     Args:
       labels: one of `LABELS`.
@@ -113,7 +113,7 @@ def targets(
 
 
 def sex(corpus: str, actor: str) -> str | None:
-    """`male` or `female`; None where it is not known."""
+    """Return an actor's sex, `male` or `female`; None where it is not known."""
     if corpus == "ravdess" and actor.isdigit():
         return "male" if int(actor) % 2 else "female"
     actors, _ = _places()
@@ -122,7 +122,7 @@ def sex(corpus: str, actor: str) -> str | None:
 
 
 def age_group(corpus: str, actor: str) -> str | None:
-    """In whole decades, like `20-29`, `60+` the last; None where the age is not known."""
+    """Return an actor's age in whole decades: `20-29`, ..., `60+`; None where it is not known."""
     actors, _ = _places()
     if corpus != RATED or actor not in actors:
         return None

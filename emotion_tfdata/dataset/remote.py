@@ -33,7 +33,7 @@ class StorageError(RuntimeError):
 
 
 def cache_folder() -> str:
-    """Where fetched data sets are kept: `$EMOTION_TFDATA_CACHE`, or below the user's cache."""
+    """Return the cache's folder: `$EMOTION_TFDATA_CACHE`, or one below the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.environ.get(CACHE_VARIABLE) or os.path.join(base, "emotion_tfdata")
 
@@ -52,7 +52,7 @@ class Source:
         self._files, self._path = _file_system(self.url)
 
     def load_manifest(self) -> Manifest:
-        """Reads the manifest from the URL, the index and the statistics by way of the cache.
+        """Read the manifest from the URL, the index and the statistics by way of the cache.
 
         Raises:
           ManifestError: if there is no data set, or the files are not a data set's.
@@ -71,7 +71,7 @@ class Source:
         return Manifest.read(read, self.url, self.fetch)
 
     def fetch(self, files: Sequence[File]) -> None:
-        """Brings files into the cache, several at a time; those that are there are left alone.
+        """Fetch files into the cache, several at a time, except those that are there.
 
         Raises:
           StorageError: for the first that cannot be fetched or kept; what has come of the others is
@@ -117,7 +117,7 @@ class Source:
         return os.path.join(self.folder, f"{file.name}.part")
 
     def _stands(self, file: File) -> bool:
-        """Whether a file is in the cache.
+        """Tell whether a file is in the cache.
 
         Raises:
           StorageError: if another one is there under its name.
@@ -156,7 +156,7 @@ class Source:
             os.replace(part.name, os.path.join(self.folder, file.name))
 
     def _fill(self, file: File, part: IO[bytes]) -> None:
-        """Appends to a part what it lacks, over as many connections as that takes."""
+        """Append to a partial file what it lacks, over as many connections as that takes."""
         failures = most = 0
         in_one_go = False
         while (have := part.seek(0, os.SEEK_END)) < file.bytes:
@@ -191,7 +191,7 @@ class Source:
             )
 
     def _append(self, file: File, part: IO[bytes], have: int, in_one_go: bool) -> None:
-        """Copies from a byte on, or again in one go, until the end or a broken connection."""
+        """Copy from a byte on, or again in one go, until the end or a broken connection."""
         options = {"block_size": 0} if in_one_go else {"block_size": _BLOCK_BYTES}
         path = f"{self._path}/{file.name}"
         with self._files.open(path, "rb", cache_type="none", **options) as source:
@@ -208,7 +208,7 @@ _OF_THE_CACHE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EP
 
 @contextlib.contextmanager
 def _named(folder: str) -> Any:
-    """Turns errors of the cache folder into ones that say what to do."""
+    """Raise errors of the cache folder as ones that say what to do."""
     try:
         yield
     except StorageError:
@@ -245,5 +245,5 @@ def _said(error: Exception | None) -> str:
 
 
 def _stamp_ns(file: File) -> int:
-    """A time between 2001 and 2035 that stands for a file's SHA-256."""
+    """Return a time between 2001 and 2035 that stands for a file's SHA-256."""
     return (10**9 + int(file.sha256[:16], 16) % (1 << 30)) * 10**9

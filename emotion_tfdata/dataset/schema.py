@@ -108,7 +108,7 @@ Stored = Mapping[str, Modality] | None  # how a data set stores its modalities; 
 
 
 def specs(stored: Stored = None) -> dict[str, ArraySpec]:
-    """The table of a data set: the default one, with the modalities that its manifest states."""
+    """Return a data set's table of arrays: the default one, with the modalities of its manifest."""
     table = dict(ARRAY_FEATURES)
     for name, modality in (stored or {}).items():
         array, spec = modality.array, table[name]
@@ -125,7 +125,7 @@ def specs(stored: Stored = None) -> dict[str, ArraySpec]:
 
 
 def stored_arrays(example: Example, stored: Stored = None) -> dict[str, np.ndarray]:
-    """The example's arrays as they are stored: fixed point, float16, bytes, checked.
+    """Return the example's arrays as they are stored (fixed point, float16, bytes), checked.
 
     Args:
       example: one clip.
@@ -162,7 +162,7 @@ def stored_arrays(example: Example, stored: Stored = None) -> dict[str, np.ndarr
 
 
 def encode(example: Example, stored: Stored = None) -> bytes:
-    """Serializes an example to the bytes of one record.
+    """Serialize an example to the bytes of one record.
 
     The same example gives the same bytes in every process.
 
@@ -184,7 +184,7 @@ def encode(example: Example, stored: Stored = None) -> bytes:
 
 
 def decode(serialized: bytes, where: str = "record", stored: Stored = None) -> Example:
-    """Reads one record back, outside of any graph. For inspecting and checking.
+    """Decode one record outside of any graph, to inspect or check it.
 
     Args:
       serialized: the record's bytes.
@@ -228,14 +228,14 @@ def decode(serialized: bytes, where: str = "record", stored: Stored = None) -> E
 
 
 def completed(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Arrays of an `Example` from those that were stored, in their units."""
+    """Return the arrays of an `Example`, in their units, from those that were stored."""
     valid = arrays["landmarks_valid"].astype(bool)
     without_head = np.zeros((len(valid), 0), np.float32)
     return {"head": without_head, **arrays, "landmarks_valid": valid}
 
 
 def storage_errors(example: Example, stored: Mapping[str, Modality]) -> dict[str, float]:
-    """The largest error of an example's values as stored, by modality, in its unit.
+    """Return the largest error of an example's values as stored, by modality, in its unit.
 
     Raises:
       SchemaError: as `stored_arrays`.
@@ -249,7 +249,7 @@ def storage_errors(example: Example, stored: Mapping[str, Modality]) -> dict[str
 
 
 def from_stored(array: np.ndarray, spec: ArraySpec) -> np.ndarray:
-    """Values of a stored array, in the units of its modality."""
+    """Return the values of a stored array in the units of its modality."""
     if spec.dtype == np.float16:
         return array.astype(np.float32)
     values: np.ndarray = array if spec.step is None else np.float32(spec.step) * array
@@ -259,7 +259,7 @@ def from_stored(array: np.ndarray, spec: ArraySpec) -> np.ndarray:
 def modalities(
     num_audio_features: int, num_landmarks: int, built: Sequence[str] = ("audio", "landmarks")
 ) -> dict[str, Modality]:
-    """What a manifest says of the modalities that were built.
+    """Return what a manifest says of the modalities that were built.
 
     Args:
       num_audio_features: `M`.
@@ -284,7 +284,7 @@ def modalities(
 def record_of(
     example: Example, built: Mapping[str, Modality], random_fold: int, offset: int, length: int
 ) -> Record:
-    """An example's entry in the index; the last three as `Record` has them."""
+    """Return an example's entry in the index; the last three arguments as `Record` has them."""
     valid = {name: f"{name}_valid" for name in built if f"{name}_valid" in built[name].beside}
     return Record(
         **{name: getattr(example, name) for name in TEXT_FEATURES},
@@ -297,7 +297,7 @@ def record_of(
 
 
 def valid_rows(example: Example, built: Mapping[str, Modality]) -> dict[str, np.ndarray]:
-    """Of each modality, the rows that hold something, `[N, ...]`."""
+    """Return the rows of each modality that hold something, `[N, ...]`."""
     rows = {}
     for name, modality in built.items():
         rows[name] = getattr(example, name)
@@ -309,7 +309,7 @@ def valid_rows(example: Example, built: Mapping[str, Modality]) -> dict[str, np.
 def _check_shape(
     example_id: str, name: str, shape: tuple[int, ...], spec: ArraySpec, sizes: dict[str, int]
 ) -> None:
-    """Checks a shape against the table; `sizes` collects what the letters stand for."""
+    """Check a shape against the table; `sizes` collects what the letters stand for."""
     fits = len(shape) == len(spec.shape) and all(
         size == (wanted if isinstance(wanted, int) else sizes.setdefault(wanted, size))
         for size, wanted in zip(shape, spec.shape, strict=False)

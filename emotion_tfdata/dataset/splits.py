@@ -14,7 +14,7 @@ PROTOCOLS = ("actor", "random")
 
 
 def actor_folds(actors: Iterable[tuple[str, str]], num_folds: int) -> dict[tuple[str, str], int]:
-    """Deals each corpus's actors to folds of consecutive actors, as evenly as their number allows.
+    """Deal each corpus's actors to folds of consecutive actors, as evenly as their number allows.
 
     Args:
       actors: (corpus, actor) pairs; repeats do not matter.
@@ -42,7 +42,7 @@ def actor_folds(actors: Iterable[tuple[str, str]], num_folds: int) -> dict[tuple
 def random_folds(
     example_ids: Sequence[str], emotions: Sequence[str], num_folds: int
 ) -> dict[str, int]:
-    """Deals clips to folds at random within each emotion, whoever acts in them.
+    """Deal clips to folds at random within each emotion, whoever acts in them.
 
     The order is that of a hash of the ids: the same on every machine, and unmoved by the order in
     which files were found.

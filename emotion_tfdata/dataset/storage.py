@@ -37,7 +37,7 @@ class DataSet:
     source: remote.Source | None = None
 
     def fetch(self, table: Table) -> Table:
-        """The same table, of shards that can be read: those of its clips are fetched first.
+        """Return the same table with shards that can be read: those of its clips are fetched first.
 
         Raises:
           StorageError: for one that cannot be fetched or kept.
@@ -51,7 +51,7 @@ class DataSet:
 
 
 def open_data_set(data_dir: str, *, with_tensorflow: bool = True) -> DataSet:
-    """Finds a data set in a local folder or behind a URL: `s3://`, `gs://`, `hf://`, `https://` ...
+    """Find a data set in a local folder or behind a URL: `s3://`, `gs://`, `hf://`, `https://` ...
 
     Args:
       data_dir: the folder or URL.
@@ -72,7 +72,7 @@ def open_data_set(data_dir: str, *, with_tensorflow: bool = True) -> DataSet:
 
 
 def load_manifest(data_dir: str) -> Manifest:
-    """Reads the manifest of a data set, wherever it lies.
+    """Read the manifest of a data set in a folder or behind a URL.
 
     Raises:
       ManifestError: if there is none, or it cannot be read.
@@ -82,7 +82,7 @@ def load_manifest(data_dir: str) -> Manifest:
 
 
 def _has_tensorflow_io() -> bool:
-    """Whether tensorflow-io is installed and loads with this TensorFlow (0.37.1: 2.16 and 2.17)."""
+    """Tell whether tensorflow-io is installed and loads (0.37.1: with TensorFlow 2.16 and 2.17)."""
     try:
         import tensorflow as tf
         import tensorflow_io  # noqa: F401
@@ -110,7 +110,7 @@ def _load_by_tensorflow(data_dir: str) -> Manifest:
 
 
 def _leave_before_static_destructors() -> None:
-    """Makes the process end with its own status after S3 was used.
+    """Make the process end with its own status after S3 was used.
 
     The S3 client of tensorflow-io 0.37.1 is torn down in the wrong order by a static destructor and
     aborts a process that is done (status 134). C's exit handlers run last in, first out, after

@@ -50,11 +50,11 @@ class Table:
         return len(self.example_ids)
 
     def frames(self, modality: str) -> np.ndarray:
-        """Rows of `audio` or of `landmarks`, int32 `[N]`."""
+        """Return the number of rows of `audio` or of `landmarks`, int32 `[N]`."""
         return self.audio_frames if modality == "audio" else self.landmarks_frames
 
     def only(self, kept: np.ndarray) -> Table:
-        """The entries that `kept`, bool `[N]`, is true for."""
+        """Return the entries for which `kept`, bool `[N]`, is true."""
         columns = {field.name for field in dataclasses.fields(self)} - {"paths", "rates_hz"}
         return dataclasses.replace(self, **{name: getattr(self, name)[kept] for name in columns})
 
@@ -66,7 +66,7 @@ def select(
     cells: np.ndarray,
     features: Features,
 ) -> Table:
-    """The clips of some of a deal's cells that have a label, as a table.
+    """Select the clips of some of a deal's cells that have a label.
 
     Args:
       manifest: of the data set.
@@ -106,7 +106,7 @@ def select(
 
 
 def labels_of(manifest: Manifest, data_dir: str, features: Features) -> np.ndarray:
-    """The label of every record of a data set.
+    """Return the label of every record of a data set.
 
     Returns:
       int32 `[N]`, -1 for those that have none: of an emotion without a class, or tied among raters.
@@ -139,7 +139,7 @@ def labels_of(manifest: Manifest, data_dir: str, features: Features) -> np.ndarr
 
 
 def filled_folds(manifest: Manifest, deal: Deal, corpora: Corpora = None) -> list[int]:
-    """The folds that hold a clip to test on."""
+    """Return the folds that hold a clip to test on."""
     _, tested = sides(corpora)
     there = np.bincount(manifest.cells(deal), minlength=len(deal.cells)) > 0
     of = [tested is None or corpus in tested for corpus, _ in deal.cells]
@@ -147,7 +147,7 @@ def filled_folds(manifest: Manifest, deal: Deal, corpora: Corpora = None) -> lis
 
 
 def places_of(table: Table, example_ids: Sequence[str]) -> np.ndarray:
-    """Where in a table some clips are, bool `[N]`.
+    """Return where in a table some clips are, bool `[N]`.
 
     Raises:
       ValueError: for ids that it does not have.

@@ -22,7 +22,7 @@ _FEATURES = "tensorflow_datasets.core.features."
 
 
 def features(modalities: Mapping[str, Modality]) -> dict[str, Any]:
-    """The content of `features.json`: how a record's features are parsed."""
+    """Return the content of `features.json`, which says how a record's features are parsed."""
     found: dict[str, Any] = {
         name: {"pythonClassName": f"{_FEATURES}text_feature.Text", "text": {}} for name in _TEXTS
     }
@@ -46,7 +46,7 @@ def features(modalities: Mapping[str, Modality]) -> dict[str, Any]:
 def info(
     modalities: Mapping[str, Modality], shards: Sequence[Shard], provenance: str
 ) -> dict[str, Any]:
-    """The content of `dataset_info.json`: which shards make which split, and how many records."""
+    """Return the content of `dataset_info.json`: each split's shards, and the records of each."""
     splits: dict[str, dict[str, Any]] = {}
     for shard in shards:
         stem = shard.name.partition(".")[0]
@@ -82,6 +82,6 @@ def info(
 def contents(
     modalities: Mapping[str, Modality], shards: Sequence[Shard], provenance: str
 ) -> dict[str, bytes]:
-    """Both files, by name."""
+    """Return the content of both files, by name."""
     files = {FEATURES_NAME: features(modalities), INFO_NAME: info(modalities, shards, provenance)}
     return {name: (json.dumps(each, indent=1) + "\n").encode() for name, each in files.items()}

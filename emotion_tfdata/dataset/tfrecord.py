@@ -57,13 +57,13 @@ _LANE_BYTES = 64
 
 
 def frame(payload: bytes) -> bytes:
-    """A record as it stands in a file: length, its checksum, payload, its checksum."""
+    """Frame a record as in a file: length, its checksum, payload, its checksum."""
     length = struct.pack("<Q", len(payload))
     return b"".join([length, checksum(length), payload, checksum(payload)])
 
 
 def read_record(file: BinaryIO, offset: int, length: int) -> bytes:
-    """A record's payload, compared with its checksums.
+    """Return a record's payload after comparing its checksums.
 
     Args:
       file: of records.
@@ -86,7 +86,7 @@ def read_record(file: BinaryIO, offset: int, length: int) -> bytes:
 
 
 def crc32c(content: bytes) -> int:
-    """CRC-32C (RFC 3720, appendix B.4).
+    """Compute CRC-32C (RFC 3720, appendix B.4).
 
     A remainder is linear in the content: lanes of 64 bytes are divided side by side, then joined
     two by two, each time by moving the left one's remainder past the right one.
@@ -119,7 +119,7 @@ def _crc32c_of_few(content: bytes) -> int:
 
 
 def _advance(remainders: np.ndarray, level: int) -> np.ndarray:
-    """Remainders after `2 ** level` more bytes of zero: uint32 `[N]`."""
+    """Return the remainders after `2 ** level` more bytes of zero: uint32 `[N]`."""
     octets = np.ascontiguousarray(remainders, "<u4").view(np.uint8).reshape(-1, 4)
     tables = _tables(level)
     moved = tables[0][octets[:, 0]]
@@ -130,7 +130,7 @@ def _advance(remainders: np.ndarray, level: int) -> np.ndarray:
 
 @functools.cache
 def _tables(level: int) -> np.ndarray:
-    """For each octet of a remainder, what its values become: uint32 `[4, 256]`."""
+    """Return what each octet of a remainder becomes, by its value: uint32 `[4, 256]`."""
     if level:
         half = _tables(level - 1)
         return np.stack([_advance(table, level - 1) for table in half])
@@ -142,7 +142,7 @@ def _tables(level: int) -> np.ndarray:
 
 
 def checksum(content: bytes) -> bytes:
-    """CRC-32C, masked as TFRecord does, so that a checksum of checksums is a good one too."""
+    """Compute CRC-32C masked as TFRecord does, so that a checksum of checksums is good too."""
     crc = crc32c(content)
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF)
 

@@ -19,15 +19,15 @@ _TOLERANCE_FRAMES = 1e-6
 
 
 def num_frames(duration_s: float, rate_hz: float) -> int:
-    """Number of frames whose centres lie in `[0, duration_s]`; 0 for a negative duration."""
+    """Return the number of frames whose centres lie in `[0, duration_s]`; 0 if it is negative."""
     return max(math.floor(duration_s * rate_hz + _TOLERANCE_FRAMES) + 1, 0)
 
 
 def frame_times_s(frames: int, rate_hz: float) -> np.ndarray:
-    """Centres of the first `frames` frames, in seconds. Float64 `[frames]`."""
+    """Return the centres of the first `frames` frames, in seconds: float64 `[frames]`."""
     return np.arange(frames, dtype=np.float64) / rate_hz
 
 
 def duration_s(frames: int, rate_hz: float) -> float:
-    """Time from the centre of the first frame to that of the last, in seconds."""
+    """Return the time from the centre of the first frame to that of the last, in seconds."""
     return max(frames - 1, 0) / rate_hz

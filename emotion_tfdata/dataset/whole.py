@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary name beside a file to write to, which takes the file's place on the disk.
+    """Yield a temporary name to write to; the file then takes the place of `path` on the disk.
 
     Whoever fails meanwhile leaves what was there before; a process that dies leaves `.NAME.*.tmp`,
     which no other process's is called, on this machine or any other.
@@ -29,7 +29,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def digest_of(path: str | os.PathLike[str], algorithm: str = "sha256") -> str:
-    """Digest of a file, in hex.
+    """Return the digest of a file, in hex.
 
     Args:
       path: the file.

@@ -68,7 +68,7 @@ def _end_of(path: Path, size: int = 8192) -> bytes:
 
 
 def filled_folds(manifest: Manifest, protocol: str, test_corpora: Sequence[str] = ()) -> list[int]:
-    """Numbers of the folds that hold a clip to test on.
+    """Return the numbers of the folds that hold a clip to test on.
 
     Raises:
       ProtocolError: for a protocol that does not suit the data set.
@@ -78,6 +78,6 @@ def filled_folds(manifest: Manifest, protocol: str, test_corpora: Sequence[str] 
 
 
 def figure(report: Mapping[str, Any], name: str) -> str:
-    """A figure of a training's held-out clips, or a dash."""
+    """Format a figure of a training's held-out clips, or a dash."""
     value = report["held_out"][name]
     return "-" if value is None else f"{value:.3f}"

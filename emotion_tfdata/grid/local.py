@@ -30,7 +30,7 @@ class Local:
     """
 
     def __init__(self, jobs: int, trainings: int, cores_each: int = 0) -> None:
-        """Nothing is started before the first call.
+        """Prepare; nothing is started before the first call.
 
         Args:
           jobs: trainings at a time; 0 for what cores and memory allow.
@@ -79,27 +79,27 @@ class Local:
         self._locks.cleanup()
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """What a function gives in one of the processes."""
+        """Call a function in one of the processes; return what it gives."""
         try:
             return self._pool.schedule(function, args=args).result()
         except (pebble.ProcessExpired, concurrent.futures.BrokenExecutor) as error:
             raise GridError(f"no process can be started here ({error})") from error
 
     def check(self, args: Sequence[str]) -> str:
-        """Why a training cannot be done as its flags say; empty if it can."""
+        """Return why a training cannot be done as its flags say; empty if it can."""
         return self.call(work.check, (*self._args, *args))
 
     def room(self) -> int:
-        """How many more trainings could begin now."""
+        """Return how many more trainings could begin now."""
         return self.jobs - len(self._jobs)
 
     def start(self, job: Job, stop_file: Path) -> None:
-        """Begins a training."""
+        """Begin a training."""
         own = dataclasses.replace(job, args=(*self._args, *job.args))
         self._jobs[self._pool.schedule(work.train, args=(own, str(stop_file)))] = job
 
     def wait(self, seconds: float) -> list[tuple[Job, str]]:
-        """Waits for one to end, so long at most; those that did and what went wrong with each."""
+        """Wait until one ends or time is up; return those that ended, each with what went wrong."""
         done, _ = concurrent.futures.wait(
             list(self._jobs), seconds, concurrent.futures.FIRST_COMPLETED
         )
@@ -115,7 +115,7 @@ def _problem(future: Any) -> str:
 
 
 def free_memory_bytes() -> float:
-    """Memory that this machine has left."""
+    """Return how much memory this machine has left, in bytes."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

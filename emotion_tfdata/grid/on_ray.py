@@ -31,7 +31,7 @@ class OnRay:
     """Runs trainings as Ray tasks, as many at a time as there are CPUs. A context manager."""
 
     def __init__(self, address: str, jobs: int, cpus: int, workers: int = 1) -> None:
-        """Joins the cluster.
+        """Join the cluster.
 
         Args:
           address: `auto` for the one that this machine belongs to, `host:port`, or `local` for one
@@ -77,7 +77,7 @@ class OnRay:
         ray.shutdown()  # ends what is still being done
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """What a function gives on one of the nodes."""
+        """Call a function on one of the nodes; return what it gives."""
         reference = self._remote(function).remote(*args)
         began_s = time.monotonic()
         while not ray.wait([reference], timeout=1.0)[0]:
@@ -92,16 +92,16 @@ class OnRay:
             raise GridError(_about(error)) from error
 
     def check(self, args: Sequence[str]) -> str:
-        """Why a training cannot be done as its flags say; empty if it can."""
+        """Return why a training cannot be done as its flags say; empty if it can."""
         args = work.with_threads(args, self._cpus)
         return self.call(_on_this_node, _versions(), "", work.check, args, self._workers)
 
     def room(self) -> int:
-        """How many more trainings could begin now; nodes may have come or gone."""
+        """Return how many more trainings could begin now; nodes may have come or gone."""
         return self._slots() - len(self._jobs)
 
     def start(self, job: Job, stop_file: Path) -> None:
-        """Begins a training."""
+        """Begin a training."""
         own = dataclasses.replace(job, args=work.with_threads(job.args, self._cpus))
         if self._workers == 1:
             reference = self._remote(_on_this_node).remote(
@@ -114,7 +114,7 @@ class OnRay:
         self._jobs[reference] = job
 
     def wait(self, seconds: float) -> list[tuple[Job, str]]:
-        """Waits for one to end, so long at most; those that did and what went wrong with each."""
+        """Wait until one ends or time is up; return those that ended, each with what went wrong."""
         done, _ = ray.wait(list(self._jobs), timeout=seconds)
         return [(self._jobs.pop(reference), _problem(reference)) for reference in done]
 
@@ -127,14 +127,14 @@ class OnRay:
 
 
 def _versions() -> dict[str, str]:
-    """Of what a training's bits hang on, as installed here."""
+    """Return the versions, as installed here, of what a training's bits depend on."""
     return {name: importlib.metadata.version(name) for name in ("tensorflow", "numpy")}
 
 
 def _on_this_node(
     versions: Mapping[str, str], folder: str, function: Callable[..., str], *args: Any
 ) -> str:
-    """What a function says is wrong, with the node's name; or why the node cannot do it.
+    """Return what a function says is wrong, with the node's name; or why the node cannot run it.
 
     Args:
       versions: of the machine that asks.

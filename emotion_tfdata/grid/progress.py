@@ -22,14 +22,14 @@ class Progress(Lines):
         self._said_stopping = False
 
     def begin(self, grid: Grid, how: str) -> None:
-        """Tells what is to be done."""
+        """Print what is to be done."""
         self.line(f"{len(grid.jobs)} trainings, {len(grid.finished)} of them finished; {how}")
         self._began_s = time.monotonic()
         self._next_s = self._began_s + self._every_s
         self._begun_with = _epochs(grid) + sum(job.epochs_done for job in grid.waiting)
 
     def ended(self, grid: Grid, job: Job, seconds: float) -> None:
-        """Tells of a training that has ended, after so many seconds, start and report included."""
+        """Print that a training ended after so many seconds, start and report included."""
         report = grid.finished.get(job)
         if report is not None:
             text = (
@@ -43,7 +43,7 @@ class Progress(Lines):
         self.line(f"[{len(grid.finished)}/{len(grid.jobs)}] {job.name}: {text}")
 
     def look(self, grid: Grid) -> None:
-        """Tells where all stand, if it is time to."""
+        """Print where all trainings stand, if it is time to."""
         if grid.stopped_by and not self._said_stopping:
             self._said_stopping = True
             self.line("stopping; the trainings save first, a second request does not wait for that")

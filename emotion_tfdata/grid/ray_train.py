@@ -34,7 +34,7 @@ class _Failure:
 
 
 def train(job: Job, stop_file: str, workers: int, cpus: int, retries: int) -> str:
-    """Trains by several workers.
+    """Train one model by several workers.
 
     Args:
       job: the training.

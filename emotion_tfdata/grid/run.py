@@ -25,19 +25,19 @@ class Runner(Protocol):
     how: str
 
     def room(self) -> int:
-        """How many more trainings could begin now."""
+        """Return how many more trainings could begin now."""
 
     def start(self, job: Job, stop_file: Path) -> None:
-        """Begins a training, which is to save and leave when that file appears."""
+        """Begin a training, which is to save and leave when `stop_file` appears."""
 
     def wait(self, seconds: float) -> list[tuple[Job, str]]:
-        """Waits for one to end, so long at most; those that did and what went wrong with each."""
+        """Wait until one ends or time is up; return those that ended, each with what went wrong."""
 
     def check(self, args: Sequence[str]) -> str:
-        """Why a training cannot be done as its flags say; empty if it can."""
+        """Return why a training cannot be done as its flags say; empty if it can."""
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """What a function gives where trainings are done."""
+        """Call a function where trainings are done; return what it gives."""
 
 
 class Grid:
@@ -74,7 +74,7 @@ class Grid:
     def run(
         self, runner: Runner, progress: Progress, on_end: Callable[[Job], object] = lambda job: None
     ) -> bool:
-        """Does all trainings, or leaves when SIGTERM or Ctrl-C asks to, twice without saving.
+        """Run all trainings, or leave when SIGTERM or Ctrl-C asks to, at the second without saving.
 
         Args:
           runner: does them.
@@ -121,7 +121,7 @@ class Grid:
         return 1 if self.failed else 0
 
     def state(self, job: Job) -> str:
-        """Where a training stands, in words."""
+        """Say where a training stands."""
         if job in self.finished:
             return "finished"
         if job in self.failed:
@@ -157,7 +157,7 @@ class Grid:
 
 @contextlib.contextmanager
 def runner_of(values: Any, trainings: int) -> Any:
-    """The runner that flags name.
+    """Start the runner that flags name, and close it at the end.
 
     Args:
       values: flags, as `runner_flags` defines them.
@@ -190,7 +190,7 @@ def runner_of(values: Any, trainings: int) -> Any:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes the grid's folder and holds it for this process.
+    """Make the grid's folder and hold it for this process.
 
     Raises:
       GridError: if it cannot be written, or another process has it.

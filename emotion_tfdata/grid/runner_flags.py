@@ -6,7 +6,7 @@ from absl import flags
 
 
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines them; `run.runner_of` reads them."""
+    """Define the flags that `run.runner_of` reads."""
     flags.DEFINE_integer(
         "jobs",
         0,

@@ -17,7 +17,7 @@ TABLE = _CACHE / "emotion_tfdata" / "scaling.json"
 
 
 def save(cores: int, rates: Mapping[int, float], path: Path = TABLE) -> None:
-    """Keeps what was measured.
+    """Store what was measured.
 
     Args:
       cores: of the machine, as `usable_cores` counts them.
@@ -30,7 +30,7 @@ def save(cores: int, rates: Mapping[int, float], path: Path = TABLE) -> None:
 
 
 def best_jobs(cores: int, most: int, path: Path = TABLE) -> int:
-    """Trainings at a time, of those measured, that do the most steps; 0 if nothing is known.
+    """Return how many trainings at a time do the most steps, of those measured; 0 if unknown.
 
     Args:
       cores: of this machine; a table of another size is not of it.

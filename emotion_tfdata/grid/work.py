@@ -25,7 +25,7 @@ _learners: Learners | None = None  # what this process has compiled
 
 
 def begin(slots: Sequence[Sequence[int]], folder: str) -> None:
-    """Takes cores of its own, which nobody else has, before TensorFlow counts them.
+    """Take cores that nobody else has, before TensorFlow counts them.
 
     Args:
       slots: the cores of each process.
@@ -36,7 +36,7 @@ def begin(slots: Sequence[Sequence[int]], folder: str) -> None:
 
 
 def train(job: Job, stop_file: str, log: bool = True, several: bool = False) -> str:
-    """Trains, with what it says going to the folder's log.
+    """Train with all output going to the folder's log.
 
     Args:
       job: the training.
@@ -89,13 +89,13 @@ def train(job: Job, stop_file: str, log: bool = True, several: bool = False) -> 
 
 
 def with_threads(args: Sequence[str], cores: int) -> tuple[str, ...]:
-    """A training's flags, with threads for so many cores where they say none."""
+    """Return a training's flags with threads for so many cores, unless they say how many."""
     suited = threads.suited_to(cores)._asdict()
     return (*(f"--{name}_threads={number}" for name, number in suited.items()), *args)
 
 
 def check(args: Sequence[str], workers: int = 1) -> str:
-    """Why a training cannot be done as its flags say, by so many workers; empty if it can."""
+    """Return why so many workers cannot train as the flags say; empty if they can."""
     from emotion_tfdata.training import command
 
     command.import_tensorflow()
@@ -121,7 +121,7 @@ def check(args: Sequence[str], workers: int = 1) -> str:
 
 
 def of_other_settings(jobs: Sequence[Job]) -> dict[str, str]:
-    """What differs in the folders that hold a training of other flags than the job's.
+    """Say what differs in folders that hold a training of other flags than the job's.
 
     Returns:
       By the job's name; at most four settings each.
@@ -143,7 +143,7 @@ def of_other_settings(jobs: Sequence[Job]) -> dict[str, str]:
 
 
 def summarize(folder: Path, jobs: Sequence[Job]) -> str:
-    """Writes the report over finished trainings, and returns it as text with what is where.
+    """Write the report over finished trainings; return it as text, with where its files are.
 
     One training in the grid's own folder has written its report itself.
     """
@@ -163,7 +163,7 @@ def summarize(folder: Path, jobs: Sequence[Job]) -> str:
 
 @contextlib.contextmanager
 def _into(path: Path) -> Iterator[None]:
-    """Sends all output to the end of a file, C++ code's included."""
+    """Send all output to the end of a file, C++ code's included."""
     kept = os.dup(1), os.dup(2)
     with open(path, "a", buffering=1, encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)

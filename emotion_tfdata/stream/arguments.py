@@ -19,7 +19,7 @@ _WHOLE_OR_NONE = {"validation_fold": 0, "num_epochs": 1}
 
 
 def tells_new_names(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Has a function name the place of an argument that moved into `Features` or `Reading`."""
+    """Have a function name the place of an argument that moved into `Features` or `Reading`."""
     moved = {
         field.name: f"{name}={kind.__name__}({field.name}=...)"
         for name, kind in (("features", Features), ("reading", Reading))
@@ -37,7 +37,7 @@ def tells_new_names(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def check(arguments: Mapping[str, Any]) -> None:
-    """Checks kinds and lower limits; what hangs on the data set is checked with it.
+    """Check kinds and lower limits; what hangs on the data set is checked with it.
 
     Args:
       arguments: of `make_dataset`, by name.

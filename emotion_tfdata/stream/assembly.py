@@ -28,17 +28,17 @@ _IN_THE_GRAPH = (
 
 
 def columns_of(table: Table) -> dict[str, tf.Tensor]:
-    """The columns of a table that a graph needs, as tensors."""
+    """Return the columns of a table that a graph needs, as tensors."""
     return {name: tf.constant(getattr(table, name)) for name in _IN_THE_GRAPH}
 
 
 def in_the_graph(table: Table, columns: Mapping[str, tf.Tensor]) -> Table:
-    """The table, of tensors that a function was handed: none of it is copied into its graph."""
+    """Make a table of tensors handed to a function, so that none of it is copied into its graph."""
     return dataclasses.replace(table, **columns)
 
 
 def codes_of(manifest: Manifest, table: Table) -> dict[str, tf.Tensor]:
-    """Which corpus, actor, intensity and sentence each clip has, int32 `[N]` each."""
+    """Return the codes of each clip's corpus, actor, intensity and sentence, int32 `[N]` each."""
     index = manifest.index
     columns = (index.corpora, index.actors, index.intensities, index.sentences)
     return {
@@ -87,7 +87,7 @@ class Assembly:
     def batches(
         self, plan: tf.data.Dataset, table: Table, codes: Contents, cached: Contents
     ) -> tf.data.Dataset:
-        """The batches of a plan.
+        """Build the batches of a plan.
 
         Args:
           plan: of `Batches` without the `N`.
@@ -144,7 +144,7 @@ class Assembly:
     def _serve(
         self, view: View, rows: _Rows, contents: Contents, table: Table
     ) -> dict[str, tf.Tensor]:
-        """One modality of a batch, from the bytes of its records: series, mask and pose."""
+        """Serve one modality of a batch from the bytes of its records: series, mask and pose."""
         batch, modality, trim_db = rows.batch, view.modality, self.features.trim_silence_db
         frames = tf.gather(table.frames(modality), rows.clips)
         capacity = tf.gather(self.buckets.source_frames(modality), batch.bucket)
@@ -182,6 +182,6 @@ class Assembly:
 
 
 def wanted_arrays(views: Sequence[View], features: Features) -> reader.Wanted:
-    """The arrays of a record that are needed."""
+    """Return which arrays of a record are needed."""
     wanted = {name: (view.modality, sizes) for view in views for name, sizes in view.stored.items()}
     return wanted | ({"head": ("landmarks", (4,))} if features.head else {})

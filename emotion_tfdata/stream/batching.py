@@ -38,16 +38,16 @@ class Buckets:
     source_landmarks_frames: np.ndarray
 
     def frames(self, modality: str) -> np.ndarray:
-        """Rows of `audio` or of `landmarks` as served, int32 `[K]`."""
+        """Return the numbers of rows of `audio` or of `landmarks` as served, int32 `[K]`."""
         return self.audio_frames if modality == "audio" else self.landmarks_frames
 
     def source_frames(self, modality: str) -> np.ndarray:
-        """Rows of `audio` or of `landmarks` before the warp, int32 `[K]`."""
+        """Return the numbers of rows of `audio` or of `landmarks` before the warp, int32 `[K]`."""
         return self.source_audio_frames if modality == "audio" else self.source_landmarks_frames
 
 
 def make_buckets(table: Table, num_buckets: int, stretch: tuple[float, float]) -> Buckets:
-    """Buckets that hold about equally many clips each, and every clip at its longest.
+    """Make buckets that hold about equally many clips each, and every clip at its longest.
 
     Args:
       table: the clips.
@@ -99,12 +99,12 @@ class Batches(NamedTuple):
     bucket: tf.Tensor
 
     def frames(self, modality: str) -> tf.Tensor:
-        """Rows of `audio` or of `landmarks` after the warp."""
+        """Return the numbers of rows of `audio` or of `landmarks` after the warp."""
         return self.audio_frames if modality == "audio" else self.landmarks_frames
 
 
 def num_batches(num_clips: int, augment: Augment | None, batch_size: int) -> int:
-    """How many batches every epoch has."""
+    """Return how many batches every epoch has."""
     entries = num_clips
     if augment is not None:
         entries += sum(augment.num_copied(c, num_clips) for c in range(1, augment.copies + 1))
@@ -121,7 +121,7 @@ def plan_epoch(
     augment: Augment | None,
     shuffle: bool,
 ) -> Batches:
-    """Plans an epoch: a function of the clips, the settings, the seed and the epoch alone.
+    """Plan an epoch: a function of the clips, the settings, the seed and the epoch alone.
 
     Shuffled, every batch but the last few is made of clips of one bucket, drawn at random; what is
     left over in the buckets fills the rest, the longest last. Not shuffled, clips come in the
@@ -179,7 +179,7 @@ def plan_epoch(
 def _entries(
     table: Table, seed: int, epoch: tf.Tensor, augment: Augment | None
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """All clips of the epoch: index into the table, int32 `[E]`, and number of the copy, int64."""
+    """List the epoch's clips: index into the table, int32 `[E]`, and number of the copy, int64."""
     (size,) = table.keys.shape
     clips, copies = [tf.range(size, dtype=tf.int32)], [tf.zeros(size, tf.int64)]
     for copy in range(1, augment.copies + 1 if augment else 1):
@@ -191,7 +191,7 @@ def _entries(
 
 
 def _group(bucket: tf.Tensor, random: tf.Tensor, num_buckets: int, batch_size: int) -> tf.Tensor:
-    """An order in which runs of `batch_size` entries share a bucket, as far as they go."""
+    """Order entries so that runs of `batch_size` share a bucket, as far as they go."""
     by_bucket = tf.argsort(tf.cast(bucket, tf.int64) * 2**56 + _sortable(random) // 2**7)
     sorted_bucket = tf.gather(bucket, by_bucket)
     counts = tf.math.bincount(bucket, minlength=num_buckets)
@@ -203,5 +203,5 @@ def _group(bucket: tf.Tensor, random: tf.Tensor, num_buckets: int, batch_size: i
 
 
 def _sortable(key: tf.Tensor) -> tf.Tensor:
-    """A key as a number that sorts as signed integers do, in `[0, 2**63)`."""
+    """Return a key as a number that sorts as signed integers do, in `[0, 2**63)`."""
     return tf.cast(tf.bitwise.right_shift(key, tf.constant(1, tf.uint64)), tf.int64)

@@ -22,7 +22,7 @@ def check(
     cache: bool,
     threads: int,
 ) -> tuple[table_lib.Table, dict[str, tf.Tensor], str]:
-    """Compares the files with the manifest, and reads every record where that is asked for.
+    """Compare the files with the manifest, and read every record where that is asked for.
 
     Args:
       data: the data set.
@@ -66,7 +66,7 @@ def check(
 
 
 def shard_problems(manifest: Manifest, data_dir: str) -> list[str]:
-    """Compares the files with the manifest, by name and size: each difference, in words."""
+    """Compare the files with the manifest by name and size; return each difference in words."""
     problems = []
     for shard in manifest.shards:
         path = os.path.join(data_dir, shard.name)
@@ -82,7 +82,7 @@ def shard_problems(manifest: Manifest, data_dir: str) -> list[str]:
 
 
 def message_at_the_end(words: str, element_spec: Any) -> tf.data.Dataset:
-    """An empty data set that prints to the standard error when it is its turn.
+    """Make an empty data set that prints to the standard error when it is its turn.
 
     Args:
       words: what it prints.

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 def clip_level(energies: tf.Tensor, valid: tf.Tensor, dtype: tf.DType = tf.float64) -> tf.Tensor:
-    """Mean of a clip's energies over all its frames and features.
+    """Return the mean of a clip's energies over all its frames and features.
 
     The sum is exact for energies that are whole numbers, or whole multiples of a power of two, as
     stored ones are: neither padding nor the order of adding changes a bit of it.

@@ -10,7 +10,7 @@ _KEPT = {_M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 64 << 20, _M_MMAP_THRESHOLD: 
 
 
 def keep_freed_memory() -> bool:
-    """Has the process keep what it frees, up to 2 GB, for its next allocations.
+    """Have the process keep what it frees, up to 2 GB, for its next allocations.
 
     glibc gives much of a batch's memory back to the system and asks for it again with the next
     batch, and the system zeroes it each time: a tenth of what the input costs. `train.py` calls

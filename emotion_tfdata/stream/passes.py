@@ -24,7 +24,7 @@ _UNCOUNTED = 2**40
 def counted(
     make: Callable[[tf.Tensor, Any], tf.data.Dataset], constants: Any
 ) -> Callable[[], tf.data.Dataset]:
-    """What makes a data set that is another one in every pass.
+    """Make a data set that is another one in every pass.
 
     A pass begins when its first element is asked for, not when the iterator is made: Keras makes
     iterators that it never asks.
@@ -65,7 +65,7 @@ def counted(
 
 @functools.cache
 def _series() -> tuple[np.ndarray, np.ndarray]:
-    """The number that each pass draws, ascending, and the passes that draw them, int64 each."""
+    """Return the numbers that the passes draw, ascending, and which pass draws each, both int64."""
     once = tf_internals.random_numbers().skip(1).take(1)
     with tf.init_scope():
         passes = once.repeat(COUNTED_PASSES).batch(COUNTED_PASSES).get_single_element().numpy()

@@ -41,7 +41,7 @@ def make_dataset(
     features: Features = _FEATURES,
     reading: Reading = _READING,
 ) -> tf.data.Dataset:
-    """Batches of clips for training or evaluating a model.
+    """Make a stream of batches of clips for training or evaluating a model.
 
     Every pass over the data set, by a loop, Keras or `repeat`, is the next epoch (the next
     `num_epochs` of them). A pass begins when its first batch is asked for.
@@ -197,7 +197,7 @@ def class_weights(
     corpora: Corpora = None,
     features: Features = _FEATURES,
 ) -> np.ndarray:
-    """Weights of the classes that make up for their different numbers of training clips.
+    """Compute class weights that make up for different numbers of training clips.
 
     A class of `n_c` of `n` clips gets `n / (num_classes * n_c)`, as scikit-learn's "balanced"; with
     votes, `n_c` is the sum of their shares.

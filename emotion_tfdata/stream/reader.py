@@ -32,7 +32,7 @@ Wanted = Mapping[str, tuple[str, tuple[int, ...]]]
 def read_examples(
     table: Table, clips: tf.Tensor, wanted: Wanted
 ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-    """Reads and parses records, and compares them with the manifest. For use inside a graph.
+    """Read and parse records and compare them with the manifest, inside a graph.
 
     Args:
       table: of the split, of arrays or of tensors.
@@ -62,7 +62,7 @@ def read_examples(
 def _reading(
     count: int, ranks: tuple[tuple[str, int], ...], of_one_device: bool
 ) -> Callable[..., Any]:
-    """What reads so many records and their arrays. Tracing it takes a third of a data set's time.
+    """Make the function that reads records, whose tracing takes a third of a data set's time.
 
     Args:
       count: of the records.
@@ -85,7 +85,7 @@ def _reading(
 def _check(
     table: Table, clips: tf.Tensor, wanted: Wanted, parsed: dict[str, tf.Tensor], state: tf.Tensor
 ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-    """The bytes of the arrays, and what is wrong with each record, in words."""
+    """Return the bytes of the arrays, and what is wrong with each record, in words."""
     names = ", ".join(name for array in wanted for name in (array, f"{array}_shape"))
     problems = [
         (state == _UNREADABLE, "missing, cut short, or its bytes do not match their checksum"),
@@ -124,7 +124,7 @@ def _record_at(path: tf.Tensor, offset: tf.Tensor, buffer_bytes: tf.Tensor) -> t
 
 
 def _parse_together(places: Places, spec: Spec) -> tf.data.Dataset:
-    """All records as one element, or none if any cannot be read or parsed."""
+    """Parse all records as one element, or none if any cannot be read or parsed."""
     (count,) = places[-1].shape
     # Some in one call of a function: a call for each would cost more than reading it.
     some = max(size for size in range(1, _OPENED_AT_ONCE + 1) if count % size == 0)
@@ -152,7 +152,7 @@ def _parse_together(places: Places, spec: Spec) -> tf.data.Dataset:
 
 
 def _one_after_the_other(parts: list[tf.data.Dataset]) -> tf.data.Dataset:
-    """The parts joined as a tree, so that an element passes few of its nodes."""
+    """Join the parts as a tree, so that an element passes few of its nodes."""
     if len(parts) == 1:
         return parts[0]
     middle = len(parts) // 2
@@ -161,7 +161,7 @@ def _one_after_the_other(parts: list[tf.data.Dataset]) -> tf.data.Dataset:
 
 
 def _parse_one_by_one(places: Places, spec: Spec) -> tf.data.Dataset:
-    """All records `[B]`, with blanks where one cannot be read or parsed, and which those are."""
+    """Parse records `[B]` one by one: blanks where one cannot be, and which those are."""
     blank = {name: tf.zeros(feature.shape, feature.dtype) for name, feature in spec.items()}
 
     def parse_one(*place: tf.Tensor) -> tf.data.Dataset:
@@ -180,7 +180,7 @@ def _parse_one_by_one(places: Places, spec: Spec) -> tf.data.Dataset:
 
 
 def assert_sound(table: Table, clips: tf.Tensor, problem: tf.Tensor) -> tf.Operation:
-    """Fails with shard, record and problem of those that have one. For use inside a graph.
+    """Fail inside a graph with shard, record and problem of those that have one.
 
     Raises (when run):
       tf.errors.InvalidArgumentError: naming up to five.
@@ -193,7 +193,7 @@ def assert_sound(table: Table, clips: tf.Tensor, problem: tf.Tensor) -> tf.Opera
 def read_all(
     table: Table, wanted: Wanted, num_threads: int
 ) -> tuple[dict[str, tf.Tensor], np.ndarray, list[str]]:
-    """Reads every record of a table.
+    """Read every record of a table.
 
     Returns:
       The bytes of each array wanted, string `[N]`; whether each record is sound, bool `[N]`; and

@@ -31,7 +31,7 @@ class Scaling(NamedTuple):
 def make_scaling(
     manifest: Manifest, modality: str, deal: Deal, train: np.ndarray, features: Features
 ) -> tuple[Scaling, tuple[int, ...]]:
-    """The scaling of one modality, and the indices of the landmarks served (empty for audio).
+    """Return the scaling of one modality, and the indices of the landmarks served (none of audio).
 
     Args:
       manifest: of the data set.

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 def sounding(energies: tf.Tensor, valid: tf.Tensor, range_units: float) -> tf.Tensor:
-    """The frames from a clip's first loud one to its last, pauses between them included.
+    """Return which frames lie between a clip's first loud one and its last, pauses included.
 
     A frame is loud if its loudest feature comes within `range_units` of the clip's loudest.
 

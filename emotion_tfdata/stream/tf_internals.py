@@ -21,7 +21,7 @@ from tensorflow.python.eager.polymorphic_function import atomic_function
 
 
 def dataset_of(variant: tf.Tensor, element_spec: Any) -> tf.data.Dataset:
-    """The data set that a raw operation made."""
+    """Return the data set that a raw operation made."""
     return dataset_ops._VariantDataset(variant, element_spec)
 
 
@@ -71,7 +71,7 @@ class _Applied(dataset_ops.UnaryDataset):
 
 @contextlib.contextmanager
 def _without_rewriting() -> Iterator[None]:
-    """Calls of functions that are traced in it are not optimised."""
+    """Keep TensorFlow from optimising calls of functions that are traced inside."""
     as_it_is = config_pb2.ConfigProto()
     as_it_is.graph_options.rewrite_options.disable_meta_optimizer = True
     runtime = context.context()
@@ -84,12 +84,12 @@ def _without_rewriting() -> Iterator[None]:
 
 
 def flat_map(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
-    """`dataset.flat_map(function)`, begun sooner."""
+    """Do as `dataset.flat_map(function)`, but begin sooner."""
     return _Applied(dataset, function, tf.raw_ops.FlatMapDataset)
 
 
 def map_inline(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
-    """`dataset.map`, on the thread that asks for the element: nothing is handed over.
+    """Do as `dataset.map`, on the thread that asks for the element: nothing is handed over.
 
     Without it: `dataset.map(function)`, which leaves the work to TensorFlow's own threads, where it
     queues behind a training's.
@@ -106,7 +106,7 @@ def map_inline(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.dat
 def parallel_map(
     dataset: tf.data.Dataset, function: Callable[..., Any], num_parallel_calls: int
 ) -> tf.data.Dataset:
-    """`dataset.map(function, num_parallel_calls, deterministic=True)`, begun sooner."""
+    """Do as `dataset.map(function, num_parallel_calls, deterministic=True)`, but begin sooner."""
     return _Applied(
         dataset,
         function,
@@ -118,12 +118,12 @@ def parallel_map(
 
 
 def of_one_device() -> bool:
-    """Whether what is traced now is, which makes it another function."""
+    """Tell whether what is traced now is of one device, which makes it another function."""
     return _of_one_device.get()
 
 
 def without_state(function: Callable[..., Any], *specs: tf.TensorSpec) -> Callable[..., Any]:
-    """Traces a function that takes an element out of a data set.
+    """Trace a function that takes an element out of a data set.
 
     TensorFlow takes `DatasetToSingleElement` for state, and neither warns of nor refuses to save
     an iterator only where all functions in it say that they have none. Reading a record leaves
@@ -154,7 +154,7 @@ def without_state(function: Callable[..., Any], *specs: tf.TensorSpec) -> Callab
 
 
 def random_numbers() -> tf.data.Dataset:
-    """Random int64: every iterator of one object has the next of a fixed series of streams.
+    """Draw random int64: every iterator of one object has the next of a fixed series of streams.
 
     Without it: `tf.data.Dataset.random(seed, rerandomize_each_iteration=True)`, whose series hangs
     on `tf.random.set_seed`.

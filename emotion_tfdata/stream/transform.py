@@ -68,7 +68,7 @@ class View:
         return tuple(index * each + place for index in self.indices for place in range(each))
 
     def decode(self, content: tf.Tensor, capacity: tf.Tensor) -> tf.Tensor:
-        """Bytes `[B]` of stored arrays to numbers `[B, capacity, S]`, zero beyond a clip's end."""
+        """Decode stored bytes `[B]` to numbers `[B, capacity, S]`, zero beyond a clip's end."""
         features = math.prod(self.stored[self.modality])
         stored = tf.io.decode_raw(content, tf.int16, fixed_length=2 * capacity * features)
         if self.array.dtype == "float16":  # which decode_raw has not
@@ -83,7 +83,7 @@ def make_view(
     train: np.ndarray,
     features: Features,
 ) -> View:
-    """The view of one modality: which features, and how they are scaled; as `make_scaling`."""
+    """Make the view of one modality (which features, how scaled); arguments as `make_scaling`."""
     scaling, indices = make_scaling(manifest, modality, deal, train, features)
     relative = modality == "audio" and features.relative_level
     rate_hz, array = manifest.modalities[modality].rate_hz, manifest.modalities[modality].array
@@ -96,7 +96,7 @@ def make_view(
 
 
 def effects(manifest: Manifest, modality: str, augment: Augment | None) -> dict[str, Any]:
-    """The arguments of `transform` that are the same for every batch: how to do what is drawn.
+    """Return the arguments of `transform` that are the same for every batch.
 
     Raises:
       ValueError: for an augmentation that the data set's features do not allow.
@@ -149,7 +149,7 @@ def transform(
     time_mask_s: float = 0.0,
     time_mask_share: float = 0.0,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Does to a batch of one modality what was drawn for it.
+    """Alter a batch of one modality as was drawn for it.
 
     Args:
       stored: int16 or float16 `[B, T, S]`, as stored.
@@ -210,7 +210,7 @@ def pose(
     stretch: tf.Tensor,
     grid: tf.Tensor,
 ) -> tf.Tensor:
-    """The pose of the head on the warped clock of the landmarks.
+    """Return the pose of the head on the warped clock of the landmarks.
 
     Args:
       head: float32 `[B, T, 4]`, as stored.

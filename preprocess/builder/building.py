@@ -37,7 +37,7 @@ def build(
     overwrite: bool = False,
     tables: Sequence[Table] = (),
 ) -> BuildReport:
-    """Builds a data set, or resumes one that was interrupted, or finds it finished.
+    """Build a data set, resume an interrupted build of it, or find it finished.
 
     Its bytes depend on clips and settings alone.
 
@@ -91,7 +91,7 @@ def build(
 
 
 def _process(ledger: Ledger, begun: Begun, pool: Runner[Clip, Any], fetched_dir: Path) -> None:
-    """Processes the clips that are not yet.
+    """Process the clips that are not finished.
 
     Raises:
       BuildError: if nothing can be written.
@@ -124,7 +124,7 @@ def _process(ledger: Ledger, begun: Begun, pool: Runner[Clip, Any], fetched_dir:
 
 
 def _still_failing(failing: list[str], result: int | Skipped) -> list[str] | None:
-    """Why all clips so far failed, the next one included; None once one did for another reason.
+    """Return why all clips so far failed, the next one included; None once one did otherwise.
 
     Raises:
       BuildError: if so many failed alike that it is not for their own sake.
@@ -144,7 +144,7 @@ def _still_failing(failing: list[str], result: int | Skipped) -> list[str] | Non
 
 
 def _seal(ledger: Ledger, pool: Runner[ShardPlan, Any], clip_timeout_s: float) -> None:
-    """Writes the shards that do not stand yet.
+    """Write the shards that are missing.
 
     Raises:
       BuildError: if one cannot be written.

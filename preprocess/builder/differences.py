@@ -7,7 +7,7 @@ from typing import Any
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    """Where two JSON values differ, in words."""
+    """Say where two JSON values differ."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         return [
             difference
@@ -24,7 +24,7 @@ def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
 
 
 def _changed_file(found: list[list[Any]], wanted: list[list[Any]]) -> str:
-    """The first of a clip's files, as `Plan.inputs` has them, that is not what it was."""
+    """Return the first of a clip's files, as `Plan.inputs` has them, that has changed."""
     for was, now in zip(found, wanted, strict=False):
         if was == now:
             continue

@@ -78,7 +78,7 @@ def estimate(
     clip_timeout_s: float,
     tables: Sequence[Table] = (),
 ) -> Estimate:
-    """Plans a build and processes a few clips of each corpus, one at a time, keeping nothing.
+    """Plan a build and process a few clips of each corpus, one at a time, keeping nothing.
 
     Raises:
       BuildError: if it could not be built.
@@ -125,7 +125,7 @@ def estimate(
 
 
 def _measure(clip: Clip, settings: BuildSettings) -> tuple[float, int] | Stop | None:
-    """Seconds of CPU and bytes of one clip, or None where it cannot be used. Runs in a worker."""
+    """Measure one clip in a worker: seconds of CPU and bytes, or None where it cannot be used."""
     unfit = self_test.why_unfit(
         sound="audio" in settings.built,
         faces=settings.needs_facemesh,

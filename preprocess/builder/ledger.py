@@ -74,7 +74,7 @@ class Ledger:
         self._missing: list[Clip] = []
 
     def begin(self, overwrite: bool) -> Begun:
-        """Plans the build and makes the folder its own."""
+        """Plan the build and make the folder its own."""
         plan = self._plan = plan_build(self._roots, self._settings, self._tables)
         workspace = self._workspace
         description = {"settings": self._settings.as_dict(), "inputs": plan.inputs()}
@@ -104,7 +104,7 @@ class Ledger:
         return self._missing
 
     def add(self, example_id: str, outcome: Skipped | int) -> None:
-        """Notes what became of a clip: bytes that are kept of it, or why it is skipped.
+        """Note what became of a clip: the bytes stored of it, or why it is skipped.
 
         What workers have written is not looked up instead, since a file system that several
         machines share may show it later.
@@ -112,7 +112,7 @@ class Ledger:
         self._outcomes[example_id] = outcome
 
     def plan_shards(self) -> Sequence[ShardPlan]:
-        """The shards that do not stand yet; which clip goes into which is decided once.
+        """Return the shards that are missing; which clip goes into which is decided once.
 
         From here on clips are not asked for: what is held of them makes room for the manifest.
         """
@@ -132,7 +132,7 @@ class Ledger:
         )
 
     def finish(self) -> None:
-        """Writes the manifest of shards that stand, and the report."""
+        """Write the manifest of finished shards, and the report."""
         assert self._plan is not None
         plans, skipped = self._workspace.load_shards_plan()
         written = [self._workspace.load_shard(plan.name) for plan in plans]
@@ -170,7 +170,7 @@ class Ledger:
         self._manifest = manifest
 
     def report(self, out_dir: str, seconds: float) -> BuildReport:
-        """What is to be told of a data set that stands.
+        """Return the report of a finished data set.
 
         Args:
           out_dir: the data set's folder as its user calls it.
@@ -203,7 +203,7 @@ class Ledger:
     # -- within -----------------------------------------------------------------------------------
 
     def _store_shards_plan(self) -> None:
-        """Fixes the shards.
+        """Store which clips go into which shards.
 
         Raises:
           BuildError: if no clip survived.
@@ -236,7 +236,7 @@ def _largest_error(modality: str, facts: Mapping[str, ClipFacts]) -> float:
 
 
 def _storage_warnings(manifest: Manifest) -> list[str]:
-    """One warning a modality whose stored numbers are too coarse for what they are to tell."""
+    """Warn, once a modality, where stored numbers are too coarse for what they are to tell."""
     warnings = []
     for name, modality in manifest.modalities.items():
         moments = manifest.moments(name, "actor", range(manifest.num_folds))
@@ -255,7 +255,7 @@ def _storage_warnings(manifest: Manifest) -> list[str]:
 
 
 def _altered_notes(facts: Mapping[str, ClipFacts]) -> list[str]:
-    """One note a corpus on files that are not the published ones."""
+    """Note, once a corpus, that files are not the published ones."""
     by_corpus: dict[str, list[str]] = {}
     for example_id, each in facts.items():
         by_corpus.setdefault(example_id.split("/")[0], []).extend(each.altered)
@@ -272,7 +272,7 @@ def _altered_notes(facts: Mapping[str, ClipFacts]) -> list[str]:
 
 
 def _processor_notes(processors: Sequence[str]) -> list[str]:
-    """A note where clips were made on processors of several kinds."""
+    """Note where clips were made on processors of several kinds."""
     if len(processors) < 2:
         return []
     return [
@@ -283,7 +283,7 @@ def _processor_notes(processors: Sequence[str]) -> list[str]:
 
 
 def _clip_notes(facts: Mapping[str, ClipFacts]) -> list[str]:
-    """One line for each note that clips have."""
+    """Return one line for each kind of note that clips have."""
     lines = []
     for note in sorted({note for each in facts.values() for note in each.notes}):
         names = sorted(name for name, each in facts.items() if note in each.notes)

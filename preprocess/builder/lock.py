@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Holds a file that stands for the folder it is in; it goes with the holder, even a killed one.
+    """Hold a file that stands for its folder; it goes with the holder, even a killed one.
 
     Raises:
       BlockingIOError: if another process holds it.

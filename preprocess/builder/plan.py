@@ -167,7 +167,7 @@ class BuildSettings:
         return stored
 
     def as_dict(self) -> dict[str, Any]:
-        """All settings, what is fixed, and what computes the values with its versions, for JSON.
+        """Return all settings and what computes the values, with its versions, for JSON.
 
         Raises:
           BuildError: if a library that computes them is not installed.
@@ -217,7 +217,7 @@ class Plan:
     provenance: str
 
     def inputs(self) -> dict[str, list[list[Any]]]:
-        """Example id -> path, size and time of change of each of its files; and which part.
+        """Map an example's id to path, size and time of change of its files, and to its part.
 
         Of clips that a csv lists, what it says of them too: their files' names do not.
         """
@@ -234,7 +234,7 @@ class Plan:
 def plan_build(
     roots: Mapping[str, Path], settings: BuildSettings, tables: Sequence[Table] = ()
 ) -> Plan:
-    """Finds the clips and decides what becomes of each file.
+    """Find the clips and decide what becomes of each file.
 
     Args:
       roots: corpus -> folder.
@@ -351,7 +351,7 @@ def _plan_build(
 
 
 def spread_over_actors(clips: Iterable[Clip], limit: int, classes: Classes) -> list[Clip]:
-    """Chooses clips of one corpus so that each actor has as many as any other, and of each class.
+    """Choose clips of one corpus, evenly over its actors and each actor's classes.
 
     Actors take turns with a clip each, and each goes round the classes before a class comes again.
     Each actor begins at another class, so that few clips have many. Within a class the order is
@@ -382,7 +382,7 @@ def spread_over_actors(clips: Iterable[Clip], limit: int, classes: Classes) -> l
 
 
 def _refused(clip: Clip, index_of: Mapping[str, int | None], num_classes: int) -> Skipped | None:
-    """Why a clip is not even tried, or None."""
+    """Return why a clip is not even tried, or None."""
     if index_of[clip.emotion] is None:
         reason = f"{clip.emotion} is not among the {num_classes} classes"
         return Skipped(clip.place(), "emotion", reason)

@@ -82,17 +82,17 @@ class Waiting(Generic[Task]):
         return bool(self._first or self._last)
 
     def pop(self) -> Task:
-        """Takes the next one, where there is one."""
+        """Take the next task, if there is one."""
         if not self:
             raise IndexError("no task is waiting")
         return (self._first or self._last).popleft()
 
     def put_first(self, task: Task) -> None:
-        """Puts one back."""
+        """Put a task back in front."""
         self._first.appendleft(task)
 
     def put_last(self, task: Task) -> None:
-        """Puts one behind all others."""
+        """Put a task behind all others."""
         self._last.append(task)
 
 
@@ -100,17 +100,17 @@ class Runner(Protocol[Task, Result]):
     """What spreads work over processes, wherever they are. A context manager."""
 
     def __enter__(self) -> Runner[Task, Result]:
-        """Starts it."""
+        """Start the workers."""
         ...
 
     def __exit__(self, *_: object) -> None:
-        """Ends all that it started."""
+        """End all that was started."""
         ...
 
     def run(
         self, tasks: Iterable[Task], timeout_s: float | None = None
     ) -> Iterator[tuple[Task, Result | Lost]]:
-        """Does all tasks; yields each with its result as it comes, in no fixed order.
+        """Run all tasks; yield each with its result as it comes, in no fixed order.
 
         Args:
           tasks: what the function is called with; fetched as they can be done.
@@ -170,7 +170,7 @@ class Pool(Runner[Task, Result]):
     def run(
         self, tasks: Iterable[Task], timeout_s: float | None = None
     ) -> Iterator[tuple[Task, Result | Lost]]:
-        """As `Runner` says. Nobody can do them where workers die before they can take one."""
+        """Do as `Runner.run`; fail where workers die before they can take a task."""
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         waiting = Waiting((task, 1) for task in tasks)
         running: dict[Any, tuple[Task, int]] = {}
@@ -242,7 +242,7 @@ class Pool(Runner[Task, Result]):
 
 
 def cores_for(num_workers: int) -> list[int | None]:
-    """A core for each worker, if they fill the machine; else None, for the system to decide.
+    """Choose a core for each worker if they fill the machine; else None, for the system to decide.
 
     FaceMesh works in several threads that wait for each other; where these wander between cores,
     two workers on two cores take a quarter longer.
@@ -260,7 +260,7 @@ def _begin(
     cores: Sequence[Sequence[int]],
     locks: str,
 ) -> None:
-    """Makes this process, just started, a worker."""
+    """Make this process, just started, a worker."""
     global _function
     pinning.take(cores, locks)
     if memory_bytes:
@@ -285,7 +285,7 @@ def _do(task: Any) -> Any:
 
 
 def _last_line(log: Path | None) -> str:
-    """The last line that a worker wrote, after a colon."""
+    """Return the last line that a worker wrote, after a colon."""
     lines = []
     if log and log.exists():
         lines = log.read_text(errors="replace").strip().splitlines()
@@ -294,7 +294,7 @@ def _last_line(log: Path | None) -> str:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Keeps an interrupt waiting, in threads and processes started inside for good."""
+    """Hold back interrupts, for good in threads and processes that are started inside."""
     # Else it might unblock what the line after it blocks.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
@@ -306,7 +306,7 @@ def _uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(changes: dict[str, str]) -> Iterator[None]:
-    """Changes the environment that processes started inside inherit."""
+    """Change the environment that processes started inside inherit."""
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     try:

@@ -59,7 +59,7 @@ class Work:
     checked: frozenset[str]
 
     def __call__(self, task: Clip | ShardPlan) -> int | Skipped | Stop:
-        """Does a task and keeps what comes of it in the work folder.
+        """Do a task and store what comes of it in the work folder.
 
         Returns:
           Bytes written; or why the clip is skipped, or why nothing can be kept.
@@ -76,7 +76,7 @@ class Work:
         return self._process(task) if isinstance(task, Clip) else self._seal(task)
 
     def _not_as_in_parent(self) -> str:
-        """Why work of this process would not be the parent's, or nothing.
+        """Return why this process would not work as its parent does, or nothing.
 
         Where workers are on other machines, these may have other folders or other versions.
         """
@@ -123,7 +123,7 @@ class Work:
         )
 
     def _process(self, clip: Clip) -> int | Skipped | Stop:
-        """Makes one clip's example."""
+        """Make one clip's example."""
         where = clip.place()
         skipped = None
         notes: list[str] = []
@@ -182,7 +182,7 @@ class Work:
             return self._cannot_write(error)
 
     def _seal(self, plan: ShardPlan) -> int | Stop:
-        """Writes one shard."""
+        """Write one shard."""
         workspace = self.workspace
         try:
             written = writer.write_shard(

@@ -10,7 +10,7 @@ _SETS = {"fma": "FMA", "avx2": "AVX2", "avx512f": "AVX-512", "amx_tile": "AMX"}
 
 
 def describe(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Name and instruction sets, e.g. `AMD EPYC 9R14 (x86_64: FMA, AVX2, AVX-512)`.
+    """Return name and instruction sets, e.g. `AMD EPYC 9R14 (x86_64: FMA, AVX2, AVX-512)`.
 
     Args:
       cpuinfo: Linux's list of processors, of which the first speaks for all.

@@ -132,7 +132,7 @@ class RayPool(Runner[Task, Result]):
     def run(
         self, tasks: Iterable[Task], timeout_s: float | None = None
     ) -> Iterator[tuple[Task, Result | Lost]]:
-        """As `Runner` says. Nobody can do them where no node can work."""
+        """Do as `Runner.run`; fail where no node can work."""
         waiting = Waiting(tasks)
         began_s = time.monotonic()
         while waiting or any(call.task is not None for call in self._calls.values()):
@@ -168,7 +168,7 @@ class RayPool(Runner[Task, Result]):
                     yield call.task, result
 
     def _look_for_nodes(self) -> None:
-        """Puts an actor on each node that has none."""
+        """Put an actor on each node that has none."""
         if time.monotonic() - self._looked_s < _LOOK_S:
             return
         self._looked_s = time.monotonic()
@@ -192,7 +192,7 @@ class RayPool(Runner[Task, Result]):
             self._call(node, actor.ready.remote(), None)
 
     def _hand_out(self, waiting: Waiting[Task], timeout_s: float | None) -> None:
-        """Gives each node what it can do at once and one more, the emptiest node first."""
+        """Give each node what it can do at once and one more, the emptiest node first."""
         free = [node for node in self._nodes.values() if node.ready]
         while free and waiting:
             node = min(free, key=lambda node: node.calls / node.num_workers)
@@ -206,7 +206,7 @@ class RayPool(Runner[Task, Result]):
         self._calls[reference] = _Call(node, task)
 
     def _lose(self, node: _Node, error: Exception) -> None:
-        """Notes that a node's actor is gone. Should the node be there still, it gets another."""
+        """Note that a node's actor is gone; a node that is still there gets another."""
         if self._nodes.get(node.node_id) is not node:
             return  # an earlier call has told already
         del self._nodes[node.node_id]
@@ -246,10 +246,10 @@ class _Actor:
             self._idle.put(pool)
 
     def ready(self) -> None:
-        """Returns once the node has taken this actor in."""
+        """Return once the node has taken this actor in."""
 
     def work(self, task: Any, timeout_s: float | None) -> Any:
-        """Does a task; several may be under way at once, each in its own thread."""
+        """Do a task; several may run at once, each in its own thread."""
         pool = self._idle.get()
         try:
             ((_, result),) = pool.run([task], timeout_s)
@@ -258,7 +258,7 @@ class _Actor:
             self._idle.put(pool)
 
     def close(self) -> None:
-        """Ends the workers."""
+        """End the workers."""
         for pool in self._pools:
             pool.__exit__()
         self._logs.cleanup()

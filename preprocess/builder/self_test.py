@@ -21,7 +21,7 @@ _TRIED_HZ = 44100
 
 @functools.cache
 def why_unfit(*, sound: bool, faces: bool) -> str:
-    """Tries what reads clips on a little sound and an empty picture, once a process.
+    """Try, once a process, what reads clips on a little sound and an empty picture.
 
     Args:
       sound: whether sound is made into features.
@@ -49,7 +49,7 @@ def why_unfit(*, sound: bool, faces: bool) -> str:
 
 
 def describe(error: Exception) -> str:
-    """A library's failure and what to do about it, in one line."""
+    """Describe a library's failure, and what to do about it, in one line."""
     text = str(error).strip().partition("\n")[0] or type(error).__name__
     if isinstance(error, MemoryError) or _NO_ROOM in text:
         return f"{text}: --worker_memory_mb is too little"

@@ -88,7 +88,7 @@ class Workspace:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Holds the folder for one build, alone.
+        """Hold the folder for one build alone.
 
         Raises:
           WorkspaceError: if it cannot be written, or another process is building in it.
@@ -102,7 +102,7 @@ class Workspace:
             yield
 
     def take_over(self, description: Mapping[str, Any], overwrite: bool) -> Manifest | None:
-        """Makes the folder, which must be held, the one of this build.
+        """Make the folder, which must be held, that of this build.
 
         Args:
           description: what the build is a function of; JSON values.
@@ -136,7 +136,7 @@ class Workspace:
         return None
 
     def _standing(self, description: Mapping[str, Any], verified: bool) -> Manifest | None:
-        """The manifest, if this build is finished.
+        """Return the manifest if this build is finished.
 
         Raises:
           WorkspaceError: if the folder holds another one, or a finished one that was damaged since.
@@ -146,7 +146,7 @@ class Workspace:
         return self._finished(verified) if (self.out_dir / MANIFEST_NAME).exists() else None
 
     def _finished(self, verified: bool) -> Manifest:
-        """The manifest of a data set whose shards are there, each of its size.
+        """Return the manifest of a data set whose shards are there, each of its size.
 
         Args:
           verified: looks at every byte too, which takes a while.
@@ -171,11 +171,11 @@ class Workspace:
         return manifest
 
     def is_held(self) -> bool:
-        """Whether the folder is the one, seen from here, that `take_over` made this build's."""
+        """Tell whether this machine sees the folder that `take_over` took."""
         return (self.work_dir / f"{_TOKEN_NAME}{self.token}").exists()
 
     def check_writable(self) -> None:
-        """Makes the folder and tries to write in it.
+        """Make the folder and try to write in it.
 
         Raises:
           WorkspaceError: if that fails.
@@ -191,7 +191,7 @@ class Workspace:
             ) from error
 
     def clear(self) -> None:
-        """Removes what builds leave in the folder, and nothing else.
+        """Remove what builds leave in the folder, and nothing else.
 
         The manifest goes first, and last what says whose the rest is.
         """
@@ -203,18 +203,18 @@ class Workspace:
                 path.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Removes the intermediate files. What cannot be removed harms nobody."""
+        """Remove the intermediate files; what cannot be removed does no harm."""
         shutil.rmtree(self.work_dir, ignore_errors=True)
 
     # -- processors -------------------------------------------------------------------------------
 
     def store_processor(self, description: str) -> None:
-        """Keeps what kind took part; not in a clip's file, by whose size shards are cut."""
+        """Store the kind of processor in a file of its own: shards are cut by the clips' sizes."""
         name = hashlib.sha256(description.encode()).hexdigest()[:16]
         self._write_json(self.work_dir / "processors" / f"{name}.json", description)
 
     def processors(self) -> tuple[str, ...]:
-        """Kinds of processors that took part, in alphabetical order."""
+        """List the kinds of processors that took part, in alphabetical order."""
         found = (self.work_dir / "processors").glob("*.json")
         try:
             return tuple(sorted(str(json.loads(path.read_text("utf-8"))) for path in found))
@@ -224,7 +224,7 @@ class Workspace:
     # -- clips ------------------------------------------------------------------------------------
 
     def outcomes(self) -> dict[str, Skipped | int]:
-        """Clips that are finished: example id -> bytes of what is stored, or why it is skipped.
+        """Return the finished clips: example id -> bytes of what is stored, or why it is skipped.
 
         One listing, since a file system on several machines may remember for a while that a name
         was asked for and not there.
@@ -248,7 +248,7 @@ class Workspace:
         return found
 
     def store_example(self, example: Example, facts: ClipFacts | None = None) -> int:
-        """Keeps a clip's arrays, as they will stand in its record, and what was measured of it.
+        """Store a clip's arrays, as they will stand in its record, and what was measured of it.
 
         Returns:
           Its file's bytes, an upper bound of those of the arrays.
@@ -261,11 +261,11 @@ class Workspace:
         return self._write(path, lambda file: np.savez(file, **arrays))
 
     def store_skipped(self, example_id: str, skipped: Skipped) -> None:
-        """Keeps why a clip is skipped."""
+        """Store why a clip is skipped."""
         self._write_json(self._clip_path(example_id, ".json"), dataclasses.asdict(skipped))
 
     def load_example(self, example_id: str) -> tuple[Example, ClipFacts]:
-        """Reads back what `store_example` kept.
+        """Read what `store_example` stored.
 
         Raises:
           WorkspaceError: if the file is gone, or cannot be read, or was damaged since and is now
@@ -296,7 +296,7 @@ class Workspace:
     # -- shards -----------------------------------------------------------------------------------
 
     def store_shards_plan(self, plans: Sequence[ShardPlan], skipped: Sequence[Skipped]) -> None:
-        """Keeps which clips go where. From here on no clip is looked at again that is kept."""
+        """Store which clips go where; from here on finished clips are not looked at again."""
         content = {
             "shards": [dataclasses.asdict(plan) for plan in plans],
             "skipped": [dataclasses.asdict(entry) for entry in skipped],
@@ -304,11 +304,11 @@ class Workspace:
         self._write_json(self._shards_plan, content)
 
     def has_shards_plan(self) -> bool:
-        """Whether `store_shards_plan` has kept one."""
+        """Tell whether `store_shards_plan` has stored one."""
         return self._shards_plan.exists()
 
     def load_shards_plan(self) -> tuple[list[ShardPlan], list[Skipped]]:
-        """Reads what `store_shards_plan` kept.
+        """Read what `store_shards_plan` stored.
 
         Raises:
           WorkspaceError: if it was damaged since.
@@ -329,7 +329,7 @@ class Workspace:
             raise _damaged(self._shards_plan, error) from error
 
     def can_be_sealed(self) -> bool:
-        """Whether each planned shard stands, or has the files of all its clips."""
+        """Tell whether each planned shard is finished, or has the files of all its clips."""
         kept, standing = self.outcomes(), self.standing_shards()
         try:
             plans, _ = self.load_shards_plan()
@@ -343,7 +343,7 @@ class Workspace:
         return True
 
     def drop_shards(self) -> None:
-        """Removes the shards and their plan, which may come out as another one.
+        """Remove the shards and their plan, which may come out as another one.
 
         The plan goes last: without its shards it cannot be sealed either.
 
@@ -359,16 +359,16 @@ class Workspace:
         self._shards_plan.unlink(missing_ok=True)
 
     def store_shard(self, written: WrittenShard) -> None:
-        """Keeps what a finished shard holds, then drops its clips' own files."""
+        """Store what a finished shard holds, then drop its clips' own files."""
         self._write_json(self._shard_path(written.shard.name), written.to_json())
         self.drop_clips(record.example_id for record in written.records)
 
     def standing_shards(self) -> set[str]:
-        """Names of the finished shards."""
+        """Return the names of the finished shards."""
         return {path.stem for path in self._shard_path("").parent.glob("fold-*.json")}
 
     def load_shard(self, name: str) -> WrittenShard:
-        """Reads what `store_shard` kept.
+        """Read what `store_shard` stored.
 
         Raises:
           WorkspaceError: if that was damaged since, or the shard itself is gone or has changed.
@@ -385,7 +385,7 @@ class Workspace:
         return written
 
     def drop_clips(self, example_ids: Iterator[str]) -> None:
-        """Removes clips' own files."""
+        """Remove clips' own files."""
         for example_id in example_ids:
             self._clip_path(example_id, ".npz").unlink(missing_ok=True)
 
@@ -398,7 +398,7 @@ class Workspace:
         return self.work_dir / "shards" / f"{name}.json"
 
     def _leftovers(self) -> list[Path]:
-        """What a build may have left here."""
+        """List what a build may have left here."""
         names = {BUILD_NAME, SKIPPED_NAME, OLD_SKIPPED_NAME, JSON_NAME, HTML_NAME, _WORK_NAME}
         names.update(_MANIFEST_NAMES)
         return [
@@ -410,7 +410,7 @@ class Workspace:
         ]
 
     def _found_description(self) -> dict[str, Any] | None:
-        """What the folder is a build of; None where nothing says so."""
+        """Return what the folder is a build of; None where nothing says so."""
         path = self.out_dir / BUILD_NAME
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -447,7 +447,7 @@ class Workspace:
         self._write(path, write)
 
     def _write(self, path: Path, write: Callable[[BinaryIO], Any]) -> int:
-        """Writes a file whole or not at all; returns its bytes."""
+        """Write a file whole or not at all; return its bytes."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, open(temporary, "wb") as file:
             write(file)

@@ -50,7 +50,7 @@ def plan_shards(
     max_shard_bytes: int,
     apart: Mapping[str, int] | None = None,
 ) -> list[ShardPlan]:
-    """Deals clips to shards: each shard one fold, filled in order of the ids up to a size.
+    """Deal clips to shards: one fold each, filled in order of the ids up to a size.
 
     Args:
       clips: (example id, actor fold, random fold, bytes of its arrays).
@@ -89,7 +89,7 @@ def write_shard(
     load: Callable[[str], tuple[Example, ClipFacts]],
     modalities: Mapping[str, Modality],
 ) -> WrittenShard:
-    """Writes one shard, whole or not at all, holding one example at a time.
+    """Write one shard, whole or not at all, holding one example at a time.
 
     Args:
       out_dir: the data set's folder.
@@ -128,7 +128,7 @@ def write_shard(
 
 
 def make_manifest(shards: Sequence[WrittenShard], **fields: Any) -> Manifest:
-    """The manifest of some shards.
+    """Make the manifest of some shards.
 
     The shards' order fixes the rounding of the statistics: the same shards give the same numbers.
 
@@ -153,7 +153,7 @@ def make_manifest(shards: Sequence[WrittenShard], **fields: Any) -> Manifest:
 def add_rows(
     sums: GroupSums, example: Example, random_fold: int, modalities: Mapping[str, Modality]
 ) -> None:
-    """Adds a record's rows, as a reader gets them; of the landmarks, those with a face."""
+    """Add a record's rows as a reader gets them; of the landmarks, those with a face."""
     rows = schema.valid_rows(example, modalities)
     moments = {modality: Moments.of(each) for modality, each in rows.items()}
     sums.add(example.corpus, example.actor, random_fold, moments)

@@ -34,7 +34,7 @@ class WrittenShard:
     facts: Mapping[str, ClipFacts]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return JSON values."""
         content = dataclasses.asdict(self)
         content["sums"] = {
             grouping: [
@@ -47,7 +47,7 @@ class WrittenShard:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> WrittenShard:
-        """From what `to_json` gave.
+        """Read what `to_json` gave.
 
         Raises:
           KeyError, TypeError, ValueError: if it is something else.
@@ -69,7 +69,7 @@ class WrittenShard:
 
 
 def facts_from_json(content: Mapping[str, Any]) -> ClipFacts:
-    """From the JSON values of its fields; texts that clips share are held once."""
+    """Make the facts from the JSON values of their fields; texts that clips share are held once."""
     texts = {name: tuple(map(sys.intern, content[name])) for name in ("altered", "notes")}
     return ClipFacts(**{**content, **texts})
 
@@ -87,7 +87,7 @@ def _moments_from_json(content: Mapping[str, Any]) -> Moments:
 
 
 def _record(content: Mapping[str, Any]) -> Record:
-    """From the JSON values of its fields; texts that records share are held once."""
+    """Make a record from the JSON values of its fields; texts that records share are held once."""
     shared: dict[str, Any] = {
         name: sys.intern(value) if isinstance(value, str) else value
         for name, value in content.items()

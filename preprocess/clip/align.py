@@ -62,7 +62,7 @@ class Span:
 
 
 def clip_span(sound: tuple[float, float] | None, picture: tuple[float, float] | None) -> Span:
-    """The interval that a clip's series cover.
+    """Return the interval that a clip's series cover.
 
     Args:
       sound: time of the first sample and of the end of the last, or None without sound.
@@ -82,7 +82,7 @@ def clip_span(sound: tuple[float, float] | None, picture: tuple[float, float] | 
 
 
 def picture_span(times_s: np.ndarray) -> tuple[float, float]:
-    """First picture's time and the end of the last, which is shown as long as the usual one.
+    """Return when the first picture begins and the last ends, shown as long as the usual one.
 
     Args:
       times_s: float64 `[F]`, at least one.
@@ -92,7 +92,7 @@ def picture_span(times_s: np.ndarray) -> tuple[float, float]:
 
 
 def align_sound(samples: np.ndarray, start_s: float, span: Span) -> np.ndarray:
-    """Puts sound at 16 kHz on the clip's clock, with silence where the span has none.
+    """Put sound at 16 kHz on the clip's clock, with silence where the span has none.
 
     Args:
       samples: float32 `[N]` at 16 kHz.
@@ -116,7 +116,7 @@ def align_sound(samples: np.ndarray, start_s: float, span: Span) -> np.ndarray:
 def align_track(
     track: lm.Track, span: Span, rate_hz: float = LANDMARKS_RATE_HZ, hold_s: float = HOLD_S
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Resamples a tracked face to rows of an even rate by the pictures' times.
+    """Resample a tracked face to rows of an even rate by the pictures' times.
 
     A row lies on the straight line between the pictures before and after it. Where only one of the
     two has a face, that one is held for half the way to the other. No face is held longer than
@@ -156,7 +156,7 @@ def align_track(
 
 
 def mouth_lag_s(audio_db: np.ndarray, landmarks: np.ndarray, valid: np.ndarray) -> float | None:
-    """How much later the mouth opens than the voice sounds, finer than a frame of either.
+    """Return how much later the mouth opens than the voice sounds, finer than a frame of either.
 
     The lag at which the distance between the lips and the voice's amplitude correlate best; the
     peak of the correlation is found between its steps by the parabola through its highest three.

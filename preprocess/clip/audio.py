@@ -48,7 +48,7 @@ class AudioSettings:
             )
 
     def check_filters(self) -> None:
-        """Looks whether some band of the filter bank is empty, without loading librosa.
+        """Check that no band of the filter bank is empty, without loading librosa.
 
         Raises:
           ValueError: if one is.
@@ -66,7 +66,7 @@ class AudioSettings:
 
 
 def resample(samples: np.ndarray, rate_hz: float) -> np.ndarray:
-    """Brings sound to 16 kHz without moving it: sample 0 stays at the same instant.
+    """Resample sound to 16 kHz without moving it: sample 0 stays at the same instant.
 
     Args:
       samples: float32 `[N]`.
@@ -86,7 +86,7 @@ def resample(samples: np.ndarray, rate_hz: float) -> np.ndarray:
 
 
 def log_mel(samples: np.ndarray, settings: AudioSettings) -> np.ndarray:
-    """Log-mel energies in dB of full scale, floored at -100 dB, with no floor of the clip's own.
+    """Compute log-mel energies in dB of full scale, floored at -100 dB for every clip alike.
 
     Args:
       samples: float32 `[N]` at 16 kHz, full scale 1, the first at 0 s.
@@ -109,7 +109,7 @@ def log_mel(samples: np.ndarray, settings: AudioSettings) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def _filter_bank(settings: AudioSettings) -> Any:
-    """Sparse float64 `[num_mels, n_fft // 2 + 1]`; its products add up in the order of the bins."""
+    """Make sparse filters, float64 `[num_mels, n_fft // 2 + 1]`, that add up in the bins' order."""
     from librosa.filters import mel
     from scipy.sparse import csr_array
 

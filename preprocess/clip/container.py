@@ -87,7 +87,7 @@ DEFAULT_LIMITS = Limits()
 
 
 def not_media(path: str | os.PathLike[str]) -> MediaError | None:
-    """Why a file cannot hold media at all, by its size and first bytes, or None.
+    """Return why a file, by its size and first bytes, cannot hold media at all, or None.
 
     Told apart here are empty files and what a clone without Git LFS leaves in media's place.
     """
@@ -105,7 +105,7 @@ def not_media(path: str | os.PathLike[str]) -> MediaError | None:
 
 @contextlib.contextmanager
 def open_container(path: str | os.PathLike[str]) -> Iterator[av.container.InputContainer]:
-    """Opens a local file by the demuxer that its name stands for.
+    """Open a local file by the demuxer that its name stands for.
 
     Raises:
       MediaError: for a file that is no such media.
@@ -143,7 +143,7 @@ def decode(
     limits: Limits,
     note: Callable[[av.Packet], None] = lambda packet: None,
 ) -> Iterator[Any]:
-    """Decodes one stream and checks that file and stream last as long as they say they do.
+    """Decode one stream and check that file and stream last as long as they say they do.
 
     Args:
       container: the file.
@@ -204,13 +204,13 @@ def decode(
 
 
 def _block_bytes(context: Any) -> int:
-    """Bytes of one sample of all channels of PCM."""
+    """Return the bytes of one sample of all channels of PCM."""
     bits = re.search("[0-9]+", context.name)
     return -(-int(bits[0]) // 8 if bits else 1) * context.layout.nb_channels
 
 
 def _decode_pcm(context: Any, packet: av.Packet) -> list[Any]:
-    """Decodes a packet of PCM, passing over part of a sample where the file ends in one."""
+    """Decode a packet of PCM, skipping part of a sample where the file ends in one."""
     content = bytes(packet)
     content = content[: len(content) - len(content) % _block_bytes(context)]
     if not content:
@@ -221,19 +221,19 @@ def _decode_pcm(context: Any, packet: av.Packet) -> list[Any]:
 
 
 def check_duration(duration_s: float, limits: Limits) -> None:
-    """Refuses a stream that is too long."""
+    """Refuse a stream that is too long."""
     if duration_s > limits.duration_s + TOLERANCE_S:
         raise MediaError("too long", f"longer than {limits.duration_s:g} s")
 
 
 def check_pixels(width: int, height: int, limits: Limits) -> None:
-    """Refuses pictures that are too large."""
+    """Refuse pictures that are too large."""
     if width * height > limits.pixels:
         raise MediaError("too large", f"pictures of {width}x{height}, over {limits.pixels} pixels")
 
 
 def pass_on(error: Exception) -> None:
-    """Raises what no file is to blame for as what it is."""
+    """Raise an error that no file is to blame for as what it is."""
     if isinstance(error, MemoryError):
         raise MemoryError(words(error)) from error
     if isinstance(error, OSError) and error.errno in _PASSING_ERRNOS:
@@ -241,5 +241,5 @@ def pass_on(error: Exception) -> None:
 
 
 def words(error: Exception) -> str:
-    """FFmpeg's own words for an error, without the file object they stand beside."""
+    """Return FFmpeg's own words for an error, without the file object they stand beside."""
     return getattr(error, "strerror", None) or str(error)

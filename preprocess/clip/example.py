@@ -52,7 +52,7 @@ def make_example(
     notes: list[str] | None = None,
     fetched_dir: Path | None = None,
 ) -> Example:
-    """Builds a clip's example from its files.
+    """Build a clip's example from its files.
 
     Args:
       clip: names the files; a modality without a file gets no rows.

@@ -80,7 +80,7 @@ class AudioExtractor(Extractor, Protocol):
     """What an extractor of sound has beside."""
 
     def extract(self, samples: np.ndarray, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
-        """Features of a clip.
+        """Compute the features of a clip.
 
         Args:
           samples: float32 `[N]`, mono, full scale 1, the first at 0 s.
@@ -113,7 +113,7 @@ class LogMel:
         return {}
 
     def extract(self, samples: np.ndarray, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `AudioExtractor`."""
+        """Compute log-mel energies, as `AudioExtractor.extract`."""
         values = audio.log_mel(samples, self.bands)
         return values, timebase.frame_times_s(len(values), self.rate_hz)
 
@@ -148,7 +148,7 @@ class Mfcc:
         return {"coefficients": self.coefficients, "deltas": self.deltas}
 
     def extract(self, samples: np.ndarray, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `AudioExtractor`."""
+        """Compute MFCCs, as `AudioExtractor.extract`."""
         from librosa import feature
 
         bands = self.bands
@@ -185,7 +185,7 @@ class EGemaps:
         return str(importlib.metadata.version("opensmile"))
 
     def extract(self, samples: np.ndarray, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `AudioExtractor`."""
+        """Compute eGeMAPS, as `AudioExtractor.extract`."""
         table = _smile().process_signal(samples, rate_hz)
         starts, ends = (
             table.index.get_level_values(name).total_seconds() for name in ("start", "end")
@@ -207,7 +207,7 @@ def _smile() -> Any:
 def resolve(
     name: str, bands: AudioSettings, num_mfcc: int = 13, mfcc_deltas: int = 2
 ) -> AudioExtractor:
-    """The extractor of a name.
+    """Return the extractor of a name.
 
     Raises:
       ValueError: if there is none, or it is not as `AudioExtractor` says.
@@ -235,7 +235,7 @@ def resolve(
 
 @functools.lru_cache(maxsize=8)
 def load(flag: str, name: str, known: str) -> Any:
-    """An extractor of one's own.
+    """Load an extractor of one's own.
 
     Args:
       flag: that names it.
@@ -257,14 +257,14 @@ def load(flag: str, name: str, known: str) -> Any:
 
 
 def describe(extractor: AudioExtractor) -> dict[str, Any]:
-    """What an extractor is made of, for JSON: other code gives another description."""
+    """Describe what an extractor is made of, for JSON: other code gives another description."""
     if isinstance(extractor, LogMel | Mfcc | EGemaps):  # the build's own settings say the rest
         return {"name": extractor.name, "version": extractor.version}
     return described(extractor)
 
 
 def described(extractor: Any) -> dict[str, Any]:
-    """What an extractor of one's own is made of."""
+    """Describe what an extractor of one's own is made of."""
     found = {name: getattr(extractor, name) for name in _DESCRIBED}
     # Of the classes that it extends too, once a module; `object` and the like have no source.
     modules = {each.__module__: inspect.getmodule(each) for each in type(extractor).__mro__}
@@ -277,14 +277,14 @@ def described(extractor: Any) -> dict[str, Any]:
 
 
 def stored(extractor: Any) -> Modality:
-    """How its values are stored."""
+    """Return how an extractor's values are stored."""
     kind = "float16" if extractor.step is None else "int16"
     array = Array((extractor.width,), kind, extractor.step, extractor.unit)
     return Modality(extractor.rate_hz, array)
 
 
 def features(extractor: AudioExtractor, samples: np.ndarray) -> np.ndarray:
-    """An extractor's features of a clip, on frames of `1 / rate_hz` seconds from 0 s on.
+    """Compute a clip's features on frames of `1 / rate_hz` seconds from 0 s on.
 
     Args:
       extractor: of the data set.
@@ -306,7 +306,7 @@ def features(extractor: AudioExtractor, samples: np.ndarray) -> np.ndarray:
 
 
 def checked(extractor: Any, found: Any, times: Any) -> tuple[np.ndarray, np.ndarray]:
-    """What an extractor gave, float32 `[T, width]`, and its times, float64 `[T]`.
+    """Check what an extractor gave: float32 `[T, width]`, and its times, float64 `[T]`.
 
     Raises:
       MediaError: if it is not what the extractor says.
@@ -329,7 +329,7 @@ def checked(extractor: Any, found: Any, times: Any) -> tuple[np.ndarray, np.ndar
 
 
 def _check(name: str, extractor: Any) -> None:
-    """Refuses what is no extractor, by what it lacks."""
+    """Refuse what is no extractor, by what it lacks."""
 
     def refuse(what: str) -> NoReturn:
         raise ValueError(f"{name}: {what}")

@@ -48,7 +48,7 @@ class FaceExtractor(extractors.Extractor, Protocol):
     """What an extractor of pictures has beside what every one has."""
 
     def extract(self, pictures: Pictures) -> tuple[np.ndarray, np.ndarray]:
-        """Features of a clip.
+        """Compute the features of a clip's pictures.
 
         Args:
           pictures: time in seconds and uint8 RGB `[height, width, 3]` of each, in order; may be
@@ -77,11 +77,11 @@ class Landmarks:
         return (self.count, 3)
 
     def track(self, pictures: Pictures) -> Track:
-        """The face's landmarks, picture by picture."""
+        """Follow the face's landmarks picture by picture."""
         return track_face(pictures)
 
     def finish(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Frames `[N, *shape]` as they are stored, and the pose of the head, `[N, 4]`."""
+        """Return frames `[N, *shape]` as they are stored, and the pose of the head, `[N, 4]`."""
         return to_face_frame(values)
 
 
@@ -112,7 +112,7 @@ class Own:
         return max(HOLD_S, 1 / self.rate_hz)
 
     def track(self, pictures: Pictures) -> Track:
-        """What it found, value by value.
+        """Return what the extractor found, value by value.
 
         Raises:
           MediaError: if it gives something else than it says.
@@ -126,7 +126,7 @@ class Own:
         return Track(times_s, values, ~missing)
 
     def finish(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Frames as they are; there is no pose."""
+        """Return frames as they are; there is no pose."""
         return values, np.zeros((len(values), 0), np.float32)
 
 
@@ -135,7 +135,7 @@ FACEMESH, OPENFACE = Landmarks("facemesh", NUM_LANDMARKS), Landmarks("openface",
 
 
 def resolve(name: str) -> FaceFeatures:
-    """The face features of a name.
+    """Return the face features of a name.
 
     Raises:
       ValueError: if there are none, or the extractor is not as `FaceExtractor` says.
@@ -147,14 +147,14 @@ def resolve(name: str) -> FaceFeatures:
 
 
 def describe(face: FaceFeatures) -> dict[str, Any]:
-    """What they are made of, for JSON: other code gives another description."""
+    """Describe what the features are made of, for JSON: other code gives another description."""
     if isinstance(face, Own):
         return extractors.described(face.extractor)
     return {"name": face.name, "version": face.version}
 
 
 def stored(face: FaceFeatures) -> Modality:
-    """How they are stored."""
+    """Return how the features are stored."""
     valid, head = (
         Array(tuple(map(int, spec.shape[1:])), spec.dtype.name, spec.step, spec.unit)
         for spec in (ARRAY_FEATURES["landmarks_valid"], ARRAY_FEATURES["head"])
@@ -167,7 +167,7 @@ def stored(face: FaceFeatures) -> Modality:
 
 
 def no_face(face: FaceFeatures, track: Track) -> MediaError:
-    """Says that there is nothing in any picture."""
+    """Raise the error that there is no face in any picture."""
     count = len(track.found)
     if isinstance(face, Own):
         return MediaError("no face", f"{face.name} found nothing at any of {count} times")

@@ -46,11 +46,11 @@ class Box:
     size: float
 
     def is_at(self, other: Box) -> bool:
-        """Whether it is the same face, or in its place."""
+        """Tell whether another box is of the same face, or in its place."""
         return self.distance(other) < 0.25 * (self.size + other.size)
 
     def distance(self, other: Box) -> float:
-        """Of the centres, in pixels."""
+        """Return the distance of the centres in pixels."""
         return float(np.hypot(self.x - other.x, self.y - other.y))
 
 
@@ -64,7 +64,7 @@ class Window:
     bottom: int
 
     def holds(self, box: Box) -> bool:
-        """Whether a face is well inside, and neither small nor large in it."""
+        """Tell whether a face is well inside, and neither small nor large in the window."""
         wide = max(self.right - self.left, self.bottom - self.top)
         low, high = _WINDOW_LIMITS
         return (
@@ -77,7 +77,7 @@ class Window:
 
 
 def find_boxes(rgb: np.ndarray) -> list[Box]:
-    """Finds the faces in one picture, except those that are very small beside the largest.
+    """Find the faces in one picture, except those that are very small beside the largest.
 
     Args:
       rgb: uint8 `[height, width, 3]`.
@@ -103,7 +103,7 @@ class Search:
         self._number = self._last_number = 0
 
     def find(self, rgb: np.ndarray) -> list[Box]:
-        """Finds the faces in the next picture, uint8 `[height, width, 3]`."""
+        """Find the faces in the next picture, uint8 `[height, width, 3]`."""
         height, width = rgb.shape[:2]
         boxes = find_boxes(rgb)
         if not boxes and self._last and self._number - self._last_number <= _MISSING_PICTURES:
@@ -130,7 +130,7 @@ class Search:
 
 
 def _find_in_parts(rgb: np.ndarray, parts: Iterable[Window]) -> list[Box]:
-    """Finds the faces in parts of a picture, each once."""
+    """Find the faces in parts of a picture, each once."""
     boxes: list[Box] = []
     for part in parts:
         inside = np.ascontiguousarray(rgb[part.top : part.bottom, part.left : part.right])
@@ -142,7 +142,7 @@ def _find_in_parts(rgb: np.ndarray, parts: Iterable[Window]) -> list[Box]:
 
 
 def choose_person(pictures: Iterable[list[Box]]) -> tuple[list[Box | None], int]:
-    """Follows the person whose face is largest over the clip.
+    """Follow the person whose face is largest over the clip.
 
     Args:
       pictures: the faces of each picture, in order.
@@ -182,7 +182,7 @@ def choose_person(pictures: Iterable[list[Box]]) -> tuple[list[Box | None], int]
 def windows(
     places: Iterable[Box | None], shapes: Iterable[tuple[int, ...]]
 ) -> Iterator[Window | None]:
-    """The part of each picture that a face is looked for in; the same as long as it will do.
+    """Choose the part of each picture to look for a face in; the same as long as it will do.
 
     Args:
       places: where the face is.
@@ -208,7 +208,7 @@ def windows(
 
 
 def cut_out(rgb: np.ndarray, window: Window, face: Box, others: Iterable[Box]) -> np.ndarray:
-    """A part of a picture in which no other face is left."""
+    """Cut out a part of a picture in which no other face is left."""
     part = rgb[window.top : window.bottom, window.left : window.right].copy()
     for other in others:
         if other.is_at(face):
@@ -222,7 +222,7 @@ def cut_out(rgb: np.ndarray, window: Window, face: Box, others: Iterable[Box]) -
 
 @functools.cache
 def _detector() -> Any:
-    """The full-range detector, which remembers nothing from one picture to the next."""
+    """Make the full-range detector, which remembers nothing from one picture to the next."""
     return mediapipe_solutions.load("face_detection").FaceDetection(
         min_detection_confidence=0.5, model_selection=1
     )

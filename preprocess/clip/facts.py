@@ -39,7 +39,7 @@ def measure(
     is_log_mel: bool = True,
     errors: Mapping[str, float] = {},
 ) -> ClipFacts:
-    """Measures an example, to a tenth of a decibel and of a millisecond.
+    """Measure an example, to a tenth of a decibel and of a millisecond.
 
     `errors` are those of storing it, by modality.
     """

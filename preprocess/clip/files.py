@@ -54,12 +54,12 @@ File = Path | Remote
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is a URL rather than a path."""
+    """Tell whether a text is a URL rather than a path."""
     return "://" in text
 
 
 def identity(file: File) -> list[Any]:
-    """What tells a file from another of its name: size, and time of change or version.
+    """Return what tells a file from another of its name: size, and time of change or version.
 
     Raises:
       OSError: if it is not there.
@@ -71,7 +71,7 @@ def identity(file: File) -> list[Any]:
 
 
 def look_up(urls: Iterable[str]) -> Mapping[str, Remote | OSError]:
-    """Asks the servers of some URLs for their files, several at a time; errors are returned."""
+    """Ask the servers of some URLs for their files, several at a time; errors are returned."""
     with concurrent.futures.ThreadPoolExecutor(_CONNECTIONS) as pool:
         urls = list(dict.fromkeys(urls))
         return dict(zip(urls, pool.map(_look_up, urls), strict=True))
@@ -95,7 +95,7 @@ def _look_up(url: str) -> Remote | OSError:
 
 @contextlib.contextmanager
 def local(files: Iterable[File], kept_in: Path | None = None) -> Iterator[list[Path]]:
-    """Brings files to this machine for as long as they are read.
+    """Bring files to this machine for as long as they are read.
 
     Args:
       files: each once.
@@ -125,20 +125,20 @@ def local(files: Iterable[File], kept_in: Path | None = None) -> Iterator[list[P
 
 
 def kept_path(file: Remote, folder: Path) -> Path:
-    """Where `local` keeps a file: content that changes under a URL is another file."""
+    """Return where `local` keeps a file: content that changes under a URL is another file."""
     name = hashlib.sha256(f"{file.url} {file.size} {file.version}".encode()).hexdigest()
     return folder / f"{name}{file.suffix}"
 
 
 def forget(file: Remote, folder: Path) -> None:
-    """Removes what `local` keeps of a file."""
+    """Remove what `local` keeps of a file."""
     path = kept_path(file, folder)
     for each in (path, path.with_suffix(".lock")):
         each.unlink(missing_ok=True)
 
 
 def _fetch_once(file: Remote, folder: Path) -> Path:
-    """The kept file, fetched by whoever asks for it first; the others wait."""
+    """Return the kept file; whoever asks for it first fetches it, the others wait."""
     folder.mkdir(exist_ok=True)
     path = kept_path(file, folder)
     with open(path.with_suffix(".lock"), "w") as lock:

@@ -92,11 +92,11 @@ class FaceTracker:
         self.close()
 
     def close(self) -> None:
-        """Ends it."""
+        """Close the tracker."""
         self._mesh.close()
 
     def find(self, rgb: np.ndarray) -> np.ndarray | None:
-        """Finds the face in the clip's next picture.
+        """Find the face in the clip's next picture.
 
         Args:
           rgb: uint8 `[height, width, 3]`.
@@ -114,7 +114,7 @@ class FaceTracker:
 
 
 def points_of(face: Any) -> np.ndarray:
-    """Takes the points out of mediapipe's message.
+    """Take the points out of mediapipe's message.
 
     Args:
       face: `NormalizedLandmarkList`, of points with x, y and z and nothing else.
@@ -127,7 +127,7 @@ def points_of(face: Any) -> np.ndarray:
 
 
 def track_face(pictures: Iterable[tuple[float, np.ndarray]]) -> Track:
-    """Follows the face through a clip's pictures with trackers of its own.
+    """Follow the face through a clip's pictures with trackers of its own.
 
     About once a second the full-range detector counts the faces. Where there are several, or
     where FaceMesh finds one in less than half of the pictures, the person whose face is largest
@@ -147,7 +147,7 @@ def track_face(pictures: Iterable[tuple[float, np.ndarray]]) -> Track:
 
 
 def _track_any(pictures: Iterable[tuple[float, np.ndarray]]) -> Track | None:
-    """Lets FaceMesh follow the face that it finds; None where there are several."""
+    """Let FaceMesh follow the face that it finds; None where there are several."""
     times_s: list[float] = []
     rows: list[np.ndarray | None] = []
     with contextlib.closing(_Trackers()) as trackers:
@@ -163,7 +163,7 @@ def _track_any(pictures: Iterable[tuple[float, np.ndarray]]) -> Track | None:
 
 
 def _track_largest(pictures: Iterable[tuple[float, np.ndarray]]) -> Track:
-    """Lets FaceMesh follow the person whose face is largest over the clip, cut out for it."""
+    """Let FaceMesh follow the person whose face is largest over the clip, cut out for it."""
     boxes, shapes = [], []
     search = face_search.Search()
     for _, rgb in pictures:
@@ -198,21 +198,21 @@ class _Trackers:
         self._key: object = None
 
     def tracker_for(self, key: object) -> FaceTracker:
-        """The tracker of pictures of which `key` is true; a new one where it changes."""
+        """Return the tracker of pictures of which `key` is true; a new one where it changes."""
         if self._tracker is None or key != self._key:
             self.close()
             self._tracker, self._key = FaceTracker(), key
         return self._tracker
 
     def close(self) -> None:
-        """Ends it."""
+        """Close the trackers."""
         if self._tracker is not None:
             self._tracker.close()
             self._tracker = None
 
 
 def _make_track(times_s: list[float], rows: list[np.ndarray | None], faces: int = 1) -> Track:
-    """A track of what was found; what cannot be a face was not."""
+    """Make a track of what was found; what cannot be a face counts as not found."""
     found = np.array([row is not None for row in rows], bool)
     nothing = np.zeros((NUM_LANDMARKS, 3), np.float32)
     points = np.array([nothing if row is None else row for row in rows], np.float32)
@@ -227,7 +227,7 @@ def to_face_frame(
     right_eye: tuple[int, ...] | None = None,
     left_eye: tuple[int, ...] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Moves faces into their own frame: centred between the eyes, upright, eyes one apart.
+    """Move faces into their own frame: centred between the eyes, upright, eyes one apart.
 
     The distance between the eyes is taken in three dimensions, so that a face turned to the side
     is not blown up.
@@ -258,7 +258,7 @@ def to_face_frame(
 
 
 def from_face_frame(landmarks: np.ndarray, head: np.ndarray) -> np.ndarray:
-    """Takes landmarks back into the picture; the inverse of `to_face_frame`.
+    """Take landmarks back into the picture; the inverse of `to_face_frame`.
 
     Args:
       landmarks: float `[N, L, 3]`, distances between the eyes.
@@ -274,20 +274,20 @@ def from_face_frame(landmarks: np.ndarray, head: np.ndarray) -> np.ndarray:
 
 
 def mouth_opening(landmarks: np.ndarray) -> np.ndarray:
-    """Distance between the inner edges of the lips: `[..., L, 3]` to `[...]`, in the same unit."""
+    """Return the distance of the lips' inner edges: `[..., L, 3]` to `[...]`, in the same unit."""
     _, _, (upper, lower) = POINTS[landmarks.shape[-2]]
     return np.linalg.norm(landmarks[..., lower, :] - landmarks[..., upper, :], axis=-1)
 
 
 def _rotate(points: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Turns `[N, L, 3]` in the picture's plane by `[N]` radians."""
+    """Turn `[N, L, 3]` in the picture's plane by `[N]` radians."""
     cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
     x, y = points[..., 0], points[..., 1]
     return np.stack([cos * x - sin * y, sin * x + cos * y, points[..., 2]], axis=-1)
 
 
 def are_faces(points: np.ndarray) -> np.ndarray:
-    """Whether landmarks `[N, L, 3]` in picture widths are such as a face can have: bool `[N]`."""
+    """Tell which landmarks `[N, L, 3]`, in picture widths, a face can have: bool `[N]`."""
     right_eye, left_eye, _ = POINTS[points.shape[1]]
     with np.errstate(all="ignore"):  # what is not finite, or comes of that, is no face
         across = points[:, list(left_eye)].mean(axis=1) - points[:, list(right_eye)].mean(axis=1)

@@ -107,7 +107,7 @@ class Part:
     end_s: float | None = None
 
     def in_container(self, container: av.container.InputContainer) -> tuple[float, float]:
-        """Its beginning and end in the container's seconds, infinite where it has none."""
+        """Return beginning and end in the container's seconds, infinite where there is none."""
         if not self.start_s and self.end_s is None:
             return -math.inf, math.inf
         begin_s = (container.start_time or 0) / av.time_base
@@ -121,7 +121,7 @@ WHOLE = Part()
 def read_sound(
     path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS, part: Part = WHOLE
 ) -> Sound:
-    """Decodes a file's first sound stream, mixed to mono, at its own rate.
+    """Decode a file's first sound stream, mixed to mono, at its own rate.
 
     Each block is where its own timestamp says, as `sound_timestamps` tells; gaps are silence.
 
@@ -185,7 +185,7 @@ def _what_is_not_known(
     *,
     has_gaps: bool,
 ) -> str:
-    """What of the sound's times a file does not say, or nothing."""
+    """Say which of the sound's times a file does not tell, or return None."""
     name = container.format.name
     if name == "mpegts" and has_gaps:
         return TS_GAPS
@@ -206,7 +206,7 @@ def _what_is_not_known(
 def read_pictures(
     path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS, part: Part = WHOLE
 ) -> Iterator[Picture]:
-    """Decodes a file's first picture stream, picture by picture, in order of their times.
+    """Decode a file's first picture stream, picture by picture, in order of their times.
 
     Raises (while iterating):
       MediaError: for a file that is not media, has no picture, is cut short, or passes a limit.
@@ -255,7 +255,7 @@ def read_pictures(
 
 
 def in_batches(pictures: Iterable[Picture]) -> Iterator[Picture]:
-    """The same pictures, several decoded at a time.
+    """Yield the same pictures, several decoded at a time.
 
     Decoding and what is done with a picture drive each other's code and data out of the caches:
     taking turns at each picture costs 4 % of the time that both take.
@@ -270,7 +270,7 @@ def in_batches(pictures: Iterable[Picture]) -> Iterator[Picture]:
 
 
 def _seek(container: av.container.InputContainer, stream: Any, time_s: float) -> None:
-    """Goes to where decoding must begin for a time, where the container finds it exactly."""
+    """Go to where decoding must begin for a time, where the container finds it exactly."""
     if time_s > 2 * _PREROLL_S and container.format.name in _EXACT_SEEKING:
         at = int((time_s - _PREROLL_S) / stream.time_base)
         try:
@@ -281,7 +281,7 @@ def _seek(container: av.container.InputContainer, stream: Any, time_s: float) ->
 
 
 def _cut(sound: Sound, start_s: float, end_s: float, part: Part) -> Sound:
-    """What of a sound is within a part."""
+    """Return the piece of a sound that lies within a part."""
     first = max(0, math.ceil((start_s - sound.start_s) * sound.rate_hz))
     count = len(sound.samples)
     if end_s < math.inf:
@@ -305,7 +305,7 @@ def _beyond(part: Part) -> MediaError:
 
 
 def _mono(frame: av.AudioFrame) -> np.ndarray:
-    """The frame's samples, full scale 1, mean of its channels: float32 `[N]`."""
+    """Return the frame's samples, full scale 1, averaged over channels: float32 `[N]`."""
     array: np.ndarray = (
         frame.to_ndarray()
     )  # [channels, N], or [1, N * channels] where they are interleaved

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def load(name: str) -> Any:
-    """Imports one of them, e.g. `face_mesh`.
+    """Import one of them, e.g. `face_mesh`.
 
     mediapipe imports TensorFlow, to no end but its own documentation, and jax for a converter. Both
     are optional to it, cost seconds and hundreds of megabytes a process, and are kept out unless

@@ -52,7 +52,7 @@ class Presentation:
         self._step = 1
 
     def note(self, packet: av.Packet) -> None:
-        """Keeps what is true of the picture in a packet just decoded, which may come out later."""
+        """Store the state of the picture in a packet just decoded, which may come out later."""
         if self._is_codec_s:
             self._by_pts[packet.pts] = self._context.sample_aspect_ratio
         self._dts = packet.dts
@@ -65,7 +65,7 @@ class Presentation:
             self._first_dts = packet.dts - 1
 
     def time_s(self, frame: av.VideoFrame) -> float | None:
-        """When the next picture is shown, in the container's seconds; None where nothing tells.
+        """Return when the next picture is shown, in the container's seconds; None if unknown.
 
         avi has no times but the packets', of decoding. With B-frames a picture comes out some
         packets after its own, all as many: each is shown at the time of the packet that it comes
@@ -88,7 +88,7 @@ class Presentation:
         return float(shown * frame.time_base)
 
     def show(self, frame: av.VideoFrame) -> np.ndarray:
-        """The next picture as it is shown: uint8 `[height, width, 3]`."""
+        """Return the next picture as it is shown: uint8 `[height, width, 3]`."""
         ratio = self._by_pts.get(frame.pts, self._stated)
         if ratio and ratio > 0 and ratio != 1:
             width, height = _square_size(frame.width, frame.height, ratio, self._limits)
@@ -103,7 +103,7 @@ class Presentation:
 
 
 def _turn(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Turns and mirrors a picture by its display matrix.
+    """Turn and mirror a picture by its display matrix.
 
     Raises:
       MediaError: for a turn by no quarter.
@@ -120,7 +120,7 @@ def _turn(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def _square_size(width: int, height: int, pixel_shape: Fraction, limits: Limits) -> tuple[int, int]:
-    """Width and height in square pixels: the shorter looking side grows, as far as limits allow."""
+    """Return width and height in square pixels: the side that looks shorter grows, in limits."""
     wide, high = width * max(pixel_shape, Fraction(1)), height / min(pixel_shape, Fraction(1))
     shrink = min(1.0, (limits.pixels / float(wide * high)) ** 0.5)
     return max(1, round(float(wide) * shrink)), max(1, round(float(high) * shrink))

@@ -54,7 +54,7 @@ class Clock:
     count: int
 
     def place(self, blocks: Sequence[np.ndarray]) -> np.ndarray:
-        """Puts the blocks where they belong; gaps are silence, and of an overlap the later stays.
+        """Place the blocks where they belong; gaps are silence, and of an overlap the later stays.
 
         Args:
           blocks: float32 `[N]` each.
@@ -69,7 +69,7 @@ class Clock:
 
 
 def fit(times_s: Sequence[float], lengths: Sequence[int], rate_hz: int) -> Clock:
-    """Finds where blocks belong.
+    """Find where blocks belong.
 
     Args:
       times_s: of each block, in the container's seconds.
@@ -120,7 +120,7 @@ def fit(times_s: Sequence[float], lengths: Sequence[int], rate_hz: int) -> Clock
 
 
 def _without_outliers(offsets_s: np.ndarray) -> np.ndarray:
-    """The running median. A block at either end is an outlier if it would overlap the rest."""
+    """Return the running median; a block at either end that overlaps the rest is an outlier."""
     levels_s = ndimage.median_filter(offsets_s, _MEDIAN_BLOCKS, mode="nearest")
     if len(levels_s) > 1:
         levels_s[0] = min(offsets_s[0], levels_s[1])
@@ -129,7 +129,7 @@ def _without_outliers(offsets_s: np.ndarray) -> np.ndarray:
 
 
 def _drift(played_s: np.ndarray, levels_s: np.ndarray, pieces: np.ndarray) -> float:
-    """Slope of the line through all pieces, or 0 where it is nothing but rounding."""
+    """Return the slope of the line through all pieces, or 0 where it is mere rounding."""
     numbers = np.arange(pieces[-1] + 1)
     x = played_s - ndimage.mean(played_s, pieces, numbers)[pieces]
     y = levels_s - ndimage.mean(levels_s, pieces, numbers)[pieces]
@@ -144,7 +144,7 @@ def _drift(played_s: np.ndarray, levels_s: np.ndarray, pieces: np.ndarray) -> fl
 def _split_where_rate_changes(
     levels_s: np.ndarray, pieces: np.ndarray, wander_s: float
 ) -> np.ndarray:
-    """Splits pieces that deviate from their line, where they do so by `wander_s`."""
+    """Split pieces that deviate from their line, where they do so by `wander_s`."""
     heights_s = ndimage.median(levels_s, pieces, np.arange(pieces[-1] + 1))
     if np.abs(levels_s - heights_s[pieces]).max() <= wander_s:
         return pieces

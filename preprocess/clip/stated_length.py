@@ -21,7 +21,7 @@ _UNSTATED_AVI_LENGTH = 0x40000000
 
 
 def wav_lengths_s(path: str | os.PathLike[str]) -> tuple[float | None, float] | None:
-    """The length that a RIFF, RF64 or Wave64 file states, None where it states none, and its own.
+    """Return the length that a RIFF, RF64 or Wave64 file states (or None), and its real one.
 
     Returns:
       Seconds, by the bytes a second that it states; or None if it is no such file.
@@ -43,7 +43,7 @@ def wav_lengths_s(path: str | os.PathLike[str]) -> tuple[float | None, float] | 
 
 
 def is_piped_wav(path: str | os.PathLike[str]) -> bool:
-    """Whether a wav states no length: its sound lasts to the end of the file."""
+    """Tell whether a wav states no length: its sound lasts to the end of the file."""
     lengths_s = wav_lengths_s(path)
     return lengths_s is not None and lengths_s[0] is None
 
@@ -51,7 +51,7 @@ def is_piped_wav(path: str | os.PathLike[str]) -> bool:
 def _wav_chunks(
     file: BinaryIO, start: int, *, name_bytes: int, align: int
 ) -> tuple[int, int] | None:
-    """Size of the sound data and bytes a second; leaves the file where the data begins."""
+    """Return size of the sound data and bytes a second; leave the file where the data begins."""
     head_bytes = 24 if name_bytes == 16 else 8  # a Wave64 chunk's size counts its head
     bytes_per_s = 0
     size_64 = None
@@ -76,7 +76,7 @@ def _wav_chunks(
 
 
 def states_length(path: str | os.PathLike[str], demuxer: str) -> bool:
-    """Whether a file states its length, of which FFmpeg tells, in its head.
+    """Tell whether a file states its length, which FFmpeg reports, in its head.
 
     Args:
       path: the file.
@@ -108,7 +108,7 @@ def states_length(path: str | os.PathLike[str], demuxer: str) -> bool:
 
 
 def mov_lengths(path: str | os.PathLike[str], units_per_s: int) -> list[int]:
-    """The lengths that tracks of a mov or mp4 state (in atoms mdhd), of those in these units."""
+    """Return the lengths that tracks of a mov or mp4 state (in atoms mdhd), in these units."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         heads = [content[m.end() : m.end() + 16] for m in re.finditer(b"mdhd\0...", content, re.S)]
     values = [struct.unpack(">4I", head) for head in heads if len(head) == 16]
@@ -116,7 +116,7 @@ def mov_lengths(path: str | os.PathLike[str], units_per_s: int) -> list[int]:
 
 
 def is_without_edit_list(path: str | os.PathLike[str]) -> bool:
-    """Whether an mp4 is in fragments and has no edit list, which would say what encoders delay."""
+    """Tell whether an mp4 is in fragments without an edit list, which would tell the delay."""
     with open(path, "rb") as file:
         head = file.read(_HEAD_BYTES)
     return b"mvex" in head and b"elst" not in head

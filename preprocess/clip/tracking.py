@@ -28,7 +28,7 @@ _MAX_ROW_BYTES = 712 * 40
 
 
 def read_track(path: Path, limits: Limits = DEFAULT_LIMITS) -> Track:
-    """Reads a clip's tracking record.
+    """Read a clip's tracking record.
 
     Args:
       path: csv with a head and one row a picture; of several rows of one time (several faces) the
@@ -85,7 +85,7 @@ def _lines(file: TextIO) -> Iterator[str]:
 
 
 def _in_picture_widths(values: np.ndarray) -> np.ndarray:
-    """Points from the columns x, y, X, Y, Z of 68 points each: float32 `[F, 68, 3]`."""
+    """Return points of the columns x, y, X, Y, Z, 68 each: float32 `[F, 68, 3]`."""
     x, y, *space = np.split(values, 5, axis=1)
     flat = np.stack([x, y], axis=-1)
     before_camera = np.stack(space, axis=-1)

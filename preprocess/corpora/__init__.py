@@ -80,7 +80,7 @@ class Clip:
         return tuple(dict.fromkeys(file for file in (self.picture, self.sound) if file))
 
     def place(self, file: File | str | None = None) -> str:
-        """The name in lists of one of its files, by default the first."""
+        """Return the name in lists of one of the clip's files, by default the first."""
         file = file or self.sources[0]
         if isinstance(file, Remote):
             return file.url
@@ -125,7 +125,7 @@ class Scan:
 
 
 def place(corpus: str, root: Path, path: Path) -> str:
-    """A file's name in lists: the corpus, then its path in the corpus's folder.
+    """Return a file's name in lists: the corpus, then its path in the corpus's folder.
 
     Bytes of it that are no UTF-8 are spelled out, so that it can be written and printed anywhere.
     """
@@ -138,7 +138,7 @@ def place(corpus: str, root: Path, path: Path) -> str:
 def named_files(
     corpus: str, root: Path, name: re.Pattern[str], example: str
 ) -> tuple[list[tuple[Path, re.Match[str]]], list[Skipped], list[Path]]:
-    """Sorts the files below a folder by their names.
+    """Sort the files below a folder by their names.
 
     Returns:
       Media named as the corpus names its files, with what the names say; other media, which are
@@ -159,7 +159,7 @@ def named_files(
 
 
 def count_lines(corpus: str, what: str, paths: Iterable[Path]) -> tuple[str, ...]:
-    """One line that counts files by their endings, or none without files."""
+    """Return a line that counts files by their endings, or none without files."""
     counts = Counter(
         f"{_APPLE_DOUBLE}*"
         if path.name.startswith(_APPLE_DOUBLE)
@@ -177,7 +177,7 @@ def count_lines(corpus: str, what: str, paths: Iterable[Path]) -> tuple[str, ...
 
 
 def find_files(root: Path) -> list[Path]:
-    """All files below a folder, in order of their paths, so that every machine sees them alike.
+    """List all files below a folder by their paths, in the same order on every machine.
 
     Links are followed, each folder once; one that leads nowhere counts as a file, which cannot be
     read.

@@ -36,7 +36,7 @@ class OfficialFile:
 
 @functools.cache
 def official_files(corpus: str) -> dict[str, OfficialFile]:
-    """A corpus's published files by their names, which are unique in it.
+    """Return a corpus's published files by their names, which are unique in it.
 
     Args:
       corpus: `ravdess` or `crema_d`.
@@ -51,7 +51,7 @@ def official_files(corpus: str) -> dict[str, OfficialFile]:
 
 
 def altered(corpus: str, paths: Iterable[Path]) -> tuple[str, ...]:
-    """Names of those files whose content is not what the corpus published under that name.
+    """Return the names of files whose content is not what the corpus published.
 
     Raises:
       OSError: if a file cannot be read.

@@ -64,7 +64,7 @@ class Clip:
     end_s: float | None = None
 
     def as_row(self) -> dict[str, str]:
-        """As a csv has it."""
+        """Return the clip as a line of a csv."""
         values = {name: getattr(self, name) for name in COLUMNS}
         return {name: str(value) for name, value in values.items() if value is not None}
 
@@ -85,7 +85,7 @@ class _BadLineError(ValueError):
 
 
 def scan(table: Table, modalities: str, classes: Classes = 6) -> Scan:
-    """Reads a list of clips.
+    """Read a list of clips.
 
     Columns: `video` and/or `audio` (paths from the csv's folder, or URLs), `actor`, `emotion` (a
     class or a synonym); optional `corpus` (the csv's name if not given), `name` (the path without
@@ -141,7 +141,7 @@ def scan(table: Table, modalities: str, classes: Classes = 6) -> Scan:
 
 
 def _names_urls(path: Path) -> bool:
-    """Whether a csv may name a URL anywhere."""
+    """Tell whether a csv may name a URL anywhere."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         return any("://" in line for line in file)
 
@@ -182,7 +182,7 @@ def _scan(
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[list[str], Any]]:
-    """A csv's head, and a reader of the lines that follow."""
+    """Yield a csv's head, and a reader of the lines that follow."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         head_line = file.readline()
         file.seek(0)
@@ -192,7 +192,7 @@ def _opened(path: Path) -> Iterator[tuple[list[str], Any]]:
 
 
 def _check_head(path: Path) -> list[str]:
-    """The names of columns without a meaning.
+    """Return the names of columns without a meaning.
 
     Raises:
       CorpusError: if one is missing.
@@ -211,7 +211,7 @@ def _check_head(path: Path) -> list[str]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Its lines by number, those without a value excepted."""
+    """Yield the lines by number, except empty ones."""
     with _opened(path) as (head, lines):
         line = lines.line_num
         for values in lines:
@@ -232,7 +232,7 @@ def _clip(
     classes: tuple[str, ...],
     remote: Mapping[str, Remote | OSError],
 ) -> Take:
-    """The clip of a line.
+    """Make the clip of a line.
 
     Raises:
       _BadLineError: if it is none.
@@ -304,7 +304,7 @@ def _file(
 
 @functools.lru_cache(maxsize=1024)
 def _class_of(word: str, classes: tuple[str, ...]) -> str | None:
-    """The emotion that a word stands for, if it has a class."""
+    """Return the emotion that a word stands for, if it has a class."""
     emotion = emotion_named(word, classes)
     return None if emotion is None or class_index(emotion, classes) is None else emotion
 
@@ -330,7 +330,7 @@ def _part(row: Mapping[str, str]) -> Part:
 
 
 def _default_name(text: str, part: Part) -> str:
-    """A file's path as one word, and the part of it."""
+    """Return a file's path as one word, with the part of it."""
     stem = Remote(text).stem if is_url(text) else os.path.splitext(text)[0].replace("\\", "/")
     steps = [step for step in stem.split("/") if step not in ("", ".", "..")]
     name = "_".join(steps)

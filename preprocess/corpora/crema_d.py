@@ -50,13 +50,13 @@ _SAME_SOUND = (
 
 
 def actor_of(file_name: str) -> str | None:
-    """Who acts in a file named as the corpus names it; None for any other name."""
+    """Return who acts in a file named as the corpus names it; None for any other name."""
     match = _NAME.fullmatch(file_name)
     return match["actor"] if match else None
 
 
 def scan(root: Path, modalities: str) -> Scan:
-    """Finds the clips in CREMA-D as cloned: `VideoFlash`, `AudioWAV`, `AudioMP3`, or any nesting.
+    """Find the clips in CREMA-D as cloned: `VideoFlash`, `AudioWAV`, `AudioMP3`, or any nesting.
 
     A clip's other files are copies of it, not clips of their own, and are counted.
 

@@ -47,7 +47,7 @@ class Patience:
     longest_wait_s: float = 300.0
 
     def wait_s(self, failures: int, asked_s: float | None) -> float:
-        """Wait after so many failures in a row, or as long as the server asked for."""
+        """Return the wait after so many failures in a row, or what the server asked for."""
         wanted_s = self.first_wait_s * 2 ** (failures - 1) if asked_s is None else asked_s
         return min(wanted_s, self.longest_wait_s)
 
@@ -89,11 +89,11 @@ class Fetcher:
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Makes all fetches end soon."""
+        """Make all fetches end soon."""
         self._stopped.set()
 
     def fetch(self, wanted: Wanted) -> None:
-        """Fetches a file; it gets its name once it is whole and its digest is right.
+        """Fetch a file; it gets its name once it is whole and its digest is right.
 
         A part from an earlier attempt or process is resumed.
 
@@ -120,7 +120,7 @@ class Fetcher:
                 )
 
     def get_json(self, url: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
-        """Asks for JSON, with `body` by POST.
+        """Request JSON, by POST if there is a `body`.
 
         Raises:
           FetchError: if it cannot be had.
@@ -139,7 +139,7 @@ class Fetcher:
                 self._endure(error, _plain(url), failures)
 
     def _fill(self, wanted: Wanted, part: Path) -> None:
-        """Brings a part to its full size."""
+        """Fetch what a partial file lacks."""
         failures = 0
         while True:
             have = part.stat().st_size if part.exists() else 0
@@ -192,7 +192,7 @@ class Fetcher:
             return urllib.request.urlopen(request, timeout=_SOCKET_TIMEOUT_S)
 
     def _endure(self, error: Exception, what: str, failures: int) -> None:
-        """Waits before the next attempt.
+        """Wait before the next attempt.
 
         Raises:
           FetchError: if there is to be none.
@@ -221,14 +221,14 @@ class Fetcher:
 
 
 def part_bytes(path: Path) -> int:
-    """How much of a file an earlier fetch has left."""
+    """Return how many bytes of a file an earlier fetch has left."""
     part = path.with_name(path.name + _PART)
     return part.stat().st_size if part.exists() else 0
 
 
 @contextlib.contextmanager
 def _network() -> Iterator[None]:
-    """Tells the network's errors from the disk's: both are `OSError`, these alone are retried."""
+    """Tell the network's errors from the disk's: both are `OSError`, these alone are retried."""
     try:
         yield
     except urllib.error.URLError:
@@ -243,5 +243,5 @@ def _begins_at(response: Any, offset: int) -> bool:
 
 
 def _plain(url: str) -> str:
-    """A URL without its query, which may hold what is not for logs."""
+    """Return a URL without its query, which may hold what is not for logs."""
     return url.split("?", 1)[0]

@@ -39,13 +39,13 @@ _SAME_RECORDING = (("01-03-01-02-01-07", "01-03-01-02-02-07"),)
 
 
 def actor_of(file_name: str) -> str | None:
-    """Who acts in a file named as the corpus names it; None for any other name."""
+    """Return who acts in a file named as the corpus names it; None for any other name."""
     match = _NAME.fullmatch(file_name)
     return match["actor"] if match else None
 
 
 def scan(root: Path, modalities: str, tracking_dir: Path | None = None) -> Scan:
-    """Finds the takes in RAVDESS as unzipped, however its folders are nested.
+    """Find the takes in RAVDESS as unzipped, however its folders are nested.
 
     The three modalities of one name are one take and give one clip.
 
@@ -130,7 +130,7 @@ def scan(root: Path, modalities: str, tracking_dir: Path | None = None) -> Scan:
 
 
 def _find_tracks(folder: Path) -> tuple[dict[str, Path], list[Path]]:
-    """Take -> its tracking record; and other files.
+    """Map each take to its tracking record; return other files too.
 
     Raises:
       CorpusError: if there is none in the folder.
@@ -154,7 +154,7 @@ def _find_tracks(folder: Path) -> tuple[dict[str, Path], list[Path]]:
 def _choose_tracked(
     files: dict[str, Path], modalities: str, track: Path | None
 ) -> tuple[Path | None, Path | None, tuple[str, str] | None]:
-    """As `_choose`, with the tracking record in place of the picture."""
+    """Choose as `_choose`, with the tracking record in place of the picture."""
     if track is None:
         return None, None, NO_TRACKING
     if modalities == "landmarks":
@@ -166,7 +166,7 @@ def _choose_tracked(
 def _choose(
     files: dict[str, Path], modalities: str
 ) -> tuple[Path | None, Path | None, tuple[str, str] | None]:
-    """Of one take's files, those for picture and sound; or kind and reason why it cannot be built.
+    """Choose a take's files for picture and sound; or say kind and reason why it cannot be built.
 
     Args:
       files: modality -> file, at least one.

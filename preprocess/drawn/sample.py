@@ -105,7 +105,7 @@ class SampleSettings:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as the marker holds them."""
+        """Return the settings as the marker holds them."""
         return {"version": VERSION, **dataclasses.asdict(self)}
 
 
@@ -139,22 +139,22 @@ class ClipSpec:
         return self.actor % 2 == 0
 
     def rng(self, *purpose: str) -> np.random.Generator:
-        """Random numbers of this clip for one purpose."""
+        """Make a generator of random numbers of this clip for one purpose."""
         return keyed_rng(self.seed, self.corpus, self.path, *purpose)
 
     def actor_rng(self, purpose: str) -> np.random.Generator:
-        """Random numbers of this clip's actor, the same in all of the actor's clips."""
+        """Make a generator of this clip's actor, the same in all of the actor's clips."""
         return keyed_rng(self.seed, self.corpus, f"actor {self.actor}", purpose)
 
 
 def keyed_rng(seed: int, *key: str) -> np.random.Generator:
-    """A generator that depends on seed and key alone, not on what was drawn before."""
+    """Make a generator that depends on seed and key alone, not on what was drawn before."""
     digest = hashlib.sha256("\0".join((str(VERSION), str(seed), *key)).encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
 
 
 def plan_clips(settings: SampleSettings) -> list[ClipSpec]:
-    """Lists the clips of a sample corpus."""
+    """List the clips of a sample corpus."""
     clips = []
     for corpus in CORPORA:
         for actor in range(1, settings.num_actors + 1):
@@ -200,7 +200,7 @@ def _crema_d_name(actor: int, emotion: str, take: int) -> tuple[str, str, str]:
 
 
 def find_marker(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Reads the marker of the sample corpus that a folder is, or lies in.
+    """Read the marker of the sample corpus that a folder is, or lies in.
 
     Args:
         folder: A folder of clips. Its ancestors are looked into as well, since a clip's own

@@ -50,7 +50,7 @@ def encode_clip(
     start_offset_s: float = 0.0,
     comment: str = "",
 ) -> float:
-    """Writes one clip: under another name first, then renamed, so that a name means a whole file.
+    """Write one clip under a temporary name, then rename it, so that a name means a whole file.
 
     Picture `i` is shown at `start_offset_s + i / frame_rate` and sample `n` is heard at
     `n / audio_rate_hz`, both on the clip's own clock. Sound encoders put a delay in front (AAC
@@ -114,7 +114,7 @@ def _time_s(packet: av.Packet) -> float:
 
 
 def _by_time(one: Iterator[av.Packet], other: Iterator[av.Packet]) -> Iterator[av.Packet]:
-    """Merges two streams of packets in order of decoding time."""
+    """Merge two streams of packets in order of decoding time."""
     waiting = [(next(stream, None), stream) for stream in (one, other)]
     while True:
         ready = [(packet, stream) for packet, stream in waiting if packet is not None]

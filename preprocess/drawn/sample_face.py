@@ -103,7 +103,7 @@ class Pose:
 
 
 def draw_look(rng: np.random.Generator, *, female: bool) -> Look:
-    """Draws an actor's face."""
+    """Draw an actor's face."""
     skin = _SKINS[rng.integers(len(_SKINS))]
     red = 0.72 if female else 0.82
     lips = (int(skin[0] * 0.86), int(skin[1] * red * 0.72), int(skin[2] * red * 0.78))
@@ -136,7 +136,7 @@ def draw_face(
     height: int = 240,
     background: Colour = (236, 236, 232),
 ) -> np.ndarray:
-    """Draws one picture.
+    """Draw one picture.
 
     Args:
         look: The actor's face.
@@ -182,7 +182,7 @@ class _Canvas:
         cv2.fillPoly(self.pixels, [self._fixed(points)], colour, cv2.LINE_AA, _SHIFT)
 
     def region(self, centre: tuple[float, float], half: float) -> tuple[slice, slice]:
-        """The pixels within `half` of a point: rows and columns."""
+        """Return the pixels within `half` of a point: rows and columns."""
         x, y = self._fixed(np.array(centre)) / (1 << _SHIFT)
         reach = half * self._unit_px
         rows = slice(max(0, int(y - reach)), max(0, int(y + reach)))
@@ -190,7 +190,7 @@ class _Canvas:
         return rows, columns
 
     def coverage(self, points: np.ndarray, region: tuple[slice, slice]) -> np.ndarray:
-        """`[h, w, 1]` float32 in 0..1: how much of each pixel of a region an outline covers."""
+        """Return how much of each pixel an outline covers: `[h, w, 1]` float32 in 0..1."""
         rows, columns = region
         mask = np.zeros(self.pixels[rows, columns].shape[:2], np.uint8)
         corner = np.array([columns.start, rows.start]) << _SHIFT
@@ -228,7 +228,7 @@ def _shade(colour: Colour, factor: float) -> Colour:
 
 
 def _outline(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """A closed outline from two curves that run the same way."""
+    """Make a closed outline of two curves that run the same way."""
     return np.concatenate([upper, lower[::-1]])
 
 

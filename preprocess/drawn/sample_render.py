@@ -46,7 +46,7 @@ MOUTH_AT_FULL_LOUDNESS = 0.8
 
 
 def _ramp(share: float) -> float:
-    """From 0 to 1 without a corner, for a share from 0 to 1."""
+    """Rise from 0 to 1 without a corner, for a share from 0 to 1."""
     share = min(max(share, 0.0), 1.0)
     return share * share * (3.0 - 2.0 * share)
 
@@ -78,7 +78,7 @@ class DrawnClip:
         return float(self.spec.rng("blink").uniform(0.2, 2.5))
 
     def expression(self, time_s: float) -> sample_face.Expression:
-        """What the face does at a time."""
+        """Return the face's expression at a time."""
         acted = FACES[sample.FACE_OF[self.spec.emotion]]
         strength = self.spec.strength * (0.5 + 0.5 * _ramp(time_s / 0.6))
         rates, phases = self._drift
@@ -94,7 +94,7 @@ class DrawnClip:
         )
 
     def pose(self, time_s: float) -> sample_face.Pose:
-        """Where the head is at a time."""
+        """Return the pose of the head at a time."""
         rates, phases = self._drift
         x, y, roll, zoom = np.sin(2 * np.pi * 0.6 * rates[4:] * time_s + phases[4:])
         return sample_face.Pose(0.05 * x, 0.02 * y, 0.04 * roll, 1.0 + 0.015 * zoom)
@@ -102,7 +102,7 @@ class DrawnClip:
     def picture(
         self, time_s: float, *, width: int, height: int, background: sample_face.Colour
     ) -> np.ndarray:
-        """`[height, width, 3]` uint8 RGB: the picture at a time."""
+        """Draw the picture at a time: `[height, width, 3]` uint8 RGB."""
         return sample_face.draw_face(
             self.look,
             self.expression(time_s),
@@ -115,7 +115,7 @@ class DrawnClip:
     def picture_times_s(
         self, frame_rate: Fraction | float = NTSC_FRAME_RATE, start_offset_s: float = 0.0
     ) -> np.ndarray:
-        """`[pictures]`: when the pictures of a file of this clip are shown."""
+        """Return when the pictures of a file of this clip are shown: `[pictures]`."""
         count = math.ceil((self.spec.duration_s - start_offset_s) * float(frame_rate) - 1e-9)
         return start_offset_s + np.arange(count) / float(frame_rate)
 
@@ -128,12 +128,12 @@ class DrawnClip:
         height: int = 240,
         background: sample_face.Colour = (238, 238, 236),
     ) -> Iterator[np.ndarray]:
-        """The pictures at `picture_times_s`, one at a time."""
+        """Yield the pictures at `picture_times_s`, one at a time."""
         for time_s in self.picture_times_s(frame_rate, start_offset_s):
             yield self.picture(float(time_s), width=width, height=height, background=background)
 
     def audio(self, rate_hz: int) -> np.ndarray:
-        """`[samples]` float64: the sound from time 0 on."""
+        """Synthesize the sound from time 0 on: `[samples]` float64."""
         rng = self.spec.rng("voice")
         manner = VOICES[sample.VOICE_OF[self.spec.emotion]]
         # Nobody says a thing twice alike.
@@ -159,7 +159,7 @@ class DrawnClip:
 
 
 def draw_clip(spec: sample.ClipSpec) -> DrawnClip:
-    """Draws what a clip is made of. The same spec gives the same clip."""
+    """Draw what a clip is made of; the same spec gives the same clip."""
     throat = sample_voice.draw_throat(spec.actor_rng("throat"), female=spec.female)
     return DrawnClip(
         spec=spec,

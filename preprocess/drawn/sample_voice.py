@@ -42,11 +42,11 @@ class Envelope:
     heights: tuple[float, ...]
 
     def __call__(self, time_s: np.ndarray | float) -> np.ndarray:
-        """The envelope, 0..1, at each time."""
+        """Return the envelope, 0..1, at each time."""
         return (self._bumps(time_s) * np.array(self.heights)).sum(axis=-1)
 
     def shares(self, time_s: np.ndarray) -> np.ndarray:
-        """`[times, syllables]`: which syllable is being said; rows sum to 1."""
+        """Return which syllable is being said: `[times, syllables]`; rows sum to 1."""
         # A syllable gives way to the next half-way between their centres, within 40 ms.
         centres = np.array(self.centres_s)
         bounds = (centres[1:] + centres[:-1]) / 2.0
@@ -104,7 +104,7 @@ class Manner:
 
 
 def draw_throat(rng: np.random.Generator, *, female: bool) -> Throat:
-    """Draws an actor's voice."""
+    """Draw an actor's voice."""
     return Throat(
         pitch_hz=rng.uniform(175.0, 225.0) if female else rng.uniform(95.0, 135.0),
         tract=rng.uniform(1.10, 1.20) if female else rng.uniform(0.95, 1.05),
@@ -114,7 +114,7 @@ def draw_throat(rng: np.random.Generator, *, female: bool) -> Throat:
 
 
 def draw_envelope(rng: np.random.Generator, duration_s: float, syllables_hz: float) -> Envelope:
-    """Draws the syllables of one clip, silence before and after them."""
+    """Draw the syllables of one clip, silence before and after them."""
     speech_s = duration_s - 2 * _LEAD_S
     count = max(2, round(speech_s * syllables_hz))
     step_s = speech_s / count
@@ -134,7 +134,7 @@ def synthesize(
     rate_hz: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Says `vowels`, one a syllable and over again, with the loudness of `envelope`.
+    """Say `vowels`, one a syllable and over again, with the loudness of `envelope`.
 
     Args:
         throat: The actor's voice.
@@ -177,7 +177,7 @@ def synthesize(
 def _melody(
     manner: Manner, envelope: Envelope, time_s: np.ndarray, duration_s: float
 ) -> np.ndarray:
-    """F0 in semitones above the actor's own."""
+    """Return F0 in semitones above the actor's own."""
     return (
         manner.pitch_semitones
         + manner.accent_semitones * (envelope(time_s) - 0.5)
@@ -187,7 +187,7 @@ def _melody(
 
 
 def _glottal_flow(pitch_hz: np.ndarray, open_quotient: float, rate_hz: int) -> np.ndarray:
-    """The derivative of Rosenberg's pulse (1971, type B), which is what the lips radiate."""
+    """Return the derivative of Rosenberg's pulse (1971, type B), which is what the lips radiate."""
     phase = np.cumsum(pitch_hz / rate_hz) % 1.0
     rising, falling = 0.67 * open_quotient, 0.33 * open_quotient
     opening = phase / rising
@@ -201,7 +201,7 @@ def _glottal_flow(pitch_hz: np.ndarray, open_quotient: float, rate_hz: int) -> n
 
 
 def _formants(source: np.ndarray, vowel: str, tract: float, rate_hz: int) -> np.ndarray:
-    """Four resonances in cascade (Klatt 1980)."""
+    """Filter by four resonances in cascade (Klatt 1980)."""
     sound = source
     for frequency_hz, bandwidth_hz in zip(_VOWELS_HZ[vowel], _BANDWIDTHS_HZ, strict=True):
         radius = np.exp(-np.pi * bandwidth_hz / rate_hz)

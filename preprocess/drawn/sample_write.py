@@ -52,7 +52,7 @@ class Written:
 
 
 def write_clip(spec: sample.ClipSpec, corpus_dir: str | os.PathLike[str]) -> float:
-    """Draws one clip and writes it as its corpus would. Returns what `encode_clip` returns."""
+    """Draw one clip and write it as its corpus would; return what `encode_clip` returns."""
     form = FORMATS[spec.corpus]
     clip = draw_clip(spec)
     path = Path(corpus_dir) / spec.path
@@ -77,7 +77,7 @@ def write_corpus(
     num_workers: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Written:
-    """Draws a sample corpus into `out_dir/ravdess` and `out_dir/crema_d`.
+    """Draw a sample corpus into `out_dir/ravdess` and `out_dir/crema_d`.
 
     The files are a function of the settings alone. What an earlier run with the same settings
     left whole is kept; the markers are written last.
@@ -119,7 +119,7 @@ def _relative(spec: sample.ClipSpec) -> str:
 
 
 def _folders(root: Path) -> list[Path]:
-    """Where markers lie; the root's is written last."""
+    """Return where markers lie; the root's is written last."""
     return [*(root / corpus for corpus in sample.CORPORA), root]
 
 
@@ -129,7 +129,7 @@ def _reusable(
     specs: Iterable[sample.ClipSpec],
     overwrite: bool,
 ) -> set[str]:
-    """Paths of clips that an earlier run left whole; removes what other settings left."""
+    """Return paths of clips that an earlier run finished; remove what other settings left."""
     finished, unfinished = root / sample.MARKER_NAME, root / _UNFINISHED_NAME
     found = next((path for path in (unfinished, finished) if path.is_file()), None)
     if found is None:
@@ -225,7 +225,7 @@ def _write_markers(
 
 
 def _record(root: Path, spec: sample.ClipSpec) -> dict[str, Any]:
-    """The known truth of one clip."""
+    """Return the known truth of one clip."""
     path = root / spec.corpus / spec.path
     with av.open(str(path)) as media:
         pictures = media.streams.video[0]

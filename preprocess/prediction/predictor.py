@@ -82,7 +82,7 @@ class Features:
         return {name: stored[name] for name in self.data_modalities}
 
     def trained_actor(self, path: Path) -> str | None:
-        """Whose clip it is by its name, if the model was trained on that actor; else None."""
+        """Return the actor that a clip's name tells if the model was trained on it, else None."""
         for corpus in (ravdess, crema_d):
             actor = f"{corpus.CORPUS}/{corpus.actor_of(path.name)}"
             if actor in self.trained_actors:
@@ -129,7 +129,7 @@ class Failure:
 
 
 def extractors_of(build: Mapping[str, Any]) -> tuple[AudioExtractor, FaceFeatures]:
-    """Finds the extractors that made a data set's features.
+    """Find the extractors that made a data set's features.
 
     Args:
       build: its settings. What it has no features of may be of any kind.
@@ -161,7 +161,7 @@ def extractors_of(build: Mapping[str, Any]) -> tuple[AudioExtractor, FaceFeature
 
 
 def load_features(model_dir: Path) -> Features:
-    """Reads how a trained model's clips are to be processed.
+    """Read how a trained model's clips are to be processed.
 
     Args:
       model_dir: a finished training's folder.
@@ -247,7 +247,7 @@ class Read:
 
 
 def read_clip(path: Path, features: Features, part: Part = WHOLE) -> Read | Failure | _Unfit:
-    """Makes one file's example as the build would have made it. Runs in a worker.
+    """Make one file's example, in a worker, as the build would have made it.
 
     A file with picture and sound is placed on the clock of both, as in the data set, even where the
     model uses one of them; where only what the model does not use is missing, the rest will do.
@@ -336,7 +336,7 @@ class Predictor:
         self._features = features
 
     def predict(self, example: schema.Example) -> Prediction:
-        """Classifies one clip, in the 16 bits a value that the data set has too."""
+        """Classify one clip, in the 16 bits a value that the data set has too."""
         import tensorflow as tf
 
         given = {}
@@ -359,7 +359,7 @@ class Predictor:
     def windows(
         self, example: schema.Example, starts_s: np.ndarray, window_s: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Classifies windows of a clip, together.
+        """Classify windows of a clip, together.
 
         Args:
           example: the clip.
@@ -389,7 +389,7 @@ class Predictor:
         return self._model(given)["probabilities"].numpy(), enough
 
     def _inputs(self, example: schema.Example) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Values and mask of what the model takes, in the 16 bits that the data set has too."""
+        """Return values and mask of the model's inputs, in the data set's 16 bits a value."""
         stored = self._features.stored
         example = schema.decode(schema.encode(example, stored), stored=stored)
         both = {
@@ -402,7 +402,7 @@ class Predictor:
 def predict_clips(
     model_dir: Path, paths: Sequence[Path], features: Features, *, num_workers: int
 ) -> Iterator[tuple[Path, Prediction | Failure]]:
-    """Classifies clips; yields them in the order given, each as soon as it can be.
+    """Classify clips; yield them in the order given, each as soon as it can be.
 
     A clip that crashes or hangs its worker costs itself alone.
 
@@ -426,7 +426,7 @@ def predict_clips(
 def read_tasks(
     model_dir: Path, tasks: Sequence[Task], features: Features, num_workers: int
 ) -> Iterator[tuple[Task, Read | Failure, Predictor]]:
-    """Reads files or parts of them in workers; yields them in the order given, with the model.
+    """Read files or parts of them in workers; yield them in the order given, with the model.
 
     Args:
       model_dir: a finished training's folder.

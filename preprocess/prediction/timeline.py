@@ -48,7 +48,7 @@ class Timeline:
     gaps: list[tuple[float, float, str]]
 
     def as_json(self) -> str:
-        """All but the series, as JSON text."""
+        """Return all but the series as JSON text."""
         windows = [
             {
                 "start_s": round(float(start_s), 3),
@@ -64,7 +64,7 @@ class Timeline:
         return json.dumps(about | {"windows": windows, "gaps": gaps}, indent=1) + "\n"
 
     def draw(self) -> Any:
-        """Voice, mouth and probabilities on one time axis, as a matplotlib figure."""
+        """Draw voice, mouth and probabilities on one time axis, as a matplotlib figure."""
         from matplotlib.figure import Figure
 
         series = [(self.voice, "voice"), (self.mouth, "lips apart")]
@@ -95,7 +95,7 @@ class Timeline:
 def timelines(
     model_dir: Path, paths: Sequence[Path], features: Features, *, num_workers: int
 ) -> Iterator[tuple[Path, Timeline | Failure]]:
-    """Classifies recordings over time; yields each when it is done, in the order given.
+    """Classify recordings over time; yield each when it is done, in the order given.
 
     Raises:
       PredictError: as `predict_clips`.
@@ -136,7 +136,7 @@ def _length_s(path: Path) -> float | Failure:
 
 
 def _parts(length_s: float) -> list[Part]:
-    """Parts that overlap by a window, so that each window lies in one of them."""
+    """Return parts that overlap by a window, so that each window lies in one of them."""
     count = max(1, math.ceil((length_s - WINDOW_S) / _PART_S))
     ends_s = [(n + 1) * _PART_S + WINDOW_S for n in range(count - 1)]
     return [Part(n * _PART_S, end_s) for n, end_s in enumerate([*ends_s, None])]

@@ -30,7 +30,7 @@ _LEAST_DEVIATION = {"duration_s": 0.1, "loudness_db": 1.0, "lag_s": 0.01}
 
 
 def summarize(manifest: Manifest, facts: Mapping[str, ClipFacts]) -> dict[str, Any]:
-    """What `report.json` holds.
+    """Collect what `report.json` holds.
 
     Args:
       manifest: of the data set.
@@ -85,7 +85,7 @@ def summarize(manifest: Manifest, facts: Mapping[str, ClipFacts]) -> dict[str, A
 
 
 def write_report(out_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) -> None:
-    """Writes both files.
+    """Write both files.
 
     Args:
       out_dir: where the shards are.
@@ -108,7 +108,7 @@ def write_report(out_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) 
 
 
 def _add_oddness(clips: Sequence[ReportedClip]) -> None:
-    """Sets `oddness` and `why` of the clips of one corpus."""
+    """Set `oddness` and `why` of the clips of one corpus."""
     centres = {}
     for name, least in _LEAST_DEVIATION.items():
         values = np.array([value for clip in clips if (value := getattr(clip, name)) is not None])
@@ -135,7 +135,7 @@ def _counts(codes: np.ndarray, names: Sequence[Any]) -> dict[str, int]:
 
 
 def _distribution(values: Sequence[float | None]) -> dict[str, float] | None:
-    """Number, mean with its standard error, deviation and quantiles of what is not None."""
+    """Return number, mean with its standard error, deviation and quantiles of what is not None."""
     known = np.array([value for value in values if value is not None])
     if not len(known):
         return None

@@ -30,7 +30,7 @@ _MEASURES = {
 
 
 def page(data_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) -> str:
-    """Renders the page of a data set.
+    """Render the page of a data set.
 
     Args:
       data_dir: where the shards are.
@@ -60,7 +60,7 @@ def page(data_dir: Path, manifest: Manifest, summary: Mapping[str, Any]) -> str:
 
 
 def plot_clip(example: Example, rates_hz: Mapping[str, float] = RATES_HZ) -> Figure:
-    """Sound over mouth opening on one time axis, and the landmarks at three moments.
+    """Draw sound and mouth opening on one time axis, and the landmarks at three moments.
 
     Face features that are no known landmarks are drawn as sound's are, in place of the opening.
     """
@@ -106,7 +106,7 @@ def plot_clip(example: Example, rates_hz: Mapping[str, float] = RATES_HZ) -> Fig
 
 
 def _draw_features(axes: Axes, rows: np.ndarray, rate_hz: float) -> None:
-    """Rows `[T, W]` as a picture, time to the right."""
+    """Draw rows `[T, W]` as a picture, time to the right."""
     edge, end_s = 0.5 / rate_hz, (len(rows) - 1) / rate_hz
     extent = (-edge, end_s + edge, -0.5, rows.shape[1] - 0.5)
     axes.imshow(rows.T, origin="lower", aspect="auto", cmap="magma", extent=extent)
@@ -114,7 +114,7 @@ def _draw_features(axes: Axes, rows: np.ndarray, rate_hz: float) -> None:
 
 
 def _draw_faces(axes: Axes, faces: np.ndarray, times_s: np.ndarray) -> None:
-    """Landmarks `[N, L, 3]` side by side, each under its time in seconds."""
+    """Draw landmarks `[N, L, 3]` side by side, each under its time in seconds."""
     left = 0.0
     top = faces[..., 1].min() if len(faces) else 0.0
     for points, time_s in zip(faces, times_s, strict=True):
@@ -161,7 +161,7 @@ def _histograms(clips: Sequence[ReportedClip]) -> Figure:
 
 
 def _few(clips: Sequence[ReportedClip]) -> list[ReportedClip]:
-    """The oddest clips, and the least odd one of each corpus; each once."""
+    """Choose the oddest clips, and the least odd one of each corpus; each once."""
     few = list(clips[:_ODD_PLOTTED])
     few += [
         clip for clip in {clip.record.corpus: clip for clip in clips}.values() if clip not in few

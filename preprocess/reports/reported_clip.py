@@ -53,7 +53,7 @@ class ReportedClip:
         return round(faces / rows, 4) if rows else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Its entry in `report.json`."""
+        """Return the clip's entry in `report.json`."""
         record = self.record
         return {
             "example_id": record.example_id,

@@ -75,7 +75,7 @@ class BuildReport:
 
 
 def skipped_lines(skipped: Sequence[Skipped], listed: int = _LISTED) -> list[str]:
-    """Counts by kind, the largest first, each with its first few files and their reasons."""
+    """Count by kind, the largest first, each with its first few files and their reasons."""
     lines = []
     for kind, count in Counter(entry.kind for entry in skipped).most_common():
         lines.append(f"  {count:6d} {kind}")
@@ -87,7 +87,7 @@ def skipped_lines(skipped: Sequence[Skipped], listed: int = _LISTED) -> list[str
 
 
 def skipped_csv(skipped: Sequence[Skipped]) -> str:
-    """All that is skipped, as a table."""
+    """Return all that is skipped, as a csv."""
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(["path", "kind", "reason"])
@@ -118,7 +118,7 @@ class Progress:
         self._told_s = time.monotonic()
 
     def add(self, skipped: Skipped | None = None) -> None:
-        """Counts one more."""
+        """Count one more clip."""
         self._done += 1
         if skipped:
             self._skipped[skipped.kind] += 1
@@ -144,7 +144,7 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as `m:ss` or `h:mm:ss`."""
+    """Format seconds as `m:ss` or `h:mm:ss`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -67,7 +67,7 @@ flags.DEFINE_bool("dry_run", False, "show what would be trained, and do nothing"
 
 
 def main(argv: list[str]) -> int:
-    """Runs the ablation that the flags describe; returns the exit status."""
+    """Run the ablation that the flags describe; return the exit status."""
     try:
         plan = Plan.make(
             data_dir=FLAGS.data_dir,
@@ -131,7 +131,7 @@ def _run(plan: Plan, jobs: Mapping[Training, Job]) -> int:
 
 
 def _write(plan: Plan, jobs: Mapping[Training, Job], grid: run.Grid) -> str:
-    """Writes the three files, the JSON last; returns the text."""
+    """Write the three files, the JSON last; return the text."""
     finished: dict[Training, Outcome] = {}
     unfinished = {}
     for training, job in jobs.items():
@@ -174,7 +174,7 @@ def _show(plan: Plan, jobs: Mapping[Training, Job]) -> int:
 
 
 def _check_flags(plan: Plan, jobs: Mapping[Training, Job]) -> None:
-    """Looks at every system's flags, before anything is started.
+    """Check every system's flags before anything is started.
 
     Raises:
       GridError: with what is wrong with them.

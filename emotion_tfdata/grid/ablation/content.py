@@ -21,12 +21,12 @@ Block = tuple[str, Any]
 
 
 def title(summary: Mapping[str, Any]) -> str:
-    """The page's heading."""
+    """Return the page's heading."""
     return "Ablation" + (f" on {summary['provenance']}" if summary["provenance"] else "")
 
 
 def blocks(summary: Mapping[str, Any]) -> list[Block]:
-    """What stands below it."""
+    """Return what stands below the heading, block by block."""
     asked = len(summary["trainings"])
     done = sum(one["state"] == "finished" for one in summary["trainings"])
     content: list[Block] = []

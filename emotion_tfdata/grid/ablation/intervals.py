@@ -36,7 +36,7 @@ class Estimate:
 
 
 def estimate(values: Mapping[tuple[int, int], float], by_fold: bool) -> Estimate | None:
-    """Estimates from values by (seed, fold).
+    """Estimate mean and interval from values by (seed, fold).
 
     Folds share training clips, so their values are not quite independent either and the interval is
     somewhat too narrow (Bengio and Grandvalet 2004: no unbiased estimate of it exists).

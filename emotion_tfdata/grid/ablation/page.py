@@ -12,12 +12,12 @@ from emotion_tfdata.html_page import render
 
 
 def page(summary: Mapping[str, Any]) -> str:
-    """Renders the page of a summary."""
+    """Render the page of a summary."""
     return _render("ablation.html.j2", summary)
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
-    """Renders a summary as Markdown that is readable as it is; plots are skipped."""
+    """Render a summary as Markdown that is readable as it is; plots are skipped."""
     return _render("ablation.md.j2", summary)
 
 

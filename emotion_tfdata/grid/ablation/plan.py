@@ -56,7 +56,7 @@ class DataSet:
 
     @classmethod
     def load(cls, data_dir: str, protocols: Sequence[str]) -> DataSet:
-        """Reads the manifest.
+        """Read the manifest.
 
         Raises:
           GridError: if there is none, it is not one, or a protocol does not suit the data set.
@@ -139,7 +139,7 @@ class Plan:
         epochs: int | None,
         train_args: Sequence[str],
     ) -> Plan:
-        """Makes a plan of what flags say.
+        """Make a plan from flags.
 
         Raises:
           GridError: for what does not exist or does not fit.
@@ -173,11 +173,11 @@ class Plan:
         )
 
     def folder(self, training: Training) -> Path:
-        """Where a training's files are."""
+        """Return the folder of a training's files."""
         return self.model_dir / training.name
 
     def job(self, training: Training, overwrite: bool = False) -> Job:
-        """A training as the grid runs it; of flags given twice the last counts."""
+        """Return a training as the grid runs it; of flags given twice the last counts."""
         folder = self.folder(training)
         args = (
             *(f"--flagfile={flagfile(training.system)}", *self.train_args),
@@ -188,19 +188,19 @@ class Plan:
         return Job(training.name, folder, args, self.epochs(training.system))
 
     def request(self, training: Training) -> dict[str, object]:
-        """What a training's outcome depends on, beside the four that are in its folder's name."""
+        """Return what a training's outcome depends on, beside the four that name its folder."""
         args = (*self.flags[training.system], *self.train_args)
         decide = [arg for arg in args if _name(arg) not in _OF_THE_MACHINE | _OURS]
         return {"flags": decide, "data_manifest_sha256": self.data.sha256}
 
     def epochs(self, system: str) -> int:
-        """The most epochs that a training of the system has; 0 if nothing says it."""
+        """Return the most epochs that a training of the system has; 0 if nothing says it."""
         args = (*self.flags[system], *self.train_args)
         said = [arg.partition("=")[2] for arg in args if _name(arg) == "epochs"]
         return int(said[-1]) if said and said[-1].isdigit() else 0
 
     def changes(self, system: str) -> list[str]:
-        """Flags that the system has otherwise than the baseline, as its flagfile says them."""
+        """Return the system's flags that differ from the baseline's, as its flagfile says them."""
         baseline = {*_read_flags(flagfile(BASELINE))}
         return [
             arg for arg in self.flags[system] if arg not in baseline and _name(arg) not in _OURS
@@ -208,7 +208,7 @@ class Plan:
 
 
 def flagfile(system: str) -> Path:
-    """The flagfile of a system."""
+    """Return the path of a system's flagfile."""
     top = PROJECT_DIR / f"{system}.flags"
     return top if top.exists() else PROJECT_DIR / "launch" / "flags" / f"{system}.flags"
 
@@ -221,7 +221,7 @@ def _read_flags(path: Path) -> tuple[str, ...]:
 
 
 def _expanded(train_args: Sequence[str]) -> tuple[str, ...]:
-    """The flags after --, with what their flagfiles hold.
+    """Return the flags after --, with those of their flagfiles.
 
     Raises:
       GridError: for what is no flag, and for flags that the ablation itself decides.

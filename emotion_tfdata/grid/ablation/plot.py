@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def forest(protocol: str, systems: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Mean, interval and single pairs of each system's difference, a panel for each metric.
+    """Draw mean, interval and single pairs of each system's difference, a panel for each metric.
 
     Args:
       protocol: for the title.

@@ -18,7 +18,7 @@ METRICS = {"uar": "UAR", "accuracy": "accuracy"}
 def summarize(
     plan: Plan, finished: Mapping[Training, Outcome], unfinished: Mapping[Training, str]
 ) -> dict[str, Any]:
-    """Everything that is known of an ablation.
+    """Collect everything that is known of an ablation.
 
     Args:
       plan: what was asked for.
@@ -95,7 +95,7 @@ def _figures(
     outcomes: Mapping[str, Mapping[tuple[int, int], Outcome]],
     system: str,
 ) -> dict[str, Any]:
-    """Of one system, on one part of the held-out clips."""
+    """Return the figures of one system on one part of the held-out clips."""
     by_fold = len(plan.folds[protocol]) > 1
 
     def values(of: str, metric: str) -> dict[tuple[int, int], float]:
@@ -127,7 +127,7 @@ def _estimate(values: Mapping[tuple[int, int], float], by_fold: bool) -> dict[st
 
 
 def _clips(outcomes: Mapping[str, Mapping[Any, Outcome]]) -> dict[str, list[int] | None]:
-    """Fewest and most clips that a training had."""
+    """Return the fewest and the most clips that a training had."""
     return {
         name: _range(outcomes, lambda outcome, n=number: outcome.clips[n])  # type: ignore[misc]
         for number, name in enumerate(("train", "selection", "held_out"))

@@ -40,7 +40,7 @@ class Outcome:
 
 
 def prepare(folder: Path, request: Mapping[str, Any], how: str) -> None:
-    """Makes the folder and notes what is asked for, and how, before anything is trained."""
+    """Make the folder and note what is asked for, and how, before anything is trained."""
     folder.mkdir(parents=True, exist_ok=True)
     run_dir.write_text(folder / HOW, f"{how}\n")
     if not (folder / REQUEST).exists():
@@ -48,12 +48,12 @@ def prepare(folder: Path, request: Mapping[str, Any], how: str) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Removes the training."""
+    """Remove the training."""
     shutil.rmtree(folder)
 
 
 def differences(folder: Path, request: Mapping[str, Any]) -> list[str]:
-    """What the folder's training was asked for otherwise, in words; empty if nothing."""
+    """Say how the folder's training differs from what is asked for; empty if it does not."""
     try:
         found = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
         there, wanted = list(found["flags"]), list(request["flags"])
@@ -72,7 +72,7 @@ def differences(folder: Path, request: Mapping[str, Any]) -> list[str]:
 
 
 def outcome(folder: Path, report: Mapping[str, Any]) -> Outcome:
-    """What a finished training came to."""
+    """Return the outcome of a finished training."""
     how = folder / HOW
     return _outcome(report, how.read_text(encoding="utf-8").strip() if how.exists() else "")
 
