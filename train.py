@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
 
 
 def _train_grid(manifest: Manifest | None) -> int:
-    from emotion_tfdata.grid import run, work
+    from emotion_tfdata.grid import run, worker
     from emotion_tfdata.grid.job import GridError, Job
     from emotion_tfdata.grid.progress import Progress
 
@@ -101,7 +101,7 @@ def _train_grid(manifest: Manifest | None) -> int:
             problem = where.check(jobs[0].args)
             if problem:
                 raise GridError(problem)
-            other = where.call(work.of_other_settings, jobs)
+            other = where.call(worker.of_other_settings, jobs)
             if other and not FLAGS.overwrite:
                 name, different = next(iter(other.items()))
                 raise GridError(
@@ -116,7 +116,7 @@ def _train_grid(manifest: Manifest | None) -> int:
                 grid, progress = run.Grid(folder, jobs), Progress()
                 if grid.run(where, progress):
                     progress.line()
-                    progress.line(where.call(work.summarize, folder, jobs))
+                    progress.line(where.call(worker.summarize, folder, jobs))
                 elif grid.stopped_by:
                     done = f"{len(grid.finished)} of {len(jobs)} trainings done"
                     progress.line(f"stopped with {done}; the same command resumes")

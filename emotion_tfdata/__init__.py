@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from emotion_tfdata.augment.config import Augment
     from emotion_tfdata.features import Features, Reading
     from emotion_tfdata.records import Records
-    from emotion_tfdata.stream.memory import keep_freed_memory
+    from emotion_tfdata.stream.allocator import keep_freed_memory
     from emotion_tfdata.stream.pipeline import class_weights, make_dataset
 
 __version__ = "0.1.0"
@@ -30,7 +30,7 @@ _HOMES = {
     "Reading": "emotion_tfdata.features",
     "Records": "emotion_tfdata.records",
     "class_weights": "emotion_tfdata.stream.pipeline",
-    "keep_freed_memory": "emotion_tfdata.stream.memory",
+    "keep_freed_memory": "emotion_tfdata.stream.allocator",
     "make_dataset": "emotion_tfdata.stream.pipeline",
 }
 

@@ -15,9 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from emotion_tfdata import labels
-from emotion_tfdata.dataset import schema, splits, timebase
+from emotion_tfdata.dataset import schema, timebase
+from emotion_tfdata.dataset.folds import actor_folds, random_folds
 from emotion_tfdata.dataset.manifest import Manifest, Shard
-from emotion_tfdata.dataset.moments import GroupSums, Moments
+from emotion_tfdata.dataset.statistics import GroupSums, Moments
 
 
 def fake_examples(
@@ -76,8 +77,8 @@ def write_data_set(
 ) -> Manifest:
     """Write examples as a data set that `make_dataset` reads: one shard an actor fold."""
     os.makedirs(data_dir, exist_ok=True)
-    actor_fold = splits.actor_folds([(e.corpus, e.actor) for e in examples], num_folds)
-    random_fold = splits.random_folds(
+    actor_fold = actor_folds([(e.corpus, e.actor) for e in examples], num_folds)
+    random_fold = random_folds(
         [e.example_id for e in examples], [e.emotion for e in examples], num_folds
     )
     modalities = schema.modalities(examples[0].audio.shape[1], examples[0].landmarks.shape[1])

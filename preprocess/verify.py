@@ -24,7 +24,7 @@ from emotion_tfdata.dataset.manifest import (
     ManifestError,
     Shard,
 )
-from emotion_tfdata.dataset.moments import GroupSums, Statistics
+from emotion_tfdata.dataset.statistics import GroupSums, Statistics
 from emotion_tfdata.dataset.tfrecord import FOOTER_BYTES, HEADER_BYTES, read_record
 from emotion_tfdata.dataset.whole import digest_of
 from preprocess import cli
@@ -36,7 +36,7 @@ _FLOAT16_SPACING = 32.0  # between the largest numbers that it has
 def verify(data_dir: Path) -> Iterator[str]:
     """Yield what is wrong with a data set, in words that name shard and record.
 
-    Checked are the shards' sizes and SHA-256, each record's place, checksums, facts, shapes and
+    Checked are the shards' sizes and SHA-256, each record's place, checksums, texts, shapes and
     finiteness, what the index says of all of them, and that no shard lies there that the manifest
     does not know. Where every record is sound, the statistics are computed again.
 

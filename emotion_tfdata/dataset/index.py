@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from emotion_tfdata.dataset.moments import Actor
+from emotion_tfdata.dataset.statistics import Actor
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

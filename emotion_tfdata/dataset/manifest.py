@@ -22,8 +22,8 @@ import numpy as np
 
 from emotion_tfdata.dataset import tfds
 from emotion_tfdata.dataset.index import Index, Record
-from emotion_tfdata.dataset.moments import Actor, GroupSums, Moments, Statistics
 from emotion_tfdata.dataset.protocols import Deal, deal
+from emotion_tfdata.dataset.statistics import Actor, GroupSums, Moments, Statistics
 from emotion_tfdata.dataset.whole import digest_of, replacing
 from emotion_tfdata.labels import class_names
 

@@ -14,7 +14,7 @@ from typing import Any
 import pebble
 
 import emotion_tfdata
-from emotion_tfdata.grid import work
+from emotion_tfdata.grid import worker
 from emotion_tfdata.grid.job import GridError, Job
 from emotion_tfdata.grid.scaling import best_jobs
 from emotion_tfdata.training import threads
@@ -65,7 +65,7 @@ class Local:
         self._pool = pebble.ProcessPool(
             max_workers=self.jobs,
             context=context,
-            initializer=work.begin,
+            initializer=worker.begin,
             initargs=(slots, self._locks.name),
         )
         self._jobs: dict[Any, Job] = {}
@@ -87,7 +87,7 @@ class Local:
 
     def check(self, args: Sequence[str]) -> str:
         """Return why a training cannot be done as its flags say; empty if it can."""
-        return self.call(work.check, (*self._args, *args))
+        return self.call(worker.check, (*self._args, *args))
 
     def room(self) -> int:
         """Return how many more trainings could begin now."""
@@ -96,7 +96,7 @@ class Local:
     def start(self, job: Job, stop_file: Path) -> None:
         """Begin a training."""
         own = dataclasses.replace(job, args=(*self._args, *job.args))
-        self._jobs[self._pool.schedule(work.train, args=(own, str(stop_file)))] = job
+        self._jobs[self._pool.schedule(worker.train, args=(own, str(stop_file)))] = job
 
     def wait(self, seconds: float) -> list[tuple[Job, str]]:
         """Wait until one ends or time is up; return those that ended, each with what went wrong."""

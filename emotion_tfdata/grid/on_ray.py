@@ -20,7 +20,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from emotion_tfdata.grid import ray_train, work
+from emotion_tfdata.grid import ray_train, worker
 from emotion_tfdata.grid.job import GridError, Job
 
 _START_S, _CONNECT_S = 120.0, 10.0
@@ -93,8 +93,8 @@ class OnRay:
 
     def check(self, args: Sequence[str]) -> str:
         """Return why a training cannot be done as its flags say; empty if it can."""
-        args = work.with_threads(args, self._cpus)
-        return self.call(_on_this_node, _versions(), "", work.check, args, self._workers)
+        args = worker.with_threads(args, self._cpus)
+        return self.call(_on_this_node, _versions(), "", worker.check, args, self._workers)
 
     def room(self) -> int:
         """Return how many more trainings could begin now; nodes may have come or gone."""
@@ -102,10 +102,10 @@ class OnRay:
 
     def start(self, job: Job, stop_file: Path) -> None:
         """Begin a training."""
-        own = dataclasses.replace(job, args=work.with_threads(job.args, self._cpus))
+        own = dataclasses.replace(job, args=worker.with_threads(job.args, self._cpus))
         if self._workers == 1:
             reference = self._remote(_on_this_node).remote(
-                *(_versions(), str(stop_file.parent), work.train, own, str(stop_file))
+                *(_versions(), str(stop_file.parent), worker.train, own, str(stop_file))
             )
         else:
             share = self._workers, self._cpus, _RETRIES

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from emotion_tfdata.grid import work
+from emotion_tfdata.grid import worker
 from emotion_tfdata.grid.job import Job
 
 _STORAGE = ".ray_train"  # Ray Train's own files
@@ -78,8 +78,8 @@ def _work(config: dict[str, Any]) -> None:
     if ray.get(failure.get.remote()):
         return  # Ray Train has started all again
     os.environ.pop("TF_USE_LEGACY_KERAS", None)  # which Ray Train sets
-    said = work.train(config["job"], config["stop_file"], several=True)
+    said = worker.train(config["job"], config["stop_file"], several=True)
     if said and not Path(config["stop_file"]).exists():
-        if work.IN_USE not in said:  # by those who were lost, for a moment
+        if worker.IN_USE not in said:  # by those who were lost, for a moment
             ray.get(failure.set.remote(said))
         raise RuntimeError(said)  # has Ray Train end the others, who wait for this one

@@ -177,7 +177,7 @@ def train(
 
     from emotion_tfdata.dataset.manifest import ManifestError
     from emotion_tfdata.dataset.storage import StorageError
-    from emotion_tfdata.stream.memory import keep_freed_memory
+    from emotion_tfdata.stream.allocator import keep_freed_memory
     from emotion_tfdata.stream.reader import CorruptDataError
     from emotion_tfdata.training import run, threads
     from emotion_tfdata.training.checkpoint import CheckpointError
@@ -186,8 +186,8 @@ def train(
     from emotion_tfdata.training.precision import check_precision
     from emotion_tfdata.training.profiling import ProfiledSteps
     from emotion_tfdata.training.progress import Progress
-    from emotion_tfdata.training.quiet import start_compiler
     from emotion_tfdata.training.run_dir import RunDirError
+    from emotion_tfdata.training.startup_messages import start_compiler
     from emotion_tfdata.training.workers import SeveralWorkers, Workers
 
     keep_freed_memory()

@@ -19,7 +19,7 @@ from emotion_tfdata.models.layers import FrameConv1D
 from emotion_tfdata.models.lstm import BiLSTM
 from emotion_tfdata.training import export, run_dir
 from emotion_tfdata.training.data import Data
-from emotion_tfdata.training.quiet import without_stderr
+from emotion_tfdata.training.startup_messages import without_stderr
 
 
 def save(

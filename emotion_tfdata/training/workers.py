@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from emotion_tfdata.models import replicas
-from emotion_tfdata.training.quiet import without_stderr
+from emotion_tfdata.training.startup_messages import without_stderr
 
 
 class StoppedError(Exception):

@@ -16,7 +16,7 @@ from preprocess.builder.plan import BuildError, BuildSettings, Plan, plan_build
 from preprocess.builder.process_clip import ALTERED
 from preprocess.builder.workspace import OLD_SKIPPED_NAME, SKIPPED_NAME, Workspace
 from preprocess.builder.writer import ShardPlan
-from preprocess.clip.facts import ClipFacts
+from preprocess.clip.measurements import Measurements
 from preprocess.corpora import Clip, Skipped
 from preprocess.corpora.clips_csv import Table
 from preprocess.reports.report import summarize, write_report
@@ -136,7 +136,9 @@ class Ledger:
         assert self._plan is not None
         plans, skipped = self._workspace.load_shards_plan()
         written = [self._workspace.load_shard(plan.name) for plan in plans]
-        facts = {name: each for shard in written for name, each in shard.facts.items()}
+        measurements = {
+            name: each for shard in written for name, each in shard.measurements.items()
+        }
         everything = sorted([*self._plan.skipped, *skipped], key=lambda entry: entry.path)
         out_dir, settings = self._workspace.out_dir, self._settings
         (out_dir / SKIPPED_NAME).write_text(skipped_csv(everything), encoding="utf-8")
@@ -149,22 +151,24 @@ class Ledger:
             classes=settings.class_names,
             num_folds=settings.num_folds,
             modalities={
-                name: dataclasses.replace(modality, largest_error=_largest_error(name, facts))
+                name: dataclasses.replace(
+                    modality, largest_error=_largest_error(name, measurements)
+                )
                 for name, modality in settings.stored_modalities.items()
             },
             settings={
                 **settings.as_dict(),
                 "notes": [
                     *self._plan.notes,
-                    *_altered_notes(facts),
-                    *_clip_notes(facts),
+                    *_altered_notes(measurements),
+                    *_clip_notes(measurements),
                     *_processor_notes(processors),
                 ],
             },
             skipped=tuple(dataclasses.asdict(entry) for entry in everything),
             processors=processors,
         )
-        write_report(out_dir, manifest, summarize(manifest, facts))
+        write_report(out_dir, manifest, summarize(manifest, measurements))
         manifest.save(str(out_dir))
         self._workspace.finish()
         self._manifest = manifest
@@ -231,8 +235,8 @@ class Ledger:
         self._workspace.store_shards_plan(shards, skipped)
 
 
-def _largest_error(modality: str, facts: Mapping[str, ClipFacts]) -> float:
-    return max(getattr(each, f"{modality}_error") for each in facts.values())
+def _largest_error(modality: str, measurements: Mapping[str, Measurements]) -> float:
+    return max(getattr(each, f"{modality}_error") for each in measurements.values())
 
 
 def _storage_warnings(manifest: Manifest) -> list[str]:
@@ -254,10 +258,10 @@ def _storage_warnings(manifest: Manifest) -> list[str]:
     return warnings
 
 
-def _altered_notes(facts: Mapping[str, ClipFacts]) -> list[str]:
+def _altered_notes(measurements: Mapping[str, Measurements]) -> list[str]:
     """Note, once a corpus, that files are not the published ones."""
     by_corpus: dict[str, list[str]] = {}
-    for example_id, each in facts.items():
+    for example_id, each in measurements.items():
         by_corpus.setdefault(example_id.split("/")[0], []).extend(each.altered)
     notes = []
     for corpus, names in sorted(by_corpus.items()):
@@ -282,11 +286,11 @@ def _processor_notes(processors: Sequence[str]) -> list[str]:
     ]
 
 
-def _clip_notes(facts: Mapping[str, ClipFacts]) -> list[str]:
+def _clip_notes(measurements: Mapping[str, Measurements]) -> list[str]:
     """Return one line for each kind of note that clips have."""
     lines = []
-    for note in sorted({note for each in facts.values() for note in each.notes}):
-        names = sorted(name for name, each in facts.items() if note in each.notes)
+    for note in sorted({note for each in measurements.values() for note in each.notes}):
+        names = sorted(name for name, each in measurements.items() if note in each.notes)
         clips = "clip" if len(names) == 1 else "clips"
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         lines.append(f"{len(names)} {clips}: {note}: {', '.join(names[:_NAMED])}{more}")

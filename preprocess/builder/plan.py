@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from emotion_tfdata.dataset import protocols
+from emotion_tfdata.dataset.folds import actor_folds, random_folds
 from emotion_tfdata.dataset.manifest import Modality
-from emotion_tfdata.dataset.splits import actor_folds, random_folds
 from emotion_tfdata.fields import check, documented, setting
 from emotion_tfdata.labels import Classes, class_index, class_names
 from preprocess.builder.self_test import INSTALL
@@ -31,17 +31,16 @@ from preprocess.corpora import (
     CorpusError,
     Skipped,
     clips_csv,
-    crema_d,
     ravdess,
 )
 from preprocess.corpora.checksums import CHECKSUMS
 from preprocess.corpora.clips_csv import Table
+from preprocess.corpora.readers import READERS
 from preprocess.drawn import sample
 from preprocess.reports.summary import skipped_lines
 
 # Raised whenever the same input would give other bytes than before.
 RECIPE = 3
-_SCANNERS = {"ravdess": ravdess.scan, "crema_d": crema_d.scan}
 # Stands among the roots for the folder of RAVDESS's tracking record.
 RAVDESS_TRACKING = "ravdess_tracking"
 
@@ -277,7 +276,7 @@ def _plan_build(
             if corpus == "ravdess" and tracking_dir:
                 scan = ravdess.scan(root, settings.modalities, tracking_dir)
             else:
-                scan = _SCANNERS[corpus](root, settings.modalities)
+                scan = READERS[corpus].scan(root, settings.modalities)
             drawn = sample.find_marker(root) is not None
         except (CorpusError, OSError, ValueError) as error:
             raise BuildError(f"--{corpus}_dir: {error}") from error

@@ -16,7 +16,7 @@ from preprocess.builder.workspace import Workspace, WorkspaceError
 from preprocess.builder.writer import ShardPlan
 from preprocess.clip import container
 from preprocess.clip.example import make_example
-from preprocess.clip.facts import measure
+from preprocess.clip.measurements import measure
 from preprocess.corpora import FILE_ERRNOS, NO_PICTURE, NO_SOUND, Clip, Skipped, checksums
 
 RESUMES = "the same command resumes"
@@ -170,14 +170,14 @@ class Work:
                 if skipped.kind not in PASSING_KINDS:
                     self.workspace.store_skipped(clip.example_id, skipped)
                 return skipped
-            facts = measure(
+            measurements = measure(
                 example,
                 altered,
                 tuple(notes),
                 is_log_mel=self.settings.audio_features == "logmel",
                 errors=errors,
             )
-            return self.workspace.store_example(example, facts)
+            return self.workspace.store_example(example, measurements)
         except OSError as error:
             return self._cannot_write(error)
 

@@ -44,8 +44,8 @@ from emotion_tfdata.dataset.whole import replacing
 from preprocess.builder import lock
 from preprocess.builder.differences import differences
 from preprocess.builder.writer import SHARD_NAME, ShardPlan
-from preprocess.builder.written_shard import WrittenShard, facts_from_json
-from preprocess.clip.facts import ClipFacts
+from preprocess.builder.written_shard import WrittenShard, measurements_from_json
+from preprocess.clip.measurements import Measurements
 from preprocess.corpora import Skipped
 from preprocess.reports.report import HTML_NAME, JSON_NAME
 from preprocess.verify import verify
@@ -247,14 +247,14 @@ class Workspace:
                             )
         return found
 
-    def store_example(self, example: Example, facts: ClipFacts | None = None) -> int:
+    def store_example(self, example: Example, measurements: Measurements | None = None) -> int:
         """Store a clip's arrays, as they will stand in its record, and what was measured of it.
 
         Returns:
           Its file's bytes, an upper bound of those of the arrays.
         """
         about = {name: getattr(example, name) for name in TEXT_FEATURES}
-        about["facts"] = dataclasses.asdict(facts or ClipFacts())
+        about["facts"] = dataclasses.asdict(measurements or Measurements())
         arrays = stored_arrays(example, self.stored)
         arrays["about"] = np.array(json.dumps(about))
         path = self._clip_path(example.example_id, ".npz")
@@ -264,7 +264,7 @@ class Workspace:
         """Store why a clip is skipped."""
         self._write_json(self._clip_path(example_id, ".json"), dataclasses.asdict(skipped))
 
-    def load_example(self, example_id: str) -> tuple[Example, ClipFacts]:
+    def load_example(self, example_id: str) -> tuple[Example, Measurements]:
         """Read what `store_example` stored.
 
         Raises:
@@ -290,8 +290,8 @@ class Workspace:
             ) from error
         for name, spec in specs(self.stored).items():
             arrays[name] = from_stored(arrays[name], spec)
-        facts = facts_from_json(about.pop("facts"))
-        return Example(**about, **completed(arrays)), facts
+        measurements = measurements_from_json(about.pop("facts"))
+        return Example(**about, **completed(arrays)), measurements
 
     # -- shards -----------------------------------------------------------------------------------
 

@@ -13,12 +13,12 @@ from typing import Any
 from emotion_tfdata.dataset import schema
 from emotion_tfdata.dataset.index import Record
 from emotion_tfdata.dataset.manifest import Manifest, Modality, Shard
-from emotion_tfdata.dataset.moments import GroupSums, Moments
 from emotion_tfdata.dataset.schema import Example
+from emotion_tfdata.dataset.statistics import GroupSums, Moments
 from emotion_tfdata.dataset.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame
 from emotion_tfdata.dataset.whole import digest_of, replacing
 from preprocess.builder.written_shard import WrittenShard
-from preprocess.clip.facts import ClipFacts
+from preprocess.clip.measurements import Measurements
 
 # Of finished ones and of those still written.
 SHARD_NAME = re.compile(r"\.?fold-\d+-of-\d+(-part-\d+)?\.tfrecord-\d{5}-of-\d{5}(\.[\w-]+\.tmp)?")
@@ -86,7 +86,7 @@ def plan_shards(
 def write_shard(
     out_dir: Path,
     plan: ShardPlan,
-    load: Callable[[str], tuple[Example, ClipFacts]],
+    load: Callable[[str], tuple[Example, Measurements]],
     modalities: Mapping[str, Modality],
 ) -> WrittenShard:
     """Write one shard, whole or not at all, holding one example at a time.
@@ -103,14 +103,14 @@ def write_shard(
     """
     path = out_dir / plan.name
     records: list[Record] = []
-    facts: dict[str, ClipFacts] = {}
+    measurements: dict[str, Measurements] = {}
     sums = GroupSums()
     digest = hashlib.sha256()
     offset = 0
     with replacing(path) as temporary:
         with open(temporary, "wb") as file:
             for example_id, fold in zip(plan.example_ids, plan.random_folds, strict=True):
-                example, facts[example_id] = load(example_id)
+                example, measurements[example_id] = load(example_id)
                 payload = schema.encode(example, modalities)
                 record = frame(payload)
                 file.write(record)
@@ -124,7 +124,7 @@ def write_shard(
         if digest_of(temporary) != digest.hexdigest():
             raise OSError(f"{temporary} does not read back as it was written")
     shard = Shard(plan.name, offset, digest.hexdigest(), len(records))
-    return WrittenShard(shard, plan.fold, tuple(records), sums, facts)
+    return WrittenShard(shard, plan.fold, tuple(records), sums, measurements)
 
 
 def make_manifest(shards: Sequence[WrittenShard], **fields: Any) -> Manifest:

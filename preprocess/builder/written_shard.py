@@ -11,8 +11,8 @@ import numpy as np
 
 from emotion_tfdata.dataset.index import Record
 from emotion_tfdata.dataset.manifest import Shard
-from emotion_tfdata.dataset.moments import GroupSums, Moments
-from preprocess.clip.facts import ClipFacts
+from emotion_tfdata.dataset.statistics import GroupSums, Moments
+from preprocess.clip.measurements import Measurements
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +24,14 @@ class WrittenShard:
       fold: actor fold of all its records.
       records: in the file's order.
       sums: over the shard's rows, as stored.
-      facts: example id -> what was measured of the clip.
+      measurements: example id -> what was measured of the clip.
     """
 
     shard: Shard
     fold: int
     records: tuple[Record, ...]
     sums: GroupSums
-    facts: Mapping[str, ClipFacts]
+    measurements: Mapping[str, Measurements]
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -64,14 +64,17 @@ class WrittenShard:
             content["fold"],
             tuple(map(_record, content["records"])),
             GroupSums(**sums),
-            {sys.intern(name): facts_from_json(each) for name, each in content["facts"].items()},
+            {
+                sys.intern(name): measurements_from_json(each)
+                for name, each in content["measurements"].items()
+            },
         )
 
 
-def facts_from_json(content: Mapping[str, Any]) -> ClipFacts:
-    """Make the facts from the JSON values of their fields; texts that clips share are held once."""
+def measurements_from_json(content: Mapping[str, Any]) -> Measurements:
+    """Make measurements from their JSON values; texts that clips share are held once."""
     texts = {name: tuple(map(sys.intern, content[name])) for name in ("altered", "notes")}
-    return ClipFacts(**{**content, **texts})
+    return Measurements(**{**content, **texts})
 
 
 def _moments_to_json(moments: Moments) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def _moments_from_json(content: Mapping[str, Any]) -> Moments:
 
 
 def _record(content: Mapping[str, Any]) -> Record:
-    """Make a record from the JSON values of its fields; texts that records share are held once."""
+    """Make a record from its JSON values; texts that records share are held once."""
     shared: dict[str, Any] = {
         name: sys.intern(value) if isinstance(value, str) else value
         for name, value in content.items()

@@ -26,7 +26,8 @@ from preprocess.clip.example import make_example
 from preprocess.clip.extractors import AudioExtractor
 from preprocess.clip.face_extractors import FACEMESH, OPENFACE, FaceFeatures
 from preprocess.clip.media import WHOLE, Part
-from preprocess.corpora import Clip, crema_d, ravdess
+from preprocess.corpora import Clip
+from preprocess.corpora.readers import READERS
 
 # A training's folder, as `train.py` writes it.
 _SAVED_MODEL, _FEATURES, _SETTINGS = "saved_model", "features.json", "settings.json"
@@ -83,7 +84,7 @@ class Features:
 
     def trained_actor(self, path: Path) -> str | None:
         """Return the actor that a clip's name tells if the model was trained on it, else None."""
-        for corpus in (ravdess, crema_d):
+        for corpus in READERS.values():
             actor = f"{corpus.CORPUS}/{corpus.actor_of(path.name)}"
             if actor in self.trained_actors:
                 return actor

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from emotion_tfdata.dataset.manifest import Manifest
-from preprocess.clip.facts import ClipFacts
+from preprocess.clip.measurements import Measurements
 from preprocess.reports.reported_clip import MEASURES, ReportedClip
 
 JSON_NAME = "report.json"
@@ -29,12 +29,12 @@ _ODD_MISSING = 30.0
 _LEAST_DEVIATION = {"duration_s": 0.1, "loudness_db": 1.0, "lag_s": 0.01}
 
 
-def summarize(manifest: Manifest, facts: Mapping[str, ClipFacts]) -> dict[str, Any]:
+def summarize(manifest: Manifest, measurements: Mapping[str, Measurements]) -> dict[str, Any]:
     """Collect what `report.json` holds.
 
     Args:
       manifest: of the data set.
-      facts: example id -> what was measured of the clip.
+      measurements: example id -> what was measured of the clip.
 
     Returns:
       JSON values, but for `clips`: every clip, a `ReportedClip`, the oddest first. `oddness` is the
@@ -46,7 +46,7 @@ def summarize(manifest: Manifest, facts: Mapping[str, ClipFacts]) -> dict[str, A
     rates_hz = {name: of.rate_hz for name, of in manifest.modalities.items()}
     clips = []
     for place in range(len(index)):
-        measured = facts[index.example_id(place)]
+        measured = measurements[index.example_id(place)]
         clips.append(ReportedClip(index, place, measured.loudness_db, measured.lag_s, rates_hz))
     corpora: dict[str, Sequence[ReportedClip]] = {"all": list(clips)}
     for code, corpus in enumerate(index.corpus_names):
@@ -76,9 +76,11 @@ def summarize(manifest: Manifest, facts: Mapping[str, ClipFacts]) -> dict[str, A
         },
         "skipped": dict(Counter(entry["kind"] for entry in manifest.skipped).most_common()),
         "notes": list(manifest.settings["notes"]),
-        "altered": sorted(name for each in facts.values() for name in each.altered),
+        "altered": sorted(name for each in measurements.values() for name in each.altered),
         "clip_notes": {
-            name: list(facts[name].notes) for name in sorted(facts) if facts[name].notes
+            name: list(measurements[name].notes)
+            for name in sorted(measurements)
+            if measurements[name].notes
         },
         "clips": clips,
     }

@@ -19,7 +19,7 @@ class ReportedClip:
     Attributes:
       index: of the data set.
       place: in the index.
-      loudness_db, lag_s: as `ClipFacts` has them.
+      loudness_db, lag_s: as `Measurements` has them.
       oddness: how far it is from its corpus's other clips, as `summarize` says.
       why: in which way.
     """

@@ -46,7 +46,7 @@ from preprocess.builder.plan import BuildSettings, plan_build  # noqa: E402
 from preprocess.builder.workspace import Workspace  # noqa: E402
 from preprocess.builder.writer import ShardPlan, write_shard  # noqa: E402
 from preprocess.clip import align, audio, landmarks, media  # noqa: E402
-from preprocess.clip.facts import measure  # noqa: E402
+from preprocess.clip.measurements import measure  # noqa: E402
 from preprocess.corpora import Clip  # noqa: E402
 
 # Corpus -> clips of the six emotions and their seconds, both by the official wavs.
@@ -148,9 +148,9 @@ def _parts(clips: Iterable[Clip], work_dir: Path) -> dict[str, float]:
             points[valid], head[valid] = landmarks.to_face_frame(points[valid])
             texts = (clip.example_id, clip.corpus, clip.actor, clip.emotion, clip.intensity)
             example = schema.Example(*texts, clip.sentence, mel, points, valid, head)
-            facts = measure(example)
+            measurements = measure(example)
         with timed("write"):
-            workspace.store_example(example, facts)
+            workspace.store_example(example, measurements)
         names.append(clip.example_id)
     shard = "fold-0-of-5.tfrecord-00000-of-00001"
     plan = ShardPlan(shard, 0, tuple(names), (0,) * len(names))

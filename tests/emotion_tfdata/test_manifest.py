@@ -22,7 +22,7 @@ from emotion_tfdata.dataset.manifest import (
     Manifest,
     ManifestError,
 )
-from emotion_tfdata.dataset.moments import Moments
+from emotion_tfdata.dataset.statistics import Moments
 
 
 def test_what_is_saved_is_loaded(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from emotion_tfdata.dataset import protocols
-from emotion_tfdata.dataset.splits import actor_folds
+from emotion_tfdata.dataset.folds import actor_folds
 
 RAVDESS = actor_folds([("ravdess", f"{actor:02d}") for actor in range(1, 25)], 5)
 CREMA_D = actor_folds([("crema_d", str(actor)) for actor in range(1001, 1092)], 5)

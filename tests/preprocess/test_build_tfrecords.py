@@ -12,7 +12,6 @@ import pytest
 from scipy.io import wavfile
 
 from emotion_tfdata.dataset.manifest import Manifest
-from emotion_tfdata.dataset.splits import PROTOCOLS
 from preprocess.drawn import sample
 from preprocess.verify import verify
 
@@ -109,7 +108,7 @@ def test_shards_cut_by_random_folds_hold_the_same_clips_for_either_protocol(
     by_actors, by_both = (
         {
             (protocol, fold): {*manifest.index.example_ids[manifest.folds(protocol) == fold]}
-            for protocol, fold in itertools.product(PROTOCOLS, range(2))
+            for protocol, fold in itertools.product(("actor", "random"), range(2))
         }
         for manifest in map(Manifest.load, map(str, (built[0], tmp_path)))
     )

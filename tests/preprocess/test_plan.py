@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from emotion_tfdata.dataset.splits import actor_folds
+from emotion_tfdata.dataset.folds import actor_folds
 from emotion_tfdata.labels import EMOTIONS, class_index
 from preprocess.builder.plan import BuildError, BuildSettings, plan_build, spread_over_actors
 from preprocess.clip.audio import AudioSettings

@@ -18,7 +18,7 @@ from emotion_tfdata.dataset import schema
 from preprocess.builder import lock
 from preprocess.builder.workspace import Workspace, WorkspaceError
 from preprocess.builder.writer import ShardPlan, write_shard
-from preprocess.clip.facts import ClipFacts
+from preprocess.clip.measurements import Measurements
 from preprocess.corpora import Skipped
 
 ID = "ravdess/01-01"
@@ -55,12 +55,12 @@ def names(folder):
 
 
 def test_a_clip_is_kept_to_the_bytes_of_its_record(workspace):
-    facts = ClipFacts(-20.5, 0.01, ("a.wav",))
-    size = workspace.store_example(example(), facts)
+    measurements = Measurements(-20.5, 0.01, ("a.wav",))
+    size = workspace.store_example(example(), measurements)
     assert workspace.outcomes() == {ID: size}
     loaded, measured = workspace.load_example(ID)
     assert schema.encode(loaded) == schema.encode(example())
-    assert measured == facts
+    assert measured == measurements
     assert size >= sum(array.nbytes for array in schema.stored_arrays(example()).values())
 
 
@@ -124,7 +124,7 @@ def test_a_finished_shard_is_kept_and_its_clips_are_dropped(workspace):
     assert workspace.standing_shards() == {plan.name}
     assert not list(workspace.work_dir.rglob("*.npz"))
     loaded = workspace.load_shard(plan.name)
-    for field in ("shard", "fold", "records", "facts"):
+    for field in ("shard", "fold", "records", "measurements"):
         assert getattr(loaded, field) == getattr(written, field)
     for modality in modalities:
         for grouping, group in (

@@ -13,7 +13,7 @@ from emotion_tfdata.dataset import schema
 from emotion_tfdata.dataset.schema import Example
 from preprocess.builder import writer
 from preprocess.builder.writer import ShardPlan, plan_shards, write_shard
-from preprocess.clip.facts import ClipFacts
+from preprocess.clip.measurements import Measurements
 
 
 def example(index, audio=True, landmarks=True):
@@ -42,11 +42,11 @@ MODALITIES = schema.modalities(4, 5)
 NAME = "fold-1-of-5.tfrecord-00000-of-00001"
 
 
-FACTS = {name: ClipFacts(-float(index)) for index, name in enumerate(EXAMPLES)}
+MEASURED = {name: Measurements(-float(index)) for index, name in enumerate(EXAMPLES)}
 
 
 def load(example_id):
-    return EXAMPLES[example_id], FACTS[example_id]
+    return EXAMPLES[example_id], MEASURED[example_id]
 
 
 def write(tmp_path, ids=tuple(EXAMPLES), name=NAME, fold=1):
@@ -182,7 +182,7 @@ def test_a_shard_that_does_not_read_back_as_written_is_not_kept(tmp_path, monkey
 
 
 def test_what_was_measured_of_a_clip_goes_with_its_shard(tmp_path):
-    assert write(tmp_path).facts == FACTS
+    assert write(tmp_path).measurements == MEASURED
 
 
 def test_an_interrupted_shard_leaves_nothing(tmp_path):

@@ -17,7 +17,7 @@ import pytest
 
 from emotion_tfdata import pinning
 from emotion_tfdata.grid import progress as progress_lib
-from emotion_tfdata.grid import run, scaling, work
+from emotion_tfdata.grid import run, scaling, worker
 from emotion_tfdata.grid.job import LOG, GridError, Job
 from emotion_tfdata.grid.local import Local
 from emotion_tfdata.grid.progress import Progress
@@ -132,18 +132,18 @@ def test_a_folder_that_a_lost_training_is_leaving_is_waited_for(fake_data_dir, t
     job = Job("m", folder, args, 1)
     folder.mkdir()
     # Fails for its flags, not for the lock: nothing else is waited for.
-    assert "--fold=99" in work.train(job, str(tmp_path / "never"))
+    assert "--fold=99" in worker.train(job, str(tmp_path / "never"))
     stop = tmp_path / "stop"
     stop.touch()
     with open(folder / ".lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "is in use by another training" in work.train(
+        assert "is in use by another training" in worker.train(
             Job("m", folder, args[:-1], 1), str(stop)
         )  # asked to stop: not waited for
         threading.Timer(0.5, fcntl.flock, (lock, fcntl.LOCK_UN)).start()
         threading.Timer(0.6, stop.touch).start()
         stop.unlink()
-        said = work.train(Job("m", folder, args[:-1], 1), str(stop))
+        said = worker.train(Job("m", folder, args[:-1], 1), str(stop))
         assert said.startswith("stopped at")  # had it, once it was free
     assert capfd.readouterr() == ("", "")  # all of it went to the log
 
@@ -160,7 +160,7 @@ def test_each_process_has_cores_of_its_own_and_the_death_of_one_is_its_own_affai
     cores = sorted(os.sched_getaffinity(0))
     with Local(min(2, len(cores)), 2) as local:
         # As trainings begin, several at a time; a process that died gives its cores to the next.
-        monkeypatch.setattr(work, "train", where)
+        monkeypatch.setattr(worker, "train", where)
         futures = [local._pool.schedule(where, args=(n,)) for n in range(8)]
         seen = dict(future.result() for future in futures)
         there = [tuple(own) for own in threads.slots(local.jobs)]
@@ -233,7 +233,7 @@ def test_several_workers_need_ray_and_equal_shares(fake_data_dir):
         pass
     flags = [f"--data_dir={fake_data_dir}", "--batch_size=24"]
     says = "--batch_size=24 cannot be shared equally by 5 workers; take a multiple of 5"
-    assert work.check(flags, workers=5) == says
+    assert worker.check(flags, workers=5) == says
 
 
 def test_a_folds_run_is_what_each_training_is_alone(parsed, fake_data_dir, tmp_path, capfd):
@@ -261,9 +261,9 @@ def test_a_folds_run_is_what_each_training_is_alone(parsed, fake_data_dir, tmp_p
     assert ended == [(job, "")]
     said = [tmp_path / name / "predictions.csv" for name in ("alone", "g/fold-3")]
     assert said[0].read_bytes() == said[1].read_bytes()
-    assert work.of_other_settings([job]) == {}
+    assert worker.of_other_settings([job]) == {}
     longer = dataclasses.replace(job, args=(*job.args, "--epochs=3"))
-    assert work.of_other_settings([longer]) == {"3": "epochs: there 2, asked for 3"}
+    assert worker.of_other_settings([longer]) == {"3": "epochs: there 2, asked for 3"}
 
 
 def test_the_measured_number_of_jobs_is_taken_for_the_machine_it_is_of(tmp_path):

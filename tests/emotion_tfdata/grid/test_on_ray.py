@@ -19,7 +19,7 @@ import time
 import numpy as np
 import pytest
 
-from emotion_tfdata.grid import run, work
+from emotion_tfdata.grid import run, worker
 from emotion_tfdata.grid.job import LOG, GridError, Job
 from emotion_tfdata.grid.local import Local
 from emotion_tfdata.grid.progress import Progress
@@ -122,7 +122,7 @@ def work_beside(job, addresses, index):
     """One of several workers of a training, as Ray Train starts them."""
     own = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
     os.environ["TF_CONFIG"] = json.dumps(own)
-    return work.train(job, str(job.folder / "never"), several=True)
+    return worker.train(job, str(job.folder / "never"), several=True)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{}", "127.0.0.1:none"])
@@ -184,7 +184,7 @@ def test_two_workers_do_what_one_process_does_and_the_same_to_the_bit_with_one_k
 
     # Uninterrupted, and without Ray: its processes take most of the time.
     whole = tmp_path / "whole"
-    job = Job("whole", whole, work.with_threads(at(whole), 1), 15)
+    job = Job("whole", whole, worker.with_threads(at(whole), 1), 15)
     with Local(2, 2) as local:
         addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
         both = [local._pool.schedule(work_beside, args=(job, addresses, i)) for i in (0, 1)]

@@ -13,7 +13,7 @@ from preprocess.clip.landmarks import POINTS
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ClipFacts:
+class Measurements:
     """Measured of one clip.
 
     Attributes:
@@ -38,7 +38,7 @@ def measure(
     notes: tuple[str, ...] = (),
     is_log_mel: bool = True,
     errors: Mapping[str, float] = {},
-) -> ClipFacts:
+) -> Measurements:
     """Measure an example, to a tenth of a decibel and of a millisecond.
 
     `errors` are those of storing it, by modality.
@@ -52,4 +52,4 @@ def measure(
             lag = mouth_lag_s(example.audio, example.landmarks, example.landmarks_valid)
             lag_s = None if lag is None else round(lag, 4)
     stored = (errors.get("audio", 0.0), errors.get("landmarks", 0.0))
-    return ClipFacts(loudness_db, lag_s, altered, notes, *stored)
+    return Measurements(loudness_db, lag_s, altered, notes, *stored)

@@ -1,4 +1,4 @@
-"""Which clips are held out: folds of actors, and the random protocol.
+"""Deals actors, and clips at random, to folds; `protocols` says which are held out.
 
 `actor` is the honest protocol: no voice and no face is on both sides. `random` deals clips, so that
 every actor is on both sides; published figures often use it, and it flatters them.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-
-PROTOCOLS = ("actor", "random")
 
 
 def actor_folds(actors: Iterable[tuple[str, str]], num_folds: int) -> dict[tuple[str, str], int]:

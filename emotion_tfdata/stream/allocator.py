@@ -1,4 +1,4 @@
-"""How the C library keeps memory that is free."""
+"""Keeps freed memory in the process: settings of the C library's allocator."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 _PROGRAM = """
 import resource, sys
 import numpy as np
-from emotion_tfdata.stream.memory import keep_freed_memory
+from emotion_tfdata.stream.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 for _ in range(2):
