@@ -1,4 +1,4 @@
-"""The account that is called upon: clients, the bucket, and a run's stack."""
+"""Talk to the caller's AWS account: clients, the bucket, and a run's stack."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import botocore.exceptions
 from launch.files import RETRIES, Folder, s3_client
 
 PREFIX = "emotion-tfdata-"
-_POLL_S = 5.0
+POLL_S = 5.0
 
 
 class LaunchError(RuntimeError):
@@ -24,13 +24,13 @@ class LaunchError(RuntimeError):
 
 
 def say(text: str) -> None:
-    """Tells a person; standard output is for results."""
+    """Print a message on standard error; standard output is for results."""
     print(text, file=sys.stderr, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Aws:
-    """An account in a region, and the folder of S3 (`root`) that runs are kept in."""
+    """An account in a region, and the S3 folder (`root`) that holds its runs."""
 
     account: str
     region: str
@@ -39,13 +39,13 @@ class Aws:
     _clients: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def client(self, service: str) -> Any:
-        """The service's client, made once."""
+        """Return the client of a service, made at first use."""
         if service not in self._clients:
             self._clients[service] = self.session.client(service, config=RETRIES)
         return self._clients[service]
 
     def run_folder(self, name: str) -> Folder:
-        """A run's folder."""
+        """Return the S3 folder of a run."""
         return self.root.folder(f"runs/{name}")
 
 
@@ -60,25 +60,25 @@ class Stack:
 
     @property
     def run(self) -> str:
-        """The run's name."""
+        """Return the run's name."""
         return self.name.removeprefix(PREFIX)
 
     @property
     def is_changing(self) -> bool:
-        """Whether AWS is at work on it."""
+        """Tell whether CloudFormation is creating, updating or deleting it."""
         return self.status.endswith("_IN_PROGRESS")
 
     @property
     def is_started(self) -> bool:
-        """Whether it was asked to have a machine."""
+        """Tell whether it was asked to have a machine."""
         return self.parameters.get("Machines") == "1"
 
 
 def connect(prefix: str = "") -> Aws:
-    """Finds region and credentials in AWS's usual places and asks AWS who they belong to.
+    """Find region and credentials in AWS's usual places, and ask AWS for the account.
 
     Args:
-      prefix: `s3://BUCKET/PREFIX` that runs are kept in; empty for a bucket of their own.
+      prefix: `s3://BUCKET/PREFIX` for all runs; empty for a bucket of their own.
 
     Raises:
       LaunchError: if no region is set.
@@ -98,10 +98,10 @@ def connect(prefix: str = "") -> Aws:
 
 
 def has_bucket(aws: Aws) -> bool:
-    """Whether the bucket is there, or is to be made.
+    """Tell whether the bucket exists; if not, it can be made.
 
     Raises:
-      LaunchError: if no run can be kept in it.
+      LaunchError: if it cannot be used.
     """
     bucket = aws.root.bucket
     try:
@@ -122,7 +122,7 @@ def has_bucket(aws: Aws) -> bool:
 
 
 def make_bucket(aws: Aws) -> None:
-    """Makes the bucket: private and encrypted, as S3 makes every one by itself."""
+    """Create the bucket; S3 makes every new one private and encrypted."""
     where = {"CreateBucketConfiguration": {"LocationConstraint": aws.region}}
     with contextlib.suppress(aws.root.client.exceptions.BucketAlreadyOwnedByYou):
         aws.root.client.create_bucket(
@@ -131,14 +131,14 @@ def make_bucket(aws: Aws) -> None:
 
 
 def find_stack(aws: Aws, run: str) -> Stack | None:
-    """A run's stack, or None."""
+    """Return a run's stack, or None if there is none."""
     with _unless_missing():
         return next(_stacks(aws, StackName=PREFIX + run), None)
     return None
 
 
 def stacks(aws: Aws) -> list[Stack]:
-    """All runs' stacks."""
+    """Return the stacks of all runs."""
     return [one for one in _stacks(aws) if one.name.startswith(PREFIX)]
 
 
@@ -150,40 +150,43 @@ def _stacks(aws: Aws, **which: str) -> Iterator[Stack]:
 
 
 def wait(aws: Aws, stack_id: str) -> Stack:
-    """Waits until AWS is done with a stack, telling what it does, which botocore's waiters do not.
+    """Wait until AWS has changed a stack, printing its events, which botocore's waiters do not.
 
     Raises:
-      LaunchError: if the change failed; it says what AWS gave as the first reason.
+      LaunchError: if the change failed; the message has the first reason that AWS gave.
     """
     told: set[str] = set()
     while True:
-        # Looked up before its events: when it is done, they are whole.
+        # Read before its events: when it is done, they are complete.
         stack = next(_stacks(aws, StackName=stack_id))
-        reasons, lines, events = [], [], _events_of_the_change(aws, stack)
-        for event in events:
-            status, reason = event["ResourceStatus"], event.get("ResourceStatusReason", "")
-            if status.endswith("_FAILED") and "cancelled" not in reason:
-                reasons.append(f"{event['LogicalResourceId']}: {reason}")
-            if status.endswith(("_COMPLETE", "_FAILED")):
-                lines.append(f"  {event['LogicalResourceId']} {status.lower()} {reason}".rstrip())
-        why = why_no_machine(aws, stack.name, events[0]["Timestamp"].timestamp() if events else 0)
-        lines += [f"  no machine yet: {why}"] if why else []
+        events = _events_of_the_change(aws, stack)
+        lines = [_line(one) for one in events if "_IN_PROGRESS" not in one["ResourceStatus"]]
+        failed = [line for line in lines if "_FAILED" in line and "cancelled" not in line]
+        since_s = events[0]["Timestamp"].timestamp() if events else 0
+        why = why_no_machine(aws, stack.name, since_s)
+        lines += [f"no machine yet: {why}"] if why else []
         for line in lines:
             if line not in told:
-                say(line)
+                say(f"  {line}")
         told.update(lines)
         if not stack.is_changing:
             break
-        time.sleep(_POLL_S)
-    failed = stack.status == "DELETE_COMPLETE" and reasons
-    if "ROLLBACK" in stack.status or "FAILED" in stack.status or failed:
-        reason = "; ".join(filter(None, [*reasons[:1], why]))
+        time.sleep(POLL_S)
+    is_undone = "ROLLBACK" in stack.status or "FAILED" in stack.status
+    if is_undone or (stack.status == "DELETE_COMPLETE" and failed):
+        reason = "; ".join(filter(None, [*failed[:1], why]))
         raise LaunchError(f"AWS rolled it back ({stack.status}): {reason}")
     return stack
 
 
+def _line(event: dict[str, Any]) -> str:
+    reason = event.get("ResourceStatusReason")
+    what = f"{event['LogicalResourceId']} {event['ResourceStatus']}"
+    return f"{what}: {reason}" if reason else what
+
+
 def _events_of_the_change(aws: Aws, stack: Stack) -> list[dict[str, Any]]:
-    """Those since somebody last asked for a change, oldest first."""
+    """Return the events since the last request to change the stack, oldest first."""
     found: list[dict[str, Any]] = []
     pages = aws.client("cloudformation").get_paginator("describe_stack_events")
     for event in pages.paginate(StackName=stack.id).search("StackEvents[]"):
@@ -195,7 +198,7 @@ def _events_of_the_change(aws: Aws, stack: Stack) -> list[dict[str, Any]]:
 
 
 def activities(aws: Aws, group: str) -> list[dict[str, Any]]:
-    """What Auto Scaling did for a group, newest first; empty where there is none."""
+    """Return what Auto Scaling did for a group, newest first; empty if there is no group."""
     with _unless_missing():
         client = aws.client("autoscaling")
         return list(client.describe_scaling_activities(AutoScalingGroupName=group)["Activities"])
@@ -203,7 +206,7 @@ def activities(aws: Aws, group: str) -> list[dict[str, Any]]:
 
 
 def why_no_machine(aws: Aws, group: str, since_s: float = 0.0) -> str:
-    """Why a machine could not be started last, in Auto Scaling's words; empty for none."""
+    """Return Auto Scaling's last reason for not starting a machine; empty if there is none."""
     for one in activities(aws, group):
         is_failed = one["StatusCode"] in ("Failed", "Cancelled")
         if is_failed and one["StartTime"].timestamp() >= since_s:
@@ -212,22 +215,30 @@ def why_no_machine(aws: Aws, group: str, since_s: float = 0.0) -> str:
 
 
 def group(aws: Aws, name: str) -> dict[str, Any]:
-    """A stack's Auto Scaling group; empty where there is none."""
+    """Return a stack's Auto Scaling group; empty if there is none."""
     answer = aws.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=[name])
     return next(iter(answer["AutoScalingGroups"]), {})
 
 
-def end_machine(aws: Aws, name: str) -> None:
-    """Has a group end its machine and start no other; one that is not there is no error."""
+def end_machine(aws: Aws, stack: Stack) -> None:
+    """End a run's machine, which saves as it shuts down, and wait until it is gone."""
     with _unless_missing():
         aws.client("autoscaling").set_desired_capacity(
-            AutoScalingGroupName=name, DesiredCapacity=0, HonorCooldown=False
+            AutoScalingGroupName=stack.name, DesiredCapacity=0, HonorCooldown=False
         )
+    if stack.status == "UPDATE_IN_PROGRESS":  # setting up, for which CloudFormation would wait
+        aws.client("cloudformation").cancel_update_stack(StackName=stack.name)
+        with contextlib.suppress(LaunchError):
+            wait(aws, stack.id)
+    for machine in group(aws, stack.name).get("Instances", []):
+        instance_id = machine["InstanceId"]
+        say(f"{instance_id} saves and ends ...")
+        aws.client("ec2").get_waiter("instance_terminated").wait(InstanceIds=[instance_id])
 
 
 @contextlib.contextmanager
 def _unless_missing() -> Iterator[None]:
-    """Ignores AWS's word for a stack or a group that is not there."""
+    """Ignore AWS's error for a stack or a group that does not exist."""
     try:
         yield
     except botocore.exceptions.ClientError as error:

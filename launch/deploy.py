@@ -1,4 +1,4 @@
-"""A run from its command line to its stack; a call interrupted anywhere can be made again."""
+"""Deploy a run: from its command line to its stack. An interrupted call can be repeated."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ IMAGES = {
 _ROOT_DEVICE = {"ubuntu": "/dev/sda1", "amazon": "/dev/xvda"}
 # The system and the environment, with room for checkpoints and events.
 _DISK_GB = 24
-# Of two cores, which keep one training's rate: 226 clips/s through the model were measured, less
-# for input and saving; and the most that one training was ever seen to use.
+# Of one training on two cores (four vCPUs): 226 clips/s through the model were measured, less for
+# input and saving. No training was ever seen to use more than 16 vCPUs.
 CLIPS_PER_S = 150
 _VCPUS_EACH, _MOST_VCPUS_EACH = 4, 16
 _SETUP_H = 10 / 60
@@ -45,7 +45,7 @@ _SETUP_H = 10 / 60
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A data set, or any folder."""
+    """A data set, or any other folder of files."""
 
     where: Path | Folder  # here, or in S3
     files: dict[str, int]  # names and sizes, the manifest last
@@ -53,24 +53,30 @@ class Data:
 
     @property
     def bytes(self) -> int:
-        """Of all files."""
+        """Return the size of all files."""
         return sum(self.files.values())
 
     @property
     def digest(self) -> str:
-        """Of names and contents: what it is called in S3."""
+        """Return a SHA-256 of names and contents, its folder's name in S3."""
         return hashlib.sha256(self.manifest or json.dumps(self.files).encode()).hexdigest()
+
+    def in_s3(self, aws: Aws) -> Folder:
+        """Return its folder in S3, or the one to upload it to."""
+        if isinstance(self.where, Path):
+            return aws.root.folder(f"data/{self.digest}")
+        return self.where
 
     @property
     def clips(self) -> int:
-        """In it; 0 where the manifest does not say."""
+        """Return how many clips it has; 0 if the manifest does not say."""
         shards = json.loads(self.manifest or b"{}").get("shards", [])
         return sum(shard["records"] for shard in shards)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All that is to happen, looked up and checked; nothing is made yet."""
+    """A run to deploy, looked up and checked; nothing is made yet."""
 
     name: str  # of the run
     parameters: dict[str, str]  # of the stack
@@ -82,7 +88,7 @@ class Plan:
     data: Data | None
 
     def hours(self, machine: Machine) -> float | None:
-        """That it takes on a machine, setting up included; None where it is not known."""
+        """Estimate the hours on a machine, set-up included; None if they cannot be."""
         if not self.clips or not self.trainings:
             return None
         rounds = -(-self.trainings // max(1, machine.vcpus // _VCPUS_EACH))
@@ -90,10 +96,10 @@ class Plan:
 
 
 def plan(aws: Aws | None, project_dir: Path, asked: argparse.Namespace) -> Plan:
-    """Looks up and checks a new run.
+    """Look up and check all that a new run needs.
 
     Args:
-      aws: where; None for what can be said without an account.
+      aws: the account; None for a plan without one, of what can be known here.
       project_dir: the project's top folder.
       asked: the flags of `launch.ec2 deploy`, with train.py's as `train_args`.
 
@@ -119,7 +125,7 @@ def plan(aws: Aws | None, project_dir: Path, asked: argparse.Namespace) -> Plan:
     if aws:
         folder = aws.run_folder(run)
         vpc, subnets = offers.network(aws, asked.subnet_id)
-        at = _folder_of(aws, data) if data else folder.folder("no-data")
+        at = data.in_s3(aws) if data else folder.folder("no-data")
         aws_lib.has_bucket(aws)
         parameters |= {"Bucket": folder.bucket, "Folder": folder.prefix}
         parameters |= {"DataBucket": at.bucket, "DataFolder": at.prefix}
@@ -137,7 +143,7 @@ def plan(aws: Aws | None, project_dir: Path, asked: argparse.Namespace) -> Plan:
 
 
 def _command(asked: argparse.Namespace) -> str:
-    """What to run: the given command, or a training."""
+    """Return the command to run: the given one, or a training."""
     command, more = str(asked.command).strip(), asked.train_args
     if command:
         try:
@@ -159,7 +165,7 @@ def _command(asked: argparse.Namespace) -> str:
 
 
 def _stem(what: str) -> str:
-    """What a run is called after: its flag file, `python FILE.py` or `python -m MODULE`."""
+    """Return what to name a run after: its flag file, FILE.py or MODULE."""
     words = [one for one in what.split() if one not in ("python", "-m")]
     name = re.sub("[.](py|flags)$", "", words[0].lower()) if words else ""
     return re.sub("[^a-z0-9]+", "-", re.split("[./]", name)[-1]).strip("-")[:20] or "run"
@@ -194,7 +200,7 @@ def _deadline(max_hours: float) -> str:
 
 
 def _trainings(project_dir: Path, command: str) -> tuple[int, int]:
-    """How many trainings train.py is asked for, and of how many epochs; none by other commands."""
+    """Return how many trainings a command does, by train.py's flags, and the epochs of each."""
     if not command.startswith("python train.py"):
         return 0, 0
     values = flags.FlagValues()
@@ -212,7 +218,7 @@ def _trainings(project_dir: Path, command: str) -> tuple[int, int]:
 
 
 def find_data(aws: Aws | None, data_dir: str) -> Data:
-    """Finds a data set here or in S3; one that is here is compared with its manifest.
+    """Find a data set here or in S3; compare one that is here with its manifest.
 
     Raises:
       LaunchError: if there is none.
@@ -232,12 +238,10 @@ def find_data(aws: Aws | None, data_dir: str) -> Data:
             raise FileError(f"{where}/{missing[0]}: missing; the manifest names it")
     else:
         where = Path(data_dir)
-        found = {path.relative_to(where): path for path in sorted(where.rglob("*"))}
-        files = {
-            name.as_posix(): path.stat().st_size
-            for name, path in found.items()
-            if path.is_file() and not any(part.startswith(".") for part in name.parts)
-        }
+        paths = [path for path in sorted(where.rglob("*")) if path.is_file()]
+        names = [path.relative_to(where) for path in paths]
+        names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+        files = {name.as_posix(): (where / name).stat().st_size for name in names}
         manifest = b""
         if MANIFEST in files:
             files[MANIFEST] = files.pop(MANIFEST)  # last: it vouches for the others
@@ -248,13 +252,8 @@ def find_data(aws: Aws | None, data_dir: str) -> Data:
     return Data(where, files, manifest)
 
 
-def _folder_of(aws: Aws, data: Data) -> Folder:
-    """Where a data set is in S3, or will be."""
-    return aws.root.folder(f"data/{data.digest}") if isinstance(data.where, Path) else data.where
-
-
 def show(plan: Plan, aws: Aws | None, others: Sequence[str]) -> None:
-    """Tells a person all of it, and time and cost of other types beside."""
+    """Print a plan, with time and cost on its machines and on other types."""
     where = f", a stack in account {aws.account}, {aws.region}" if aws else ""
     say(f"run {plan.name}{where}; launch/stack.yaml with")
     for name, value in plan.parameters.items():
@@ -280,10 +279,10 @@ def show(plan: Plan, aws: Aws | None, others: Sequence[str]) -> None:
 
 
 def execute(aws: Aws, plan: Plan) -> None:
-    """Makes the stack without a machine, uploads, and then starts the machine.
+    """Create the stack without a machine, upload, and then start the machine.
 
-    So what AWS refuses, it refuses before the upload, and a machine that cannot be set up takes
-    back the last step alone. The same call again resumes where this one ended.
+    So what AWS refuses, it refuses before the upload, and only the last step is rolled back if the
+    machine cannot be set up. The same call again resumes where an interrupted one ended.
 
     Raises:
       LaunchError, FileError: if it cannot be done.
@@ -312,12 +311,12 @@ def execute(aws: Aws, plan: Plan) -> None:
     folder.put("source.tar", plan.source)
     say(f"source is in {folder}: {len(plan.source) / 1e6:.1f} MB")
     if plan.data and isinstance(plan.data.where, Path):
-        _upload(plan.data, plan.data.where, _folder_of(aws, plan.data))
-    start(aws, stack, plan.max_hours, _changes(stack, plan.parameters))
+        _upload(plan.data, plan.data.where, plan.data.in_s3(aws))
+    _start(aws, stack, plan.parameters, plan.machines[0], plan.max_hours)
 
 
 def _make_stack(aws: Aws, plan: Plan) -> Stack:
-    """Makes a run's stack, all but its machine."""
+    """Create a run's stack, all but its machine."""
     cloudformation, name = aws.client("cloudformation"), aws_lib.PREFIX + plan.name
     say(f"making stack {name} ...")
     # There is one where this call, its answer lost, or another beside it made it.
@@ -348,25 +347,39 @@ def _upload(data: Data, where: Path, target: Folder) -> None:
     say(f"data is in {target}: {data.bytes / 1e6:.1f} MB, of which {total / 1e6:.1f} MB were new")
 
 
-def start(aws: Aws, stack: Stack, max_hours: float, changes: dict[str, str]) -> None:
-    """Starts a run's machine, with changed parameters, and waits until it is set up.
+def resume(aws: Aws, stack: Stack, asked: argparse.Namespace) -> None:
+    """Start another machine for a run that has none; it resumes from what is saved.
 
     Raises:
-      LaunchError: if it is not; then there is no machine any more, and the message says why.
+      LaunchError: if it cannot be started; the message says why.
     """
-    if stack.is_started or changes:  # CloudFormation waits for a machine only where it starts one
-        _update(aws, stack, changes | {"Machines": "0"})
+    before = stack.parameters
+    asked.os = next(key for key, name in _ROOT_DEVICE.items() if name == before["RootDevice"])
+    asked.spot = before["Spot"] == "true" if asked.spot is None else asked.spot
+    same = [before[key] for key in ("InstanceType", "LikeType1", "LikeType2") if before[key]]
+    machines, wanted = _machine_parameters(aws, asked, same, before["Command"])
+    _start(aws, stack, wanted, machines[0], asked.max_hours)
+
+
+def _start(
+    aws: Aws, stack: Stack, changes: dict[str, str], machine: Machine, max_hours: float
+) -> None:
+    """Start a run's machine and wait until it is set up; if it is not, there is none any more."""
+    if stack.is_started:  # CloudFormation waits for a machine only where it starts one
+        _update(aws, stack, {"Machines": "0"})
     folder = aws.run_folder(stack.run)
     before = folder.read_json("status.json")
     status = {"state": "starting", "machine_s": before.get("machine_s", 0)}
     folder.put("status.json", json.dumps(status).encode())
+    price = offers.price(machine, changes["Spot"] == "true", int(stack.parameters["DiskGb"]))
+    folder.put("price.json", json.dumps(price).encode())
     say("starting the machine; this takes some minutes. Ctrl-C ends this command, not the run.")
-    _update(aws, stack, {"Machines": "1", "Deadline": _deadline(max_hours)})
+    _update(aws, stack, changes | {"Machines": "1", "Deadline": _deadline(max_hours)})
     say("the machine is set up")
 
 
 def _update(aws: Aws, stack: Stack, changes: dict[str, str]) -> None:
-    """Changes parameters of a stack and waits for the end."""
+    """Change parameters of a stack and wait until AWS has done it."""
     cloudformation = aws.client("cloudformation")
     kept = [key for key in stack.parameters if key not in changes]
     same = [{"ParameterKey": key, "UsePreviousValue": True} for key in kept]
@@ -378,37 +391,13 @@ def _update(aws: Aws, stack: Stack, changes: dict[str, str]) -> None:
             Capabilities=["CAPABILITY_IAM"],
         )
     except cloudformation.exceptions.ClientError as error:
-        said = error.response["Error"]["Message"]
-        if "No updates are to be performed" in said:
-            return
-        if "_IN_PROGRESS" not in said:  # else an earlier call is at it, whose answer was lost
+        # The same request before it, whose answer was lost, did it or is still at it.
+        if not re.search("No updates are to be performed|_IN_PROGRESS", str(error)):
             raise
     done = aws_lib.wait(aws, stack.id)
     if done.parameters["Machines"] != changes["Machines"]:
         raise LaunchError(f"another call changed {stack.name} at the same time; try again")
 
 
-def _changes(stack: Stack, wanted: dict[str, str]) -> dict[str, str]:
-    """Those of the wanted parameters that a stack has not; the deadline is always new."""
-    before = stack.parameters | {"Deadline": wanted.get("Deadline", "")}
-    return {key: value for key, value in wanted.items() if before.get(key) != value}
-
-
 def _given(parameters: dict[str, str]) -> list[dict[str, Any]]:
     return [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
-
-
-def resume(aws: Aws, stack: Stack, asked: argparse.Namespace) -> None:
-    """Starts another machine for a run that has none; it resumes from what is saved.
-
-    Raises:
-      LaunchError: if it cannot be.
-    """
-    before = stack.parameters
-    found: dict[str, str] = {}
-    if asked.instance_type or asked.spot is not None:
-        asked.os = next(key for key, name in _ROOT_DEVICE.items() if name == before["RootDevice"])
-        asked.spot = before["Spot"] == "true" if asked.spot is None else asked.spot
-        same = [before[key] for key in ("InstanceType", "LikeType1", "LikeType2") if before[key]]
-        _, found = _machine_parameters(aws, asked, same, before["Command"])
-    start(aws, stack, asked.max_hours, _changes(stack, found))

@@ -1,4 +1,4 @@
-"""Runs a command of the project on a machine of EC2 that ends itself, and watches it.
+"""Run a command of the project on an EC2 machine that ends itself, and watch it.
 
     python -m launch.ec2 deploy --flagfile=tcn.flags --data_dir=DIR|s3://... [-- TRAIN.PY'S FLAGS]
     python -m launch.ec2 deploy --command='python -m ... {data} {out}' [--data_dir=DIR|s3://...]
@@ -13,12 +13,10 @@ they must be allowed. `deploy` prints the run's name on standard output, all els
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import logging
 import re
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ try:
 
     from launch import aws as aws_lib
     from launch import deploy, monitor
-    from launch.aws import Aws, LaunchError, Stack, say
+    from launch.aws import Aws, LaunchError, say
     from launch.files import FileError
 
     _OF_AWS = (
@@ -42,7 +40,6 @@ except ModuleNotFoundError as error:  # --help needs none of it
     _missing = (error.name or "").partition(".")[0]
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
-_POLL_S = 10.0
 
 
 def _matches(pattern: str, what: str) -> Callable[[str], str]:
@@ -114,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     flag("--setup_minutes", type=_between(10, 720), default=45.0, help=setup)
     flag("--subnet_id", type=lambda text: text.split(","), default=[], help="default: the VPC's")
     flag("--instance_profile", default="", help="an existing one, where you may make no role")
-    flag("--notify", default="", help="e-mail address to tell when the run has finished or failed")
+    flag("--notify", default="", help="e-mail address to tell when the run ends, however it does")
     starts(flag)
     flag = add(_monitor, "show a run")
     flag("--follow", action="store_true", help="copy the log until the run is over")
@@ -128,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs a command; returns its exit status."""
+    """Run a command line; return its exit status."""
     ours, train_args = list(argv), []
     if "--" in ours:
         at = ours.index("--")
@@ -166,8 +163,7 @@ def _deploy(args: argparse.Namespace) -> int:
         say(f"without AWS ({error}): account and network are not checked")
     plan = deploy.plan(aws, PROJECT_DIR, args)
     deploy.show(plan, aws, deploy.offers.COMPARED if args.dry_run else ())
-    if not _is_confirmed(args, "Start it?", "nothing was made"):
-        return 0 if args.dry_run else 1
+    _confirm(args, "Start it?", "nothing was made")
     assert aws
     deploy.execute(aws, plan)
     say(f"watch it: python -m launch.ec2 monitor {plan.name} --follow")
@@ -182,9 +178,7 @@ def _resume(args: argparse.Namespace) -> int:
     if seen.state == monitor.FINISHED:
         raise LaunchError(f"{name} is finished; `fetch {name}` brings its files")
     if not seen.machine and seen.state != monitor.WAITING:
-        question = f"Start a machine, for {args.max_hours:g} h at most?"
-        if not _is_confirmed(args, question, "not started"):
-            return 0 if args.dry_run else 1
+        _confirm(args, f"Start a machine, for {args.max_hours:g} h at most?", "not started")
         deploy.resume(aws, seen.stack, args)
     print(name)
     return 0
@@ -224,7 +218,7 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 def _stop(args: argparse.Namespace) -> int:
-    """Ends the machine first, which needs nothing of S3."""
+    """Stop a run; the machine ends first, which needs nothing of S3."""
     aws, name = aws_lib.connect(args.prefix), args.run
     stack, folder = aws_lib.find_stack(aws, name), aws.run_folder(name)
     if stack is None and not (args.delete and folder.objects()):
@@ -232,10 +226,10 @@ def _stop(args: argparse.Namespace) -> int:
     if args.delete:
         say(f"removes for good its stack and the files in {folder} (first: fetch {name}), and its")
         say("data set, if it was uploaded from here and no other run has it")
-    if (args.delete or args.dry_run) and not _is_confirmed(args, "Remove it?", "nothing was done"):
-        return 0 if args.dry_run else 1
+    if args.delete or args.dry_run:
+        _confirm(args, "Remove it?", "nothing was done")
     if stack:
-        _end(aws, stack)
+        aws_lib.end_machine(aws, stack)
     if not args.delete:
         say(f"{name} has no machine; `resume {name}` resumes from what it saved")
         return 0
@@ -252,32 +246,19 @@ def _stop(args: argparse.Namespace) -> int:
     return 0
 
 
-def _end(aws: Aws, stack: Stack) -> None:
-    """Has AWS end the machine, which saves as it goes down, and waits until it is gone."""
-    aws_lib.end_machine(aws, stack.name)
-    if stack.status == "UPDATE_IN_PROGRESS":  # still being set up; AWS would wait for that
-        aws.client("cloudformation").cancel_update_stack(StackName=stack.name)
-        with contextlib.suppress(LaunchError):
-            aws_lib.wait(aws, stack.id)
-    while machines := aws_lib.group(aws, stack.name).get("Instances"):
-        say(f"{machines[0]['InstanceId']} saves and ends ...")
-        time.sleep(_POLL_S)
-
-
-def _is_confirmed(args: argparse.Namespace, question: str, otherwise: str) -> bool:
-    """Whether to go ahead; if not, says what that means. A dry run asks nobody and does not."""
+def _confirm(args: argparse.Namespace, question: str, otherwise: str) -> None:
+    """Ask whether to go ahead, and exit if not; a dry run asks nobody and exits."""
     if args.dry_run:
         say(f"dry run: {otherwise}")
-        return False
+        sys.exit(0)
     if args.yes:
-        return True
+        return
     if not sys.stdin.isatty():
         raise LaunchError("nobody is there to ask; pass --yes to proceed")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() in ("y", "yes"):
-        return True
-    say(otherwise)
-    return False
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        say(otherwise)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Files to and from a folder of S3, on the caller's side and on the machine's. Needs boto3 alone.
+"""Copy files to and from a folder of S3, here and on the machine. Needs boto3 alone.
 
-boto3 sends a checksum with every upload, which S3 compares, and compares that of every download;
-what is put is there whole or not at all.
+boto3 and S3 compare a checksum at every upload and download; an object is stored whole or not at
+all.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ MANIFEST = "manifest.json"
 
 
 class FileError(RuntimeError):
-    """A file that is not what it should be; the message says which and what to do."""
+    """A file that is missing or damaged; the message says which and what to do."""
 
 
 def s3_client(session: Any, owner: str = "") -> Any:
-    """A client of S3 whose every request names the account that must own the bucket, if given."""
+    """Make a client of S3 whose every request names the bucket's owner, an account, if given."""
     client = session.client("s3", config=RETRIES)
 
     def name_owner(params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def s3_client(session: Any, owner: str = "") -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Object:
-    """What S3 lists: name within its folder, size, and when it was put, in seconds since 1970."""
+    """An object of S3: name within its folder, size, and when it was put, in s since 1970."""
 
     name: str
     bytes: int
@@ -61,29 +61,29 @@ class Folder:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     def folder(self, name: str) -> Folder:
-        """A folder within this one."""
+        """Return a folder within this one."""
         return dataclasses.replace(self, prefix=self._key(name))
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
 
     def objects(self, beginning: str = "") -> list[Object]:
-        """Objects in this folder and below whose names begin so, by name; none of no bucket."""
+        """List the objects whose names begin so, sorted; none if there is no bucket."""
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=self._key(beginning)
         )
         start = len(self._key(""))
         try:
             return [
-                Object(entry["Key"][start:], entry["Size"], entry["LastModified"].timestamp())
-                for page in pages
-                for entry in page.get("Contents", [])
+                Object(one["Key"][start:], one["Size"], one["LastModified"].timestamp())
+                for one in pages.search("Contents[]")
+                if one  # None of an empty page
             ]
         except self.client.exceptions.NoSuchBucket:
             return []
 
     def read(self, name: str, offset: int = 0) -> bytes | None:
-        """A small object's content from `offset` on, or None where there is none."""
+        """Return a small object's content from `offset` on, or None if there is no object."""
         more = {"Range": f"bytes={offset}-"} if offset else {}
         try:
             answer = self.client.get_object(Bucket=self.bucket, Key=self._key(name), **more)
@@ -97,19 +97,19 @@ class Folder:
         return answer["Body"].read()
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON object; empty where there is none."""
+        """Return the content of a JSON object; empty if there is none."""
         return json.loads(self.read(name) or b"{}")
 
     def put(self, name: str, content: Any) -> None:
-        """Uploads bytes or an open file in one request."""
+        """Upload bytes or an open file in one request."""
         self.client.put_object(Bucket=self.bucket, Key=self._key(name), Body=content)
 
     def upload(self, name: str, path: Path) -> None:
-        """Uploads a file that nobody changes meanwhile, in parts where it is large."""
+        """Upload a file that does not change meanwhile, in parts if it is large."""
         self.client.upload_file(str(path), self.bucket, self._key(name))
 
     def download_all(self, to: Path) -> Iterator[tuple[Path, bool]]:
-        """Brings all objects to a folder, whole; yields each and whether it was not there yet.
+        """Download all objects to a folder; yield each path, and whether it was downloaded now.
 
         Raises:
           FileError: if a name leads out of the folder.
@@ -129,7 +129,7 @@ class Folder:
             yield path, is_new
 
     def delete_all(self) -> int:
-        """Removes all objects; returns how many there were.
+        """Delete all objects; return how many there were.
 
         Raises:
           FileError: naming the first that could not be removed.
@@ -144,7 +144,7 @@ class Folder:
 
 
 def named_by(manifest: bytes) -> dict[str, str]:
-    """Names and SHA-256 of the files that a data set's manifest names, whatever its version."""
+    """Return names and SHA-256 of the files in a data set's manifest of any version."""
     found = {}
 
     def note(entry: dict[str, Any]) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def named_by(manifest: bytes) -> dict[str, str]:
 
 
 def check_data(folder: Path) -> str:
-    """Compares a data set with its manifest; returns what was found.
+    """Compare a data set with its manifest; return the result in words.
 
     Raises:
       FileError: naming the file that is missing or differs.

@@ -1,4 +1,4 @@
-"""Runs a run's command on its machine and keeps what it makes in S3: the machine's one service.
+"""Run a run's command on its machine, and save its files to S3 as it goes.
 
     python -m launch.machine
 
@@ -37,7 +37,7 @@ _LAST_SAVE_S = {"failed": 600.0, "finished": 600.0, "interrupted": 60.0}
 
 
 class Machine:
-    """One machine of a run."""
+    """A machine of a run."""
 
     def __init__(self, settings: dict[str, str]) -> None:
         top = Path(settings["TOP"])
@@ -58,7 +58,7 @@ class Machine:
             signal.signal(number, self._note_signal)
 
     def run(self) -> int:
-        """Works until the run is over or the machine is interrupted; returns the exit status."""
+        """Run until the command ends or the machine is interrupted; return the exit status."""
         try:
             self._fetch()
             state, message, status = self._work_to_the_end()
@@ -73,7 +73,7 @@ class Machine:
         return INTERRUPTED if state == "interrupted" else 0
 
     def _fetch(self) -> None:
-        """Brings here what earlier machines saved, and the data."""
+        """Download what earlier machines saved, and the data."""
         self._seconds_before = float(self._folder.read_json("status.json").get("machine_s", 0.0))
         self._put_status()
         for path, _ in self._folder.folder("out").download_all(self._out):
@@ -84,7 +84,7 @@ class Machine:
         print(f"data: {sum(fetched) / 1e6:.1f} MB from {self._data_folder}; {checked}", flush=True)
 
     def _work_to_the_end(self) -> tuple[str, str, int | None]:
-        """Runs the command, saving as it goes; returns state, message and its exit status."""
+        """Run the command, saving as it goes; return state, message and its exit status."""
         command = self._command.replace("{data}", str(self._data)).replace("{out}", str(self._out))
         print(f"runs: {command}", flush=True)
         self._status["state"] = "running"
@@ -107,7 +107,7 @@ class Machine:
         return "finished", "", 0
 
     def _save(self) -> bool:
-        """Sends what has changed, the status last; whether S3 took all of it."""
+        """Upload what has changed, the status last; return whether S3 took all of it."""
         try:
             # Oldest first, so that a report never comes before what it reports on.
             for file in sorted(set(self._written()) - self._saved):
@@ -123,7 +123,7 @@ class Machine:
             return False
 
     def _written(self) -> list[tuple[int, int, int, str]]:
-        """Each file of the command's folder, by when it was written, its size, inode and name."""
+        """List the files of the command's folder: time written, size, inode and name."""
         found = []
         for path in self._out.rglob("*"):
             name = path.relative_to(self._out).as_posix()
@@ -152,7 +152,7 @@ class Machine:
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """Ends the command and what it started; it has the time to save its state."""
+    """Terminate the command, with time to save its state, and kill it if it does not end."""
     child.terminate()
     try:
         child.wait(_STOP_COMMAND_S)

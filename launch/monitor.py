@@ -1,4 +1,4 @@
-"""How runs are doing, by their stack, its Auto Scaling group, and what the machine keeps in S3."""
+"""Show how runs are doing, by their stack, Auto Scaling group and files in S3."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import botocore.exceptions
 
 from launch import aws as aws_lib
-from launch import offers
 from launch.aws import Aws, LaunchError, Stack
 
 # Exit status of `monitor --follow` besides the command's own.
@@ -18,13 +17,12 @@ NOT_FINISHED = 3
 FINISHED, FAILED, STOPPED, WAITING = "finished", "failed", "stopped", "waiting for a machine"
 # A machine that is set up says something every 20 seconds; until then the log tells.
 _SILENT_S = 300
-_POLL_S = 5.0
 _NOT_REACHED = (botocore.exceptions.ConnectionError, botocore.exceptions.HTTPClientError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """A run at a moment."""
+    """A run as it was found at one moment."""
 
     stack: Stack
     status: dict[str, Any]  # what the machine said last; empty before
@@ -33,19 +31,19 @@ class Seen:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more happens by itself."""
+        """Tell whether nothing more happens by itself."""
         return self.state in (FINISHED, FAILED, STOPPED)
 
     @property
     def exit_status(self) -> int:
-        """Of `monitor --follow`: the command's own, or 3 where it is not finished."""
+        """Return the exit status of `monitor --follow`: the command's own, or 3 if it was stopped."""
         if self.state == FAILED:
             return int(self.status.get("exit_status") or 1)
         return 0 if self.state == FINISHED else NOT_FINISHED
 
 
 def find(aws: Aws, name: str) -> Seen:
-    """Looks at a run.
+    """Find a run by its name and look at it.
 
     Raises:
       LaunchError: if there is none of that name.
@@ -57,7 +55,7 @@ def find(aws: Aws, name: str) -> Seen:
 
 
 def look(aws: Aws, stack: Stack) -> Seen:
-    """Looks at a stack's run."""
+    """Look at a stack's run."""
     status = aws.run_folder(stack.run).read_json("status.json")
     group = aws_lib.group(aws, stack.name)
     alive = [one for one in group.get("Instances", []) if one["LifecycleState"] != "Terminated"]
@@ -74,11 +72,10 @@ def look(aws: Aws, stack: Stack) -> Seen:
 
 
 def describe(aws: Aws, seen: Seen) -> str:
-    """A run in a few lines."""
+    """Describe a run in a few lines."""
     status, stack, given = seen.status, seen.stack, seen.stack.parameters
     since_s = max(0.0, time.time() - status.get("updated_at", time.time()))
-    is_spot = given["Spot"] == "true"
-    what = f"{given['InstanceType']} {'spot' if is_spot else 'on demand'}"
+    what = f"{given['InstanceType']} {'spot' if given['Spot'] == 'true' else 'on demand'}"
     lines = [
         f"{stack.run}  {seen.state}",
         f"  machine    {what}, {seen.machine or 'none now'}; stack {stack.name}: {stack.status}",
@@ -87,12 +84,11 @@ def describe(aws: Aws, seen: Seen) -> str:
     if seen.state == WAITING or status.get("message"):
         why = status.get("message") or aws_lib.why_no_machine(aws, stack.name)
         lines.append(f"  because    {why}")
-    (machine,) = offers.machines(aws, [given["InstanceType"]])
-    usd = machine.spot_usd if is_spot and machine.spot_usd is not None else machine.usd
-    if usd is not None:
-        usd += offers.extras_usd(int(given["DiskGb"]))
+    price = aws.run_folder(stack.run).read_json("price.json")
+    if usd := price.get("usd_per_hour"):
         hours = (status.get("machine_s", 0) + (since_s if seen.machine else 0)) / 3600
-        lines.append(f"  cost       ${hours * usd:.2f} so far, computed at ${usd:.3f} an hour")
+        rate = f"${usd:.3f} an hour, {price['source']}"
+        lines.append(f"  cost       ${hours * usd:.2f} so far, computed with {rate}")
     if status.get("last_line"):
         lines.append(f"  last word  {since_s:.0f} s ago: {status['last_line']}")
     if seen.machine:
@@ -109,7 +105,7 @@ def describe(aws: Aws, seen: Seen) -> str:
 
 
 def console(aws: Aws, seen: Seen) -> str:
-    """What the last machine wrote to its console, which AWS keeps for an hour; empty if unknown."""
+    """Return the console of the last machine, which AWS keeps for an hour; empty if unknown."""
     told = aws_lib.activities(aws, seen.stack.name)
     ids = re.findall(r"\bi-[0-9a-f]+", " ".join(one.get("Description", "") for one in told))
     try:
@@ -121,7 +117,7 @@ def console(aws: Aws, seen: Seen) -> str:
 
 
 def follow(aws: Aws, name: str) -> Seen:
-    """Prints the machines' logs as they come, until the run is over; returns how it ended."""
+    """Print the machines' logs as they grow until the run is over; return how it ended."""
     folder = aws.run_folder(name)
     state, at, offset = "", "", 0
     while True:
@@ -132,7 +128,7 @@ def follow(aws: Aws, name: str) -> Seen:
             parts = [(one, folder.read(one, offset if one == at else 0) or b"") for one in logs]
         except _NOT_REACHED as error:  # a network that is away for an hour ends no run
             print(f"--- {name}: AWS is not reachable ({error}); retrying", flush=True)
-            time.sleep(_POLL_S)
+            time.sleep(aws_lib.POLL_S)
             continue
         if seen.state != state:
             state = seen.state
@@ -148,11 +144,11 @@ def follow(aws: Aws, name: str) -> Seen:
                 print(console(aws, seen))
             return seen
         print(end="", flush=True)
-        time.sleep(_POLL_S)
+        time.sleep(aws_lib.POLL_S)
 
 
 def overview(aws: Aws) -> list[str]:
-    """A line a run."""
+    """Return a line for each run."""
     lines = []
     for stack in aws_lib.stacks(aws):
         try:

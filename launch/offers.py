@@ -1,4 +1,4 @@
-"""What AWS offers: instance types and their prices, and a network."""
+"""Look up what AWS offers: instance types with their prices, and a network."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _FAMILIES = ("a", "c", "d", "h", "i", "im", "is", "m", "r", "t", "x", "z")
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """An instance type, with what an hour of it costs."""
+    """An instance type and its price per hour."""
 
     instance_type: str
     vcpus: int  # 0 where it is not known, as the memory
@@ -56,7 +56,7 @@ class Machine:
 
 
 def machines(aws: Aws | None, names: Sequence[str]) -> list[Machine]:
-    """Looks instance types up, those that the region has; without AWS what names and table say.
+    """Look up those instance types that the region has; without AWS, in the table below.
 
     Raises:
       LaunchError: if the region has none of them, or one cannot run this.
@@ -87,7 +87,7 @@ def _row(name: str) -> _Row:
 
 
 def _size(entry: dict[str, Any]) -> tuple[int, int, str]:
-    """A type's vCPUs, GiB and architecture, as EC2 describes it."""
+    """Return a type's vCPUs, GiB and architecture as EC2 describes it."""
     name, gib = entry["InstanceType"], entry["MemoryInfo"]["SizeInMiB"] // 1024
     if re.split(r"\d", name)[0] not in _FAMILIES:
         raise LaunchError(
@@ -101,7 +101,7 @@ def _size(entry: dict[str, Any]) -> tuple[int, int, str]:
 
 
 def _listed_usd(aws: Aws, names: Sequence[str]) -> dict[str, float | None]:
-    """From AWS's price list; none where it is not available, such as without permission."""
+    """Return on-demand prices of AWS's price list; none if it may not be read."""
     # Then minutes of retries are no use.
     few = RETRIES.merge(Config(retries={"mode": "standard", "total_max_attempts": 2}))
     pricing = aws.session.client("pricing", "us-east-1", config=few)
@@ -125,7 +125,7 @@ def _listed_usd(aws: Aws, names: Sequence[str]) -> dict[str, float | None]:
 
 
 def _spot_usd(aws: Aws, names: Sequence[str]) -> dict[str, float]:
-    """Of now, in each type's cheapest zone."""
+    """Return the spot prices of now, each in its cheapest zone."""
     try:
         answer = aws.client("ec2").describe_spot_price_history(
             InstanceTypes=names,
@@ -142,13 +142,21 @@ def _spot_usd(aws: Aws, names: Sequence[str]) -> dict[str, float]:
     }
 
 
+def price(machine: Machine, is_spot: bool, disk_gb: int) -> dict[str, Any]:
+    """Return what an hour costs in USD, disk and address included, and where that is from."""
+    usd, source = machine.usd, machine.source
+    if is_spot and machine.spot_usd is not None:
+        usd, source = machine.spot_usd, f"the spot market on {datetime.date.today()}"
+    return {"usd_per_hour": None if usd is None else usd + extras_usd(disk_gb), "source": source}
+
+
 def extras_usd(disk_gb: int) -> float:
-    """Of an hour of disk and address."""
+    """Return what an hour of disk and address costs in USD."""
     return _GP3_USD_PER_GB_HOUR * disk_gb + _PUBLIC_IPV4_USD_PER_HOUR
 
 
 def network(aws: Aws, subnet_ids: Sequence[str]) -> tuple[str, list[str]]:
-    """A network and its subnets: those given, or the default ones.
+    """Return a network and its subnets: those given, or the default ones.
 
     Raises:
       LaunchError: if there is none, or one has no way to the internet.
@@ -177,7 +185,7 @@ def network(aws: Aws, subnet_ids: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _leads_out(routes: Sequence[dict[str, str]], subnet: dict[str, Any]) -> bool:
-    """By an internet gateway and public addresses, or by a NAT or the like, which needs none."""
+    """Tell whether a subnet has an internet gateway and public addresses, or a NAT or the like."""
     for route in routes:
         if route.get("DestinationCidrBlock") == "0.0.0.0/0" and route.get("State") == "active":
             is_public = route.get("GatewayId", "").startswith("igw-")
@@ -188,7 +196,7 @@ def _leads_out(routes: Sequence[dict[str, str]], subnet: dict[str, Any]) -> bool
 def table(
     found: Sequence[Machine], hours: Sequence[float | None], max_hours: float, disk_gb: int
 ) -> list[str]:
-    """Time and cost of several types side by side, for a person."""
+    """Format time and cost of several types as a table."""
     lines = [
         "type          vCPUs   GiB   hours  on demand/h     total   at most    spot/h     total"
     ]

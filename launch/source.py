@@ -1,4 +1,4 @@
-"""The project's source as one file: what git tracks, checked where it is unpacked again."""
+"""Pack the project's source, the files that git tracks, and check it where it is unpacked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from launch.aws import LaunchError, say
 
 
 def pack(project_dir: Path, command: str) -> tuple[bytes, str]:
-    """Packs every file that git tracks; untracked files, credentials among them, stay here.
+    """Pack every file that git tracks; untracked files, such as credentials, stay here.
 
     Args:
       project_dir: the project's top folder.
@@ -48,13 +48,13 @@ def pack(project_dir: Path, command: str) -> tuple[bytes, str]:
 
 
 def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    """With no time and owner, which differ where the files do not."""
+    """Remove time and owner, which differ where the files do not."""
     mode = 0o755 if entry.mode & 0o100 else 0o644
     return entry.replace(mtime=0, mode=mode, uid=0, gid=0, uname="", gname="", deep=False)
 
 
 def _check(project_dir: Path, command: list[str], untracked: list[str]) -> None:
-    """What can be known before a machine costs money, of `python FILE` and `python -m MODULE`."""
+    """Check what can be known of `python FILE` and `python -m MODULE` before a machine costs."""
     if command[:1] != ["python"] or len(command) < 2:
         return
     hint = f"; git does not track {', '.join(untracked)}" if untracked else ""
@@ -79,7 +79,7 @@ def _check(project_dir: Path, command: list[str], untracked: list[str]) -> None:
 
 
 def _git(project_dir: Path, *which: str) -> list[str]:
-    """Names of files, sorted, by `git ls-files`."""
+    """Return the sorted names that `git ls-files` prints."""
     try:
         done = subprocess.run(
             ["git", "ls-files", "-z", *which], cwd=project_dir, capture_output=True, text=True

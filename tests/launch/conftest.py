@@ -24,3 +24,8 @@ __all__ = [
     "metadata",
     "project",
 ]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ignore moto's warnings of resources that its CloudFormation leaves out."""
+    config.addinivalue_line("filterwarnings", "ignore:Tried to parse AWS")

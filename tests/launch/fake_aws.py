@@ -35,7 +35,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from moto.ssm.models import Parameter, ssm_backends
 
-from launch import aws, deploy, ec2, monitor
+from launch import aws, deploy, ec2
 from launch.files import RETRIES, Folder
 
 REGION = "us-east-1"
@@ -399,8 +399,7 @@ def cloud(
     cloud = Cloud(aws_proxy, capsys)
     _make_region(cloud)
     aws_proxy.rules.append(no_prices)
-    for module in (aws, ec2, monitor):
-        monkeypatch.setattr(module, "_POLL_S", 0.05)
+    monkeypatch.setattr(aws, "POLL_S", 0.05)
     # moto makes what a condition now lets in only where a parameter of it changes too, and two
     # deadlines of the same second do not.
     later, of = itertools.count(), deploy._deadline

@@ -22,14 +22,18 @@ def test_a_run_is_described(cloud, deployed):
     (machine,) = (one["InstanceId"] for one in cloud.instances())
     said = "epoch 4/60  train loss 1.250 accuracy 0.500"
     cloud.say(name, state="running", instance_id=machine, last_line=said)
+    cloud.proxy.requests.clear()
     out = cloud.run("monitor", name).out
+    asked = {request.action for request in cloud.proxy.requests}
+    assert not asked & {"GetProducts", "DescribeSpotPriceHistory"}, "the start noted the price"
     assert "one  running" in out
     assert f"c7i.xlarge spot, {machine}; stack emotion-tfdata-one: UPDATE_COMPLETE" in out
     assert f" s ago: {said}" in out
     assert said in cloud.run("list").out
     (priced,) = offers.machines(aws.connect(), ["c7i.xlarge"])
     usd = priced.spot_usd + offers.extras_usd(30)
-    assert f"cost       ${usd:.2f} so far" in out, "of the hour that it ran"
+    cost = f"cost       ${usd:.2f} so far, computed with ${usd:.3f} an hour, the spot market on 20"
+    assert cost in out, "of the hour that it ran"
     assert f"shell      aws ssm start-session --region us-east-1 --target {machine}" in out
     assert "WARNING" not in out
     cloud.say(name, state="running", instance_id=machine, updated_at=round(time.time()) - 900)
@@ -64,7 +68,7 @@ def test_following_ends_with_the_run_s_own_status(cloud, deployed, monkeypatch):
             cloud.say(name, state="failed", exit_status=5)
 
     calls = iter(range(1, 9))
-    monkeypatch.setattr(monitor.time, "sleep", lambda s: s == monitor._POLL_S and on(next(calls)))
+    monkeypatch.setattr(monitor.time, "sleep", lambda s: s == aws.POLL_S and on(next(calls)))
     told = cloud.run("monitor", name, "--follow")
     assert told.status == 5
     out = told.out
@@ -137,6 +141,7 @@ def test_a_stopped_run_resumes_with_what_may_change(cloud, deployed):
     assert parameters["Spot"] == "true"
     assert len(cloud.instances()) == 1
     assert cloud.status(name)["machine_s"] == 3600, "its cost continues"
+    assert "the spot market on 20" in cloud.run("monitor", name).out, "at the new machine's price"
     cloud.say(name, state="finished")
     cloud.run("stop", name)
     assert "is finished; `fetch one`" in cloud.run("resume", name, "--yes").err

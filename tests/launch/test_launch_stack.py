@@ -14,6 +14,7 @@ import re
 
 import boto3
 import cfnlint.api
+import numpy as np
 import pytest
 import yaml
 from botocore.stub import ANY, Stubber
@@ -22,7 +23,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from policy_sentry.querying.actions import get_action_data
 
-from launch import aws, deploy, ec2, offers
+from launch import aws, deploy, offers
 from launch.files import Folder
 
 LOCKED = re.compile(r"^([a-zA-Z0-9_.-]+)==([^\s;\\]+)", re.M)
@@ -42,8 +43,14 @@ def test_aws_s_own_schemas_find_nothing_in_the_template(template):
     assert len(template) < 51200, "CloudFormation's limit"
 
 
-def _policies(template):
-    """The caller's policy, and the machine's with all that it may have."""
+def _resources(template, **known):
+    """The template's resources, as with all parameters given."""
+    known |= {
+        "AWS::Partition": "aws",
+        "AWS::Region": "us-east-1",
+        "AWS::AccountId": "123456789012",
+        "AWS::StackName": "emotion-tfdata-one",
+    }
     loader = type("Loader", (yaml.SafeLoader,), {})
 
     def construct(loader, suffix, node):
@@ -51,21 +58,55 @@ def _policies(template):
             values = loader.construct_sequence(node, deep=True)
             return values[1] if suffix == "If" else values
         value = loader.construct_scalar(node)
-        known = {
-            "AWS::Partition": "aws",
-            "AWS::Region": "us-east-1",
-            "AWS::AccountId": "123456789012",
-            "Topic": "arn:aws:sns:us-east-1:123456789012:one",
-        }
         if suffix == "Ref":
             return known.get(value, value)
         return re.sub(r"\$\{([^}]+)\}", lambda m: known.get(m[1], m[1].lower()), value)
 
     loader.add_multi_constructor("!", construct)
-    role = yaml.load(template, loader)["Resources"]["Role"]["Properties"]
-    (policy,) = role["Policies"]
+    return yaml.load(template, loader)["Resources"]
+
+
+def _policies(template):
+    """The caller's policy, and the machine's with all that it may have."""
+    topic = "arn:aws:sns:us-east-1:123456789012:one"
+    (policy,) = _resources(template, Topic=topic)["Role"]["Properties"]["Policies"]
     caller = json.loads((deploy.TEMPLATE.parent / "policy.json").read_text())
     return {"caller": caller, "machine": policy["PolicyDocument"]}
+
+
+def test_every_end_is_mailed_without_a_machine(cloud, deployed, template):
+    """By an alarm on the group's wanted machines; moto makes none of a stack and evaluates none."""
+    deployed("--name=one", "--notify=me@example.org")
+    capacities = [0, cloud.group("one")["DesiredCapacity"]]  # made without a machine
+    cloud.client("autoscaling").terminate_instance_in_auto_scaling_group(
+        InstanceId=cloud.instances()[0]["InstanceId"], ShouldDecrementDesiredCapacity=False
+    )
+    capacities.append(cloud.group("one")["DesiredCapacity"])  # interrupted: another is started
+    assert cloud.run("stop", "one").status == 0  # as the machine and the deadline do
+    capacities += [cloud.group("one")["DesiredCapacity"]] * 2
+
+    (topic,) = cloud.client("sns").list_topics()["Topics"]
+    resources = _resources(template, Topic=topic["TopicArn"], Group="emotion-tfdata-one")
+    assert resources["Group"]["Properties"]["MetricsCollection"] == [
+        {"Granularity": "1Minute", "Metrics": ["GroupDesiredCapacity"]}
+    ]
+    client, given = cloud.client("cloudwatch"), resources["Ended"]["Properties"]
+    client.put_metric_alarm(AlarmName="ended", **given)  # botocore knows every field of it
+    (alarm,) = client.describe_alarms()["MetricAlarms"]
+    (mailed,) = cloud.client("sns").list_subscriptions_by_topic(TopicArn=alarm["AlarmActions"][0])[
+        "Subscriptions"
+    ]
+    assert (mailed["Protocol"], mailed["Endpoint"]) == ("email", "me@example.org")
+    change, wanted = alarm["Metrics"]
+    assert (change["Expression"], change["ReturnData"]) == (f"DIFF({wanted['Id']})", True)
+    assert wanted["MetricStat"]["Metric"] == {
+        "Namespace": "AWS/AutoScaling",
+        "MetricName": "GroupDesiredCapacity",
+        "Dimensions": [{"Name": "AutoScalingGroupName", "Value": "emotion-tfdata-one"}],
+    }
+    assert alarm["ComparisonOperator"] == "LessThanThreshold"
+    is_mailed = [drop < alarm["Threshold"] for drop in np.diff(capacities)]
+    assert is_mailed == [False, False, True, False], "once, at the end"
 
 
 # EC2's identifiers are not known before, and these services know no resources or take part of them.
@@ -177,7 +218,7 @@ NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.timezone.utc)
 @pytest.fixture
 def stubs(monkeypatch):
     """An account whose answers are those of the test, in that order."""
-    monkeypatch.setattr(aws, "_POLL_S", 0.0)
+    monkeypatch.setattr(aws, "POLL_S", 0.0)
     session = boto3.session.Session("a", "b", region_name="us-east-1")
     names = ("cloudformation", "autoscaling", "ec2", "s3")
     clients = {name: session.client(name) for name in names}
@@ -227,8 +268,10 @@ def test_a_creation_that_aws_took_back_says_what_failed_first(stubs, capsys):
     _looks(stub, ("CREATE_IN_PROGRESS", events[:1], []), ("DELETE_COMPLETE", events, []))
     with pytest.raises(aws.LaunchError) as raised:
         aws.wait(account, ID)
-    assert str(raised.value) == f"AWS rolled it back (DELETE_COMPLETE): Role: {denied}"
-    assert "  Role create_failed " + denied in capsys.readouterr().err
+    assert (
+        str(raised.value) == f"AWS rolled it back (DELETE_COMPLETE): Role CREATE_FAILED: {denied}"
+    )
+    assert "  Role CREATE_FAILED: " + denied in capsys.readouterr().err
 
 
 def test_a_machine_that_is_not_set_up_is_taken_back_with_its_reason(stubs):
@@ -267,7 +310,7 @@ def test_where_there_is_no_machine_auto_scaling_s_words_are_told_once(stubs, mes
     with pytest.raises(aws.LaunchError) as raised:
         aws.wait(account, ID)
     assert capsys.readouterr().err.count(f"  no machine yet: {message}\n") == 1
-    assert str(raised.value).endswith(f"Start: WaitCondition timed out.; {message}")
+    assert str(raised.value).endswith(f"Start CREATE_FAILED: WaitCondition timed out.; {message}")
 
 
 def test_a_deletion_that_fails_is_told(stubs):
@@ -291,7 +334,7 @@ def test_a_machine_that_is_being_set_up_is_ended_without_waiting_for_it(stubs):
     _looks(stub, ("UPDATE_ROLLBACK_COMPLETE", done, []))
     stub["autoscaling"].add_response("describe_auto_scaling_groups", {"AutoScalingGroups": []})
     stack = aws.Stack(ID, "emotion-tfdata-one", "UPDATE_IN_PROGRESS", {})
-    ec2._end(account, stack)
+    aws.end_machine(account, stack)
 
 
 def test_spot_prices_are_the_newest_of_the_cheapest_zone(stubs):
