@@ -52,15 +52,12 @@ def _matches(pattern: str, what: str) -> Callable[[str], str]:
 
 
 def _between(low: float, high: float) -> Callable[[str], float]:
-    def check(text: str) -> float:
-        try:
-            if low <= float(text) <= high:  # nan is not
-                return float(text)
-        except ValueError:
-            pass
+    def number(text: str) -> float:
+        if low <= float(text) <= high:  # nan is not
+            return float(text)
         raise argparse.ArgumentTypeError(f"give a number from {low} to {high}")
 
-    return check
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -36,7 +36,7 @@ class Seen:
 
     @property
     def exit_status(self) -> int:
-        """Return the exit status of `monitor --follow`: the command's own, or 3 if it was stopped."""
+        """Return the status of `monitor --follow`: the command's own, or 3 if it was stopped."""
         if self.state == FAILED:
             return int(self.status.get("exit_status") or 1)
         return 0 if self.state == FINISHED else NOT_FINISHED
@@ -81,8 +81,12 @@ def describe(aws: Aws, seen: Seen) -> str:
         f"  machine    {what}, {seen.machine or 'none now'}; stack {stack.name}: {stack.status}",
         f"  runs       {given['Command']}",
     ]
-    if seen.state == WAITING or status.get("message"):
-        why = status.get("message") or aws_lib.why_no_machine(aws, stack.name)
+    why = status.get("message", "")
+    if seen.state == WAITING:
+        why = aws_lib.why_no_machine(aws, stack.name)
+    elif seen.state == STOPPED:  # by `stop` or at the deadline, as Auto Scaling puts it
+        why = next((one["Cause"] for one in aws_lib.activities(aws, stack.name)), why)
+    if why:
         lines.append(f"  because    {why}")
     price = aws.run_folder(stack.run).read_json("price.json")
     if usd := price.get("usd_per_hour"):

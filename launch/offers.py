@@ -134,12 +134,11 @@ def _spot_usd(aws: Aws, names: Sequence[str]) -> dict[str, float]:
         )
     except botocore.exceptions.ClientError:
         return {}
-    history = sorted(answer["SpotPriceHistory"], key=lambda entry: entry["Timestamp"])
-    newest = {(one["InstanceType"], one["AvailabilityZone"]): one["SpotPrice"] for one in history}
-    return {
-        name: min(float(usd) for (kind, _), usd in newest.items() if kind == name)
-        for name in {kind for kind, _ in newest}
-    }
+    found: dict[str, float] = {}
+    for one in answer["SpotPriceHistory"]:  # since now: the current price of each type and zone
+        name, usd = one["InstanceType"], float(one["SpotPrice"])
+        found[name] = min(usd, found.get(name, usd))
+    return found
 
 
 def price(machine: Machine, is_spot: bool, disk_gb: int) -> dict[str, Any]:

@@ -130,6 +130,10 @@ def test_a_stopped_run_resumes_with_what_may_change(cloud, deployed):
     assert "setting up" in again.err
     cloud.say(name, state="interrupted")
     assert cloud.run("stop", name).status == 0
+    with pytest.MonkeyPatch.context() as patch:  # moto keeps no activities
+        cause = "a scheduled action changed the desired capacity from 1 to 0"
+        patch.setattr(aws, "activities", lambda *a: [{"Cause": cause}])
+        assert f"because    {cause}" in cloud.run("monitor", name).out
     assert cloud.run("monitor", name, "--follow").status == 3
     assert "nobody is there to ask" in cloud.run("resume", name).err
     changed = cloud.run(
