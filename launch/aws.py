@@ -230,10 +230,10 @@ def end_machine(aws: Aws, stack: Stack) -> None:
         aws.client("cloudformation").cancel_update_stack(StackName=stack.name)
         with contextlib.suppress(LaunchError):
             wait(aws, stack.id)
-    for machine in group(aws, stack.name).get("Instances", []):
-        instance_id = machine["InstanceId"]
-        say(f"{instance_id} saves and ends ...")
-        aws.client("ec2").get_waiter("instance_terminated").wait(InstanceIds=[instance_id])
+    # EC2's own waiter gives up where a machine has only just been started.
+    while machines := group(aws, stack.name).get("Instances"):
+        say(f"{machines[0]['InstanceId']} saves and ends ...")
+        time.sleep(POLL_S)
 
 
 @contextlib.contextmanager

@@ -95,7 +95,8 @@ def test_where_no_log_got_to_s3_the_console_is_shown(cloud, deployed, monkeypatc
     assert "Kernel panic" in cloud.run("monitor", name, "--follow").out
     cloud.say(name, state="starting")  # as where AWS gave it up
     monkeypatch.setattr(aws, "group", lambda *a: {"DesiredCapacity": 0, "Instances": []})
-    ended = {"Description": f"Terminating EC2 instance: {machine}"}  # moto keeps no activities
+    # moto keeps no activities
+    ended = {"Description": f"Terminating EC2 instance: {machine}", "Cause": "a request"}
     monkeypatch.setattr(aws, "activities", lambda *a: [ended])
     assert "Kernel panic" in cloud.run("monitor", name, "--follow").out
 
