@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from emotion_tfdata.dataset import schema
+from emotion_tfdata.dataset.atomic_file import digest_of
 from emotion_tfdata.dataset.index import Record, example_key
 from emotion_tfdata.dataset.manifest import (
     INDEX_NAME,
@@ -26,7 +27,6 @@ from emotion_tfdata.dataset.manifest import (
 )
 from emotion_tfdata.dataset.statistics import GroupSums, Statistics
 from emotion_tfdata.dataset.tfrecord import FOOTER_BYTES, HEADER_BYTES, read_record
-from emotion_tfdata.dataset.whole import digest_of
 from preprocess import cli
 from preprocess.builder import writer
 

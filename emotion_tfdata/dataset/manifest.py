@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from emotion_tfdata.dataset import tfds
+from emotion_tfdata.dataset.atomic_file import digest_of, replacing
 from emotion_tfdata.dataset.index import Index, Record
 from emotion_tfdata.dataset.protocols import Deal, deal
 from emotion_tfdata.dataset.statistics import Actor, GroupSums, Moments, Statistics
-from emotion_tfdata.dataset.whole import digest_of, replacing
 from emotion_tfdata.labels import class_names
 
 MANIFEST_NAME = "manifest.json"

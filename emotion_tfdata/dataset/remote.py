@@ -18,8 +18,8 @@ import time
 from collections.abc import Sequence
 from typing import IO, Any
 
+from emotion_tfdata.dataset.atomic_file import digest_of
 from emotion_tfdata.dataset.manifest import MANIFEST_NAME, File, Manifest, ManifestError
-from emotion_tfdata.dataset.whole import digest_of
 
 CACHE_VARIABLE = "EMOTION_TFDATA_CACHE"
 _CONNECTIONS = 8

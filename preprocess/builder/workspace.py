@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from emotion_tfdata.dataset.atomic_file import replacing
 from emotion_tfdata.dataset.manifest import (
     INDEX_NAME,
     MANIFEST_NAME,
@@ -40,7 +41,6 @@ from emotion_tfdata.dataset.schema import (
     stored_arrays,
 )
 from emotion_tfdata.dataset.tfds import FEATURES_NAME, INFO_NAME
-from emotion_tfdata.dataset.whole import replacing
 from preprocess.builder import lock
 from preprocess.builder.differences import differences
 from preprocess.builder.writer import SHARD_NAME, ShardPlan

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from emotion_tfdata.dataset import schema
+from emotion_tfdata.dataset.atomic_file import digest_of, replacing
 from emotion_tfdata.dataset.index import Record
 from emotion_tfdata.dataset.manifest import Manifest, Modality, Shard
 from emotion_tfdata.dataset.schema import Example
 from emotion_tfdata.dataset.statistics import GroupSums, Moments
 from emotion_tfdata.dataset.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame
-from emotion_tfdata.dataset.whole import digest_of, replacing
 from preprocess.builder.written_shard import WrittenShard
 from preprocess.clip.measurements import Measurements
 

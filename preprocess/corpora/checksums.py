@@ -14,7 +14,7 @@ import importlib.resources
 from collections.abc import Iterable
 from pathlib import Path
 
-from emotion_tfdata.dataset.whole import digest_of
+from emotion_tfdata.dataset.atomic_file import digest_of
 
 CHECKSUMS = ("warn", "require", "off")
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from emotion_tfdata.dataset.whole import digest_of
+from emotion_tfdata.dataset.atomic_file import digest_of
 
 _BLOCK_BYTES = 1 << 18
 _SOCKET_TIMEOUT_S = 60.0

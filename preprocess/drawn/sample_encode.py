@@ -14,7 +14,7 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
-from emotion_tfdata.dataset.whole import replacing
+from emotion_tfdata.dataset.atomic_file import replacing
 
 NTSC_FRAME_RATE = Fraction(30000, 1001)
 

@@ -14,7 +14,7 @@ from typing import Any
 import av
 import cv2
 
-from emotion_tfdata.dataset.whole import digest_of, replacing
+from emotion_tfdata.dataset.atomic_file import digest_of, replacing
 from preprocess.drawn import sample, sample_face
 from preprocess.drawn.sample_encode import encode_clip
 from preprocess.drawn.sample_render import draw_clip

@@ -40,7 +40,7 @@ sys.path.insert(0, str(PROJECT))
 
 import numpy as np  # noqa: E402
 
-from emotion_tfdata.dataset import schema, whole  # noqa: E402
+from emotion_tfdata.dataset import atomic_file, schema  # noqa: E402
 from emotion_tfdata.dataset.manifest import Manifest  # noqa: E402
 from preprocess.builder.plan import BuildSettings, plan_build  # noqa: E402
 from preprocess.builder.workspace import Workspace  # noqa: E402
@@ -131,7 +131,7 @@ def _parts(clips: Iterable[Clip], work_dir: Path) -> dict[str, float]:
         assert isinstance(clip.sound, str)
         assert isinstance(clip.picture, str)
         with timed("checksum"):
-            whole.digest_of(Path(clip.picture))
+            atomic_file.digest_of(Path(clip.picture))
         with timed("decode"):
             sound = media.read_sound(Path(clip.sound))
             pictures = list(media.read_pictures(Path(clip.picture)))

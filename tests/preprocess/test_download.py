@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from emotion_tfdata.dataset import whole
+from emotion_tfdata.dataset import atomic_file
 from preprocess import download
 from preprocess.corpora.checksums import OfficialFile
 from preprocess.corpora.fetch import Fetcher, FetchError, Patience, Wanted
@@ -277,7 +277,7 @@ def test_crema_d_comes_from_its_git_lfs_store(server, crema_d, tmp_path):
     assert "Open Database License" in lines[0]
     for name, file in crema_d.items():
         if name != "w.wav":
-            assert whole.digest_of(tmp_path / file.path) == file.sha256
+            assert atomic_file.digest_of(tmp_path / file.path) == file.sha256
     assert {p.suffix for p in tmp_path.rglob("*") if p.is_file()} == {".flv"}
 
     requests = len(server.seen)

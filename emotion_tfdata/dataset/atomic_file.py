@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Writes files whole or not at all, and digests them."""
 
 from __future__ import annotations
 
