@@ -64,9 +64,7 @@ class Records(Sequence[Clip]):
         train, cells = (
             deal.part(each, fold, validation_fold, corpora) for each in ("train", split)
         )
-        table = table_lib.select(manifest, data_dir, deal, cells, features)
-        if example_ids is not None:
-            table = table.only(table_lib.places_of(table, example_ids))
+        table = table_lib.select(manifest, data_dir, deal, cells, features, example_ids)
         self._scalings: dict[str, tuple[Scaling, tuple[int, ...]]] = {
             modality: make_scaling(manifest, modality, deal, train, features)
             for modality in features.chosen([*manifest.modalities], data_dir)

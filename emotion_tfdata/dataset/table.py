@@ -65,6 +65,7 @@ def select(
     deal: Deal,
     cells: np.ndarray,
     features: Features,
+    example_ids: Sequence[str] | None = None,
 ) -> Table:
     """Select the clips of some of a deal's cells that have a label.
 
@@ -74,10 +75,11 @@ def select(
       deal: its clips, dealt.
       cells: bool `[K]`, those chosen.
       features: says which label, of how many classes.
+      example_ids: only these of them; None for all.
 
     Raises:
-      ValueError: for a number of classes or labels the data set was not built for, or a choice that
-        no clip is left of.
+      ValueError: for a number of classes or labels the data set was not built for, a choice that
+        no clip is left of, or ids that are not in it.
     """
     index = manifest.index
     wanted = labels_of(manifest, data_dir, features)
@@ -90,7 +92,7 @@ def select(
             f"protocol {deal.protocol.name} with clips: {filled}"
         )
     none = np.zeros(len(index), np.int32)
-    return Table(
+    table = Table(
         example_ids=index.example_ids[places],
         keys=index.keys[places],
         labels=wanted[places],
@@ -103,6 +105,7 @@ def select(
         paths=np.array([os.path.join(data_dir, shard.name) for shard in manifest.shards]),
         rates_hz={**RATES_HZ, **{name: of.rate_hz for name, of in manifest.modalities.items()}},
     )
+    return table if example_ids is None else table.only(_places_of(table, example_ids))
 
 
 def labels_of(manifest: Manifest, data_dir: str, features: Features) -> np.ndarray:
@@ -146,7 +149,7 @@ def filled_folds(manifest: Manifest, deal: Deal, corpora: Corpora = None) -> lis
     return np.unique(deal.folds[there & (deal.folds >= 0) & np.array(of)]).tolist()
 
 
-def places_of(table: Table, example_ids: Sequence[str]) -> np.ndarray:
+def _places_of(table: Table, example_ids: Sequence[str]) -> np.ndarray:
     """Return where in a table some clips are, bool `[N]`.
 
     Raises:

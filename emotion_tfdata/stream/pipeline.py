@@ -105,9 +105,7 @@ def make_dataset(
         raise ValueError(f"Augment: modality_dropout needs both modalities, not {chosen[0]} alone")
     deal = manifest.deal(protocol)
     train, cells = (deal.part(each, fold, validation_fold, corpora) for each in ("train", split))
-    table = table_lib.select(manifest, data_dir, deal, cells, features)
-    if example_ids is not None:
-        table = table.only(table_lib.places_of(table, example_ids))
+    table = table_lib.select(manifest, data_dir, deal, cells, features, example_ids)
     shuffle = split == "train" if shuffle is None else shuffle
     threads = reading.num_threads or os.cpu_count() or 1
     views = [make_view(manifest, modality, deal, train, features) for modality in chosen]
