@@ -8,7 +8,7 @@ than float16 over the range that occurs, in the same two bytes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -256,15 +256,12 @@ def from_stored(array: np.ndarray, spec: ArraySpec) -> np.ndarray:
     return values
 
 
-def modalities(
-    num_audio_features: int, num_landmarks: int, built: Sequence[str] = ("audio", "landmarks")
-) -> dict[str, Modality]:
-    """Return what a manifest says of the modalities that were built.
+def modalities(num_audio_features: int, num_landmarks: int) -> dict[str, Modality]:
+    """Return what a manifest says of both modalities.
 
     Args:
       num_audio_features: `M`.
       num_landmarks: `L`.
-      built: their names.
     """
     sizes = {"M": num_audio_features, "L": num_landmarks}
 
@@ -274,11 +271,10 @@ def modalities(
         return Array(shape, spec.dtype.name, spec.step, spec.unit)
 
     beside = {name: array(name) for name in ("landmarks_valid", "head")}
-    found = {
+    return {
         "audio": Modality(timebase.AUDIO_RATE_HZ, array("audio")),
         "landmarks": Modality(timebase.LANDMARKS_RATE_HZ, array("landmarks"), beside),
     }
-    return {name: found[name] for name in built}
 
 
 def record_of(

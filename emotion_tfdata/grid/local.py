@@ -16,7 +16,6 @@ import pebble
 import emotion_tfdata
 from emotion_tfdata.grid import worker
 from emotion_tfdata.grid.job import GridError, Job
-from emotion_tfdata.grid.scaling import best_jobs
 from emotion_tfdata.training import threads
 
 # One training's, with room to spare; what it needs is the framework's, hardly the data's.
@@ -49,7 +48,7 @@ class Local:
             )
         room = min(cores // (cores_each or 1), memory)
         most = max(1, min(room, trainings))
-        self.jobs = min(jobs, trainings) or (not cores_each and best_jobs(cores, most)) or most
+        self.jobs = min(jobs, trainings) or most
         slots = threads.slots(self.jobs, cores_each)
         # The last trainings get the cores of those that are done. What changes no bit is ready for
         # that; threads within an operation are those of a training's own cores.

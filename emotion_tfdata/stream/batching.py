@@ -54,8 +54,6 @@ def make_buckets(table: Table, num_buckets: int, stretch: tuple[float, float]) -
       num_buckets: at most this many; fewer where durations coincide.
       stretch: range of the time warp.
     """
-    if num_buckets < 1:
-        raise ValueError(f"num_buckets must be at least 1, got {num_buckets}")
     low, high = min(stretch[0], 1.0), max(stretch[1], 1.0)  # clips as they are must fit too
     audio_hz, landmarks_hz = table.rates_hz["audio"], table.rates_hz["landmarks"]
     durations_s = np.maximum(

@@ -31,6 +31,7 @@ from emotion_tfdata import pinning
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+_ATTEMPTS = 2  # at a task that its worker does not survive
 _FAILED_STARTS = 3  # without a result in between
 _LONGEST_S = 1e7  # a timeout beyond is none
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -133,7 +134,6 @@ class Pool(Runner[Task, Result]):
       timeout_s: longest that a task may take before its worker is killed.
       memory_bytes: that a worker may take beyond its code; 0 for no limit.
       cores: one for each worker to stay on; by default as `cores_for` says.
-      attempts: how often a task is tried that its worker does not survive.
     """
 
     def __init__(
@@ -144,7 +144,6 @@ class Pool(Runner[Task, Result]):
         timeout_s: float,
         memory_bytes: int = 0,
         cores: Sequence[int | None] | None = None,
-        attempts: int = 2,
     ) -> None:
         self._function = function
         self._num_workers = num_workers
@@ -152,7 +151,6 @@ class Pool(Runner[Task, Result]):
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
         self._cores = cores_for(num_workers) if cores is None else cores
-        self._attempts = attempts
         self._pool: Any = None
         self._stack = contextlib.ExitStack()
         self._locks = ""
@@ -191,7 +189,7 @@ class Pool(Runner[Task, Result]):
                 failed_starts = 0
                 if error is None:
                     yield task, future.result()
-                elif attempt < self._attempts:
+                elif attempt < _ATTEMPTS:
                     waiting.put_last((task, attempt + 1))
                 else:
                     yield task, Lost(self._reason(error, limit_s))

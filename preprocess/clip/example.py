@@ -11,7 +11,7 @@ import numpy as np
 from emotion_tfdata.dataset.schema import Example
 from preprocess.clip import align, audio, extractors, face_extractors, media, tracking
 from preprocess.clip.audio import AudioSettings
-from preprocess.clip.container import DEFAULT_LIMITS, Limits, MediaError
+from preprocess.clip.container import DEFAULT_LIMITS, MediaError
 from preprocess.clip.extractors import AudioExtractor
 from preprocess.clip.face_extractors import FACEMESH, FaceFeatures
 from preprocess.clip.files import local
@@ -32,13 +32,12 @@ class _Pictures:
     """
 
     path: Path
-    limits: Limits
     part: Part
     times_s: list[float] = dataclasses.field(default_factory=list)
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         times_s: list[float] = []
-        for picture in media.in_batches(media.read_pictures(self.path, self.limits, self.part)):
+        for picture in media.in_batches(media.read_pictures(self.path, part=self.part)):
             times_s.append(picture.time_s)
             yield picture.time_s, picture.rgb
         self.times_s[:] = times_s
@@ -47,7 +46,6 @@ class _Pictures:
 def make_example(
     clip: Clip,
     audio_features: AudioSettings | AudioExtractor,
-    limits: Limits = DEFAULT_LIMITS,
     face: FaceFeatures = FACEMESH,
     notes: list[str] | None = None,
     fetched_dir: Path | None = None,
@@ -57,7 +55,6 @@ def make_example(
     Args:
       clip: names the files; a modality without a file gets no rows.
       audio_features: what makes them; settings stand for log-mel bands.
-      limits: what a file may reach.
       face: what makes those of the pictures.
       notes: gets what is to be known of a clip that is used all the same.
       fetched_dir: where recordings behind URLs are kept for the clips that share them; None to
@@ -78,7 +75,6 @@ def make_example(
             here[clip.sound] if clip.sound else None,
             here[clip.picture] if clip.picture else None,
             audio_features,
-            limits,
             face,
             notes,
         )
@@ -89,23 +85,22 @@ def _make_example(
     sound_path: Path | None,
     picture_path: Path | None,
     extractor: AudioExtractor,
-    limits: Limits,
     face: FaceFeatures,
     notes: list[str] | None,
 ) -> Example:
     sound_span = picture_span = None
     if sound_path:
-        sound = media.read_sound(sound_path, limits, clip.part)
+        sound = media.read_sound(sound_path, part=clip.part)
         if np.abs(sound.samples).max() < _SILENCE:
             raise MediaError("silence", "its sound is silence from end to end")
         samples = audio.resample(sound.samples, sound.rate_hz)
         sound_span = (sound.start_s, sound.start_s + len(sound.samples) / sound.rate_hz)
     if picture_path:
         if picture_path.suffix.lower() == ".csv":
-            track = tracking.read_track(picture_path, limits)
+            track = tracking.read_track(picture_path)
             shown_s = track.times_s
         else:
-            pictures = _Pictures(picture_path, limits, clip.part)
+            pictures = _Pictures(picture_path, clip.part)
             track = face.track(pictures)
             if track.faces > 1 and notes is not None:
                 notes.append(SEVERAL_FACES)
@@ -117,6 +112,7 @@ def _make_example(
             notes.append(sound.note)
 
     span = align.clip_span(sound_span, picture_span)
+    limits = DEFAULT_LIMITS
     if span.duration_s < limits.min_duration_s - align.TOLERANCE_S:
         raise MediaError("too short", f"only {span.duration_s:.3f} s long")
     if (

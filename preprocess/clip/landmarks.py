@@ -222,30 +222,22 @@ def _make_track(times_s: list[float], rows: list[np.ndarray | None], faces: int 
     return Track(np.array(times_s, np.float64), points, found, faces)
 
 
-def to_face_frame(
-    points: np.ndarray,
-    right_eye: tuple[int, ...] | None = None,
-    left_eye: tuple[int, ...] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+def to_face_frame(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Move faces into their own frame: centred between the eyes, upright, eyes one apart.
 
     The distance between the eyes is taken in three dimensions, so that a face turned to the side
     is not blown up.
 
     Args:
-      points: float `[N, L, 3]`, picture widths; every row a face.
-      right_eye, left_eye: landmarks whose mean is the eye's place, by default those of `POINTS`;
-        the subject's right eye is on the picture's left.
+      points: float `[N, L, 3]`, picture widths; every row a face, with the eyes of `POINTS`.
 
     Returns:
       float32 `[N, L, 3]`, distances between the eyes (z is 0 midway between them); and `head`,
       float32 `[N, 4]`: centre x and y and distance between the eyes in picture widths, roll in
       radians (positive where the subject's left eye, on the picture's right, is lower).
-      `from_face_frame` takes both back to `points`, but for the depth of the centre.
     """
     points = np.asarray(points, np.float64)
-    if right_eye is None or left_eye is None:
-        right_eye, left_eye, _ = POINTS[points.shape[1]]
+    right_eye, left_eye, _ = POINTS[points.shape[1]]
     right = points[:, list(right_eye)].mean(axis=1)
     left = points[:, list(left_eye)].mean(axis=1)
     centre = (right + left) / 2
@@ -255,22 +247,6 @@ def to_face_frame(
     upright = _rotate(points - centre[:, None], -roll) / distance[:, None, None]
     head = np.stack([centre[:, 0], centre[:, 1], distance, roll], axis=1)
     return upright.astype(np.float32), head.astype(np.float32)
-
-
-def from_face_frame(landmarks: np.ndarray, head: np.ndarray) -> np.ndarray:
-    """Take landmarks back into the picture; the inverse of `to_face_frame`.
-
-    Args:
-      landmarks: float `[N, L, 3]`, distances between the eyes.
-      head: float `[N, 4]`.
-
-    Returns:
-      float64 `[N, L, 3]`, picture widths; z counts from midway between the eyes.
-    """
-    head = np.asarray(head, np.float64)
-    points = _rotate(np.asarray(landmarks, np.float64), head[:, 3]) * head[:, 2, None, None]
-    points[..., :2] += head[:, None, :2]
-    return points
 
 
 def mouth_opening(landmarks: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.scaling [--steps=N]
 
 Made-up clips of 2.5 s with the features of the default build, the combined model. Each process has
-cores of its own. What was measured side by side is kept for `--jobs=0` of this machine's grids.
+cores of its own. The best number side by side is the machine's `--jobs`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,6 @@ def rate(data_dir: str, jobs: int, cores_each: int, count: int) -> float:
 def main() -> None:
     """Measures and prints the table."""
     from emotion_tfdata import testing
-    from emotion_tfdata.grid import scaling
     from emotion_tfdata.training import threads
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -82,12 +81,9 @@ def main() -> None:
         for number in numbers:
             print(f"{number:5}  {rate(data_dir, 1, number, count):.2f}", flush=True)
         print("side by side\n jobs  cores each  steps/s together")
-        rates = {}
         for jobs in numbers:
-            rates[jobs] = rate(data_dir, jobs, cores // jobs, count)
-            print(f"{jobs:5}  {cores // jobs:10}  {rates[jobs]:.2f}", flush=True)
-    scaling.save(cores, rates)
-    print(f"kept in {scaling.TABLE}")
+            together = rate(data_dir, jobs, cores // jobs, count)
+            print(f"{jobs:5}  {cores // jobs:10}  {together:.2f}", flush=True)
 
 
 if __name__ == "__main__":

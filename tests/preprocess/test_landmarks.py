@@ -48,7 +48,12 @@ def test_the_face_frame_takes_away_place_size_and_roll_and_nothing_else(seed, an
 def test_the_face_frame_can_be_undone(seed, angle, scale):
     points = turned(face(seed), angle)[None] * scale
     landmarks, head = lm.to_face_frame(points)
-    back = lm.from_face_frame(landmarks, head)
+    x, y, distance, roll = head.T
+    along, across = landmarks[..., 0], landmarks[..., 1]
+    cos, sin = np.cos(roll)[:, None], np.sin(roll)[:, None]
+    turned_back = [cos * along - sin * across, sin * along + cos * across, landmarks[..., 2]]
+    back = np.stack(turned_back, axis=2) * distance[:, None, None]
+    back[..., :2] += np.stack([x, y], axis=1)[:, None]
     np.testing.assert_allclose(back[..., :2], points[..., :2], atol=1e-5)
     eyes_z = points[:, [*lm.RIGHT_EYE, *lm.LEFT_EYE], 2].mean()
     np.testing.assert_allclose(back[..., 2] + eyes_z, points[..., 2], atol=1e-5)

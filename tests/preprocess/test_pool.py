@@ -107,13 +107,6 @@ def test_a_worker_that_dies_costs_one_task_tried_twice(tmp_path):
     assert len(list((tmp_path / "marks").iterdir())) == 2
 
 
-def test_a_task_may_be_tried_only_once(tmp_path):
-    (tmp_path / "marks").mkdir()
-    function = functools.partial(perish_once, marks=tmp_path / "marks")
-    with Pool(function, 1, tmp_path, 60.0, attempts=1) as pool:
-        assert dict(pool.run([3, 4])) == {3: Lost("its worker died (status 7)"), 4: 4}
-
-
 def test_a_task_that_only_its_worker_s_bad_luck_cost_is_done(tmp_path):
     (tmp_path / "marks").mkdir()
     results = run(functools.partial(perish_once, marks=tmp_path / "marks"), range(6), tmp_path)

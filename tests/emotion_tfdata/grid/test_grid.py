@@ -17,7 +17,7 @@ import pytest
 
 from emotion_tfdata import pinning
 from emotion_tfdata.grid import progress as progress_lib
-from emotion_tfdata.grid import run, scaling, worker
+from emotion_tfdata.grid import run, worker
 from emotion_tfdata.grid.job import LOG, GridError, Job
 from emotion_tfdata.grid.local import Local
 from emotion_tfdata.grid.progress import Progress
@@ -264,13 +264,3 @@ def test_a_folds_run_is_what_each_training_is_alone(parsed, fake_data_dir, tmp_p
     assert worker.of_other_settings([job]) == {}
     longer = dataclasses.replace(job, args=(*job.args, "--epochs=3"))
     assert worker.of_other_settings([longer]) == {"3": "epochs: there 2, asked for 3"}
-
-
-def test_the_measured_number_of_jobs_is_taken_for_the_machine_it_is_of(tmp_path):
-    path = tmp_path / "cache" / "scaling.json"
-    assert scaling.best_jobs(8, 8, path) == 0
-    scaling.save(8, {1: 10.0, 2: 18.0, 4: 30.0, 8: 25.0}, path)
-    assert [scaling.best_jobs(8, most, path) for most in (8, 4, 3, 1)] == [4, 4, 2, 1]
-    assert scaling.best_jobs(16, 16, path) == 0
-    path.write_text("[]")
-    assert scaling.best_jobs(8, 8, path) == 0
