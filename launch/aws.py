@@ -65,12 +65,12 @@ class Stack:
 
     @property
     def is_changing(self) -> bool:
-        """Tell whether CloudFormation is creating, updating or deleting it."""
+        """Return whether CloudFormation is creating, updating or deleting it."""
         return self.status.endswith("_IN_PROGRESS")
 
     @property
     def is_started(self) -> bool:
-        """Tell whether it was asked to have a machine."""
+        """Return whether it was asked to have a machine."""
         return self.parameters.get("Machines") == "1"
 
 
@@ -98,7 +98,7 @@ def connect(prefix: str = "") -> Aws:
 
 
 def has_bucket(aws: Aws) -> bool:
-    """Tell whether the bucket exists; if not, it can be made.
+    """Return whether the bucket exists; if not, it can be made.
 
     Raises:
       LaunchError: if it cannot be used.

@@ -53,7 +53,7 @@ class Data:
 
     @property
     def bytes(self) -> int:
-        """Return the size of all files."""
+        """Return the size of all files together."""
         return sum(self.files.values())
 
     @property
@@ -88,7 +88,7 @@ class Plan:
     data: Data | None
 
     def hours(self, machine: Machine) -> float | None:
-        """Estimate the hours on a machine, set-up included; None if they cannot be."""
+        """Estimate the hours on a machine, set-up included; None if not known."""
         if not self.clips or not self.trainings:
             return None
         rounds = -(-self.trainings // max(1, machine.vcpus // _VCPUS_EACH))
@@ -331,6 +331,8 @@ def _make_stack(aws: Aws, plan: Plan) -> Stack:
     stack = aws_lib.find_stack(aws, plan.name)
     if stack is None:
         raise LaunchError(f"stack {name} was made and is gone again; try again")
+    if plan.parameters["Notify"]:
+        say(f"{plan.parameters['Notify']} must confirm AWS's mail, or no other mail is sent to it")
     return aws_lib.wait(aws, stack.id)
 
 

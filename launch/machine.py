@@ -1,4 +1,4 @@
-"""Run a run's command on its machine, and save its files to S3 as it goes.
+"""Run the command of a run on its machine, and save its files to S3 as it goes.
 
     python -m launch.machine
 
@@ -37,7 +37,7 @@ _LAST_SAVE_S = {"failed": 600.0, "finished": 600.0, "interrupted": 60.0}
 
 
 class Machine:
-    """A machine of a run."""
+    """The machine's part of a run: its command, and its files to and from S3."""
 
     def __init__(self, settings: dict[str, str]) -> None:
         top = Path(settings["TOP"])

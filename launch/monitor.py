@@ -31,7 +31,7 @@ class Seen:
 
     @property
     def is_over(self) -> bool:
-        """Tell whether nothing more happens by itself."""
+        """Return whether nothing more happens by itself."""
         return self.state in (FINISHED, FAILED, STOPPED)
 
     @property
@@ -92,9 +92,9 @@ def describe(aws: Aws, seen: Seen) -> str:
     if usd := price.get("usd_per_hour"):
         hours = (status.get("machine_s", 0) + (since_s if seen.machine else 0)) / 3600
         rate = f"${usd:.3f} an hour, {price['source']}"
-        lines.append(f"  cost       ${hours * usd:.2f} so far, computed with {rate}")
+        lines.append(f"  cost       ${hours * usd:.2f} so far, computed at {rate}")
     if status.get("last_line"):
-        lines.append(f"  last word  {since_s:.0f} s ago: {status['last_line']}")
+        lines.append(f"  last line  {since_s:.0f} s ago: {status['last_line']}")
     if seen.machine:
         ssm = f"aws ssm start-session --region {aws.region} --target {seen.machine}"
         lines.append(f"  shell      {ssm}")

@@ -13,7 +13,6 @@ import botocore.exceptions
 from botocore.config import Config
 
 from launch.aws import Aws, LaunchError
-from launch.files import RETRIES
 
 # vCPUs, GiB, architecture and USD of an hour, Linux on demand, where AWS's price list is not to be
 # had. The regions share them.
@@ -102,8 +101,7 @@ def _size(entry: dict[str, Any]) -> tuple[int, int, str]:
 
 def _listed_usd(aws: Aws, names: Sequence[str]) -> dict[str, float | None]:
     """Return on-demand prices of AWS's price list; none if it may not be read."""
-    # Then minutes of retries are no use.
-    few = RETRIES.merge(Config(retries={"mode": "standard", "total_max_attempts": 2}))
+    few = Config(retries={"total_max_attempts": 2}, connect_timeout=5)  # there is the table
     pricing = aws.session.client("pricing", "us-east-1", config=few)
     found: dict[str, float | None] = {}
     fixed = {
@@ -184,7 +182,7 @@ def network(aws: Aws, subnet_ids: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _leads_out(routes: Sequence[dict[str, str]], subnet: dict[str, Any]) -> bool:
-    """Tell whether a subnet has an internet gateway and public addresses, or a NAT or the like."""
+    """Return whether a subnet has an internet gateway and public addresses, or a NAT."""
     for route in routes:
         if route.get("DestinationCidrBlock") == "0.0.0.0/0" and route.get("State") == "active":
             is_public = route.get("GatewayId", "").startswith("igw-")

@@ -54,7 +54,7 @@ def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _check(project_dir: Path, command: list[str], untracked: list[str]) -> None:
-    """Check what can be known of `python FILE` and `python -m MODULE` before a machine costs."""
+    """Check `python FILE` or `python -m MODULE` as far as can be without running it."""
     if command[:1] != ["python"] or len(command) < 2:
         return
     hint = f"; git does not track {', '.join(untracked)}" if untracked else ""

@@ -32,7 +32,7 @@ def test_a_run_is_described(cloud, deployed):
     assert said in cloud.run("list").out
     (priced,) = offers.machines(aws.connect(), ["c7i.xlarge"])
     usd = priced.spot_usd + offers.extras_usd(30)
-    cost = f"cost       ${usd:.2f} so far, computed with ${usd:.3f} an hour, the spot market on 20"
+    cost = f"cost       ${usd:.2f} so far, computed at ${usd:.3f} an hour, the spot market on 20"
     assert cost in out, "of the hour that it ran"
     assert f"shell      aws ssm start-session --region us-east-1 --target {machine}" in out
     assert "WARNING" not in out
