@@ -45,7 +45,7 @@ _SETUP_H = 10 / 60
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A data set, or any other folder of files."""
+    """A data set, or any other folder of files; without files where a run needs none."""
 
     where: Path | Folder  # here, or in S3
     files: dict[str, int]  # names and sizes, the manifest last
@@ -67,12 +67,6 @@ class Data:
             return aws.root.folder(f"data/{self.digest}")
         return self.where
 
-    @property
-    def clips(self) -> int:
-        """Return how many clips it has; 0 if the manifest does not say."""
-        shards = json.loads(self.manifest or b"{}").get("shards", [])
-        return sum(shard["records"] for shard in shards)
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -85,7 +79,7 @@ class Plan:
     clips: float  # through the model in each; 0 where it is not known
     max_hours: float
     source: bytes
-    data: Data | None
+    data: Data
 
     def hours(self, machine: Machine) -> float | None:
         """Estimate the hours on a machine, set-up included; None if not known."""
@@ -108,9 +102,9 @@ def plan(aws: Aws | None, project_dir: Path, asked: argparse.Namespace) -> Plan:
     """
     command = _command(asked)
     source, sha256 = pack(project_dir, command)
-    data = find_data(aws, asked.data_dir) if asked.data_dir else None
+    data = find_data(aws, asked.data_dir) if asked.data_dir else Data(Path(), {}, b"")
     trainings, epochs = _trainings(project_dir, command)
-    if trainings and data and not data.manifest:
+    if trainings and data.files and not data.manifest:
         raise LaunchError(
             f"--data_dir={asked.data_dir} holds no data set (no {MANIFEST}). Make one with: "
             "python -m preprocess.build_tfrecords --out_dir=..."
@@ -118,27 +112,28 @@ def plan(aws: Aws | None, project_dir: Path, asked: argparse.Namespace) -> Plan:
     is_grid = trainings > 1 or "emotion_tfdata.grid" in command
     default = offers.LARGE if is_grid else offers.SMALL
     machines, of_machine = _machine_parameters(aws, asked, default, command)
-    content = json.dumps([sha256, data.digest if data else "", command, of_machine])
+    content = json.dumps([sha256, data.digest, command, of_machine])
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     run = asked.name or f"{_stem(asked.command or asked.flagfile)}-{digest}"
     parameters = {"Command": command, "SourceSha256": sha256} | of_machine
     if aws:
         folder = aws.run_folder(run)
         vpc, subnets = offers.network(aws, asked.subnet_id)
-        at = data.in_s3(aws) if data else folder.folder("no-data")
+        at = data.in_s3(aws)
         aws_lib.has_bucket(aws)
         parameters |= {"Bucket": folder.bucket, "Folder": folder.prefix}
         parameters |= {"DataBucket": at.bucket, "DataFolder": at.prefix}
         parameters |= {"Vpc": vpc, "Subnets": ",".join(subnets)}
     parameters |= {
-        "DiskGb": str(max(30, _DISK_GB + -(-3 * (data.bytes if data else 0) // 10**9))),
+        "DiskGb": str(max(30, _DISK_GB + -(-3 * data.bytes // 10**9))),
         "Deadline": _deadline(asked.max_hours),
         "SetupS": str(round(asked.setup_minutes * 60)),
         "InstanceProfile": asked.instance_profile,
         "Notify": asked.notify,
     }
+    shards = json.loads(data.manifest or b"{}").get("shards", [])
     # Three fifths of the clips are trained on, each as it is and as a copy.
-    clips = 1.2 * epochs * data.clips if data else 0.0
+    clips = 1.2 * epochs * sum(shard["records"] for shard in shards)
     return Plan(run, parameters, machines, trainings, clips, asked.max_hours, source, data)
 
 
@@ -258,7 +253,7 @@ def show(plan: Plan, aws: Aws | None, others: Sequence[str]) -> None:
     say(f"run {plan.name}{where}; launch/stack.yaml with")
     for name, value in plan.parameters.items():
         say(f"  {name}={value}")
-    if plan.data:
+    if plan.data.files:
         size = f"{len(plan.data.files)} files, {plan.data.bytes / 1e6:.1f} MB"
         say(f"data {plan.data.where}: {size}")
     asked = {one.instance_type for one in plan.machines}
@@ -310,7 +305,7 @@ def execute(aws: Aws, plan: Plan) -> None:
     folder = aws.run_folder(plan.name)
     folder.put("source.tar", plan.source)
     say(f"source is in {folder}: {len(plan.source) / 1e6:.1f} MB")
-    if plan.data and isinstance(plan.data.where, Path):
+    if plan.data.files and isinstance(plan.data.where, Path):
         _upload(plan.data, plan.data.where, plan.data.in_s3(aws))
     _start(aws, stack, plan.parameters, plan.machines[0], plan.max_hours)
 

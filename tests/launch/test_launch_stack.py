@@ -74,39 +74,54 @@ def _policies(template):
     return {"caller": caller, "machine": policy["PolicyDocument"]}
 
 
-def test_every_end_is_mailed_without_a_machine(cloud, deployed, template):
-    """By an alarm on the group's wanted machines; moto makes none of a stack and evaluates none."""
+def test_aws_mails_whenever_a_run_has_no_machine(cloud, deployed, template):
+    """By an alarm on its group; moto makes none of a stack, has no such metrics, sends no mail."""
     deployed("--name=one", "--notify=me@example.org")
-    capacities = [0, cloud.group("one")["DesiredCapacity"]]  # made without a machine
-    cloud.client("autoscaling").terminate_instance_in_auto_scaling_group(
-        InstanceId=cloud.instances()[0]["InstanceId"], ShouldDecrementDesiredCapacity=False
-    )
-    capacities.append(cloud.group("one")["DesiredCapacity"])  # interrupted: another is started
-    assert cloud.run("stop", "one").status == 0  # as the machine and the deadline do
-    capacities += [cloud.group("one")["DesiredCapacity"]] * 2
-
     (topic,) = cloud.client("sns").list_topics()["Topics"]
     resources = _resources(template, Topic=topic["TopicArn"], Group="emotion-tfdata-one")
-    assert resources["Group"]["Properties"]["MetricsCollection"] == [
-        {"Granularity": "1Minute", "Metrics": ["GroupDesiredCapacity"]}
-    ]
-    client, given = cloud.client("cloudwatch"), resources["Ended"]["Properties"]
-    client.put_metric_alarm(AlarmName="ended", **given)  # botocore knows every field of it
+    client, given = cloud.client("cloudwatch"), resources["NoMachine"]["Properties"]
+    client.put_metric_alarm(AlarmName="one", **given)  # botocore knows every field of it
     (alarm,) = client.describe_alarms()["MetricAlarms"]
-    (mailed,) = cloud.client("sns").list_subscriptions_by_topic(TopicArn=alarm["AlarmActions"][0])[
-        "Subscriptions"
-    ]
+    of_topic = {"TopicArn": alarm["AlarmActions"][0]}
+    (mailed,) = cloud.client("sns").list_subscriptions_by_topic(**of_topic)["Subscriptions"]
     assert (mailed["Protocol"], mailed["Endpoint"]) == ("email", "me@example.org")
-    change, wanted = alarm["Metrics"]
-    assert (change["Expression"], change["ReturnData"]) == (f"DIFF({wanted['Id']})", True)
-    assert wanted["MetricStat"]["Metric"] == {
-        "Namespace": "AWS/AutoScaling",
-        "MetricName": "GroupDesiredCapacity",
-        "Dimensions": [{"Name": "AutoScalingGroupName", "Value": "emotion-tfdata-one"}],
-    }
-    assert alarm["ComparisonOperator"] == "LessThanThreshold"
-    is_mailed = [drop < alarm["Threshold"] for drop in np.diff(capacities)]
-    assert is_mailed == [False, False, True, False], "once, at the end"
+
+    expression, *metrics = alarm["Metrics"]
+    assert [one["ReturnData"] for one in alarm["Metrics"]] == [True, False, False]
+    of_group = [{"Name": "AutoScalingGroupName", "Value": "emotion-tfdata-one"}]
+    assert all(one["MetricStat"]["Metric"]["Dimensions"] == of_group for one in metrics)
+    names = [one["MetricStat"]["Metric"]["MetricName"] for one in metrics]
+    (collected,) = resources["Group"]["Properties"]["MetricsCollection"]
+    assert names == collected["Metrics"]
+
+    def is_mailed(*series):
+        """For pairs of wanted and running machines in successive periods, numpy as CloudWatch."""
+        figures = dict(zip([one["Id"] for one in metrics], np.transpose(series), strict=True))
+        meaning = {"IF": np.where, "DIFF": lambda x: np.diff(x, prepend=x[0]), **figures}
+        values = eval(expression["Expression"].replace(" OR ", " | "), meaning)
+        assert alarm["ComparisonOperator"] == "GreaterThanThreshold"
+        return (values > alarm["Threshold"]).tolist()
+
+    # As the group really is: made, started, its machine interrupted, and stopped.
+    seen = [(0, 0)]
+
+    def look():
+        group = cloud.group("one")
+        seen.append((group["DesiredCapacity"], len(group["Instances"])))
+
+    look()
+    (machine,) = cloud.instances()
+    cloud.client("autoscaling").terminate_instance_in_auto_scaling_group(
+        InstanceId=machine["InstanceId"], ShouldDecrementDesiredCapacity=False
+    )
+    look()
+    assert cloud.run("stop", "one").status == 0  # sets the capacity, as machine and deadline do
+    look()
+    assert is_mailed(*seen, (0, 0)) == [False, False, False, True, False], seen
+    waiting = is_mailed((0, 1), (1, 1), (1, 0), (1, 0), (1, 1), (1, 1))
+    assert waiting == [False, False, True, True, False, False], (
+        "a spot machine that is not replaced"
+    )
 
 
 # EC2's identifiers are not known before, and these services know no resources or take part of them.
