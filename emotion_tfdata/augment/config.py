@@ -112,5 +112,5 @@ class Augment:
         return math.ceil(self.factor - 1)
 
     def num_copied(self, copy: int, num_examples: int) -> int:
-        """How many clips have a copy number `copy` (from 1) in an epoch."""
+        """Return how many clips have a copy number `copy` (from 1) in an epoch."""
         return round(min(max(self.factor - copy, 0.0), 1.0) * num_examples)

@@ -43,7 +43,7 @@ LOST = {"audio": 1, "landmarks": 2}
 def draw(
     augment: Augment | None, seed: int, epoch: tf.Tensor, example: tf.Tensor, copy: tf.Tensor
 ) -> Draws:
-    """Draws what to do to each of many clips.
+    """Draw what to do to each of many clips.
 
     Args:
       augment: None leaves every clip as it is.

@@ -13,7 +13,7 @@ _TOLERANCE_FRAMES = 1e-3
 
 
 def hidden_bands(masks: tf.Tensor, bands: int, widest: int) -> tf.Tensor:
-    """Bands that masks cover.
+    """Return the bands that masks cover.
 
     Args:
       masks: float32 `[B, K, 2]`: width and place of each mask, in `[0, 1]` of those it can have;
@@ -32,7 +32,7 @@ def hidden_bands(masks: tf.Tensor, bands: int, widest: int) -> tf.Tensor:
 def hidden_frames(
     masks: tf.Tensor, valid: tf.Tensor, widest_frames: float, share: float
 ) -> tf.Tensor:
-    """Frames that masks cover, counted along the frames that hold something.
+    """Return the frames that masks cover, counted along the frames that hold something.
 
     Args:
       masks: float32 `[B, K, 2]`, as for `hidden_bands`.
@@ -51,11 +51,11 @@ def hidden_frames(
 
 
 def _covered(masks: tf.Tensor, limit: tf.Tensor, room: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
-    """Which of the places `[B or 1, N]` lie in a mask of `limit` `[B]` at most, in `room` `[B]`."""
+    """Tell which places `[B or 1, N]` lie in a mask of at most `limit` `[B]`, in `room` `[B]`."""
     limit, room = limit[:, None], room[:, None]
 
     def choice(share: tf.Tensor, highest: tf.Tensor) -> tf.Tensor:
-        """A whole number from 0 to `highest`, all as likely."""
+        """Draw a whole number from 0 to `highest`, all as likely."""
         number = tf.cast(share * tf.cast(highest + 1, tf.float32), tf.int32)
         return tf.minimum(number, highest)  # a share may round up to 1
 

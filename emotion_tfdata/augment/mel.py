@@ -38,7 +38,7 @@ class MelAxis(NamedTuple):
 
 
 def mel_axis(settings: Mapping[str, Any], num_features: int) -> MelAxis:
-    """The bands of a data set, from the settings that its manifest holds.
+    """Return the bands of a data set, from the settings that its manifest holds.
 
     Raises:
       ValueError: if the settings do not say what bands the features are.
@@ -56,7 +56,7 @@ def mel_axis(settings: Mapping[str, Any], num_features: int) -> MelAxis:
 
 
 def source_bands(factor: tf.Tensor, axis: MelAxis) -> tuple[tf.Tensor, tf.Tensor]:
-    """Which bands each band is made of.
+    """Return which bands each band is made of, and in which shares.
 
     Args:
       factor: float32 `[B]`.
@@ -85,7 +85,7 @@ def source_bands(factor: tf.Tensor, axis: MelAxis) -> tuple[tf.Tensor, tf.Tensor
 
 
 def warp_bands(series: tf.Tensor, factor: tf.Tensor, axis: MelAxis) -> tf.Tensor:
-    """Warps the mel axis of a batch.
+    """Warp the mel axis of a batch.
 
     Args:
       series: float32 `[B, T, M]`, on a logarithmic scale.

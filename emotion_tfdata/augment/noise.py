@@ -25,7 +25,7 @@ WHITE_AUDIO, WHITE_LANDMARKS, _PHASES, _FREQUENCIES = 1, 2, 3, 4
 
 
 def hash_32(key: tf.Tensor, salt: int, counter: tf.Tensor) -> tf.Tensor:
-    """A 32-bit hash of (key, salt, counter) with the finaliser "lowbias32" (Wellons, 2018).
+    """Hash (key, salt, counter) to 32 bits with the finaliser "lowbias32" (Wellons, 2018).
 
     Args:
       key: uint32, broadcasts against `counter`.
@@ -45,7 +45,7 @@ def _hash_32(key: tf.Tensor, salted: tf.Tensor, counter: tf.Tensor) -> tf.Tensor
 
 
 def white(key: tf.Tensor, salt: int, frames: tf.Tensor | int, features: int) -> tf.Tensor:
-    """Independent noise of zero mean and unit variance, bell-shaped.
+    """Make independent noise of zero mean and unit variance, bell-shaped.
 
     The sum of the four bytes of a hash (Irwin-Hall of order 4: excess kurtosis -0.3, nothing beyond
     3.5 deviations): eight integer operations an element, where normals cost a logarithm and a
@@ -70,7 +70,7 @@ def white(key: tf.Tensor, salt: int, frames: tf.Tensor | int, features: int) -> 
 
 
 def slow(key: tf.Tensor, times_s: tf.Tensor, highest_hz: float) -> tf.Tensor:
-    """One slow process a clip: a sum of cosines of random frequency and phase, of unit variance.
+    """Make a slow process a clip: a sum of cosines of random frequency and phase, of unit variance.
 
     Args:
       key: uint32 `[B]`.
@@ -98,7 +98,7 @@ def noise(
     correlation: float,
     highest_hz: float,
 ) -> tf.Tensor:
-    """The noise of one modality, in standard deviations of its features.
+    """Make the noise of one modality, in standard deviations of its features.
 
     Args:
       key: uint32 `[B]`.

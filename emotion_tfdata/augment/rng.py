@@ -36,7 +36,7 @@ class Stream(enum.IntEnum):
 
 
 def fold_in(key: tf.Tensor, data: tf.Tensor | int) -> tf.Tensor:
-    """Folds integers into keys.
+    """Fold integers into keys.
 
     Args:
       key: uint64, any shape.
@@ -56,7 +56,7 @@ def key(
     copy: tf.Tensor | int,
     stream: Stream | Sequence[Stream],
 ) -> tf.Tensor:
-    """Keys of choices, for each of many examples.
+    """Make keys of choices, for each of many examples.
 
     Args:
       seed: of the whole run.
@@ -90,12 +90,12 @@ def _keys(
 
 
 def uniform(key: tf.Tensor) -> tf.Tensor:
-    """One number in `[0, 1)` a key, float64, from its upper 53 bits."""
+    """Make one number in `[0, 1)` a key, float64, from its upper 53 bits."""
     return tf.cast(tf.bitwise.right_shift(key, _u64(11)), tf.float64) * 2.0**-53
 
 
 def mix(z: tf.Tensor, rounds: Sequence[tuple[int, int]], last: int) -> tf.Tensor:
-    """Mixes bits: rounds of (shift, factor), then one more shift."""
+    """Mix bits: rounds of (shift, factor), then one more shift."""
     for shift, factor in rounds:
         z = (z ^ tf.bitwise.right_shift(z, tf.constant(shift, z.dtype))) * tf.constant(
             factor, z.dtype

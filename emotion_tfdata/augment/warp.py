@@ -9,7 +9,7 @@ _TOLERANCE_FRAMES = 1e-6
 
 
 def stretched_frames(frames: tf.Tensor, stretch: tf.Tensor) -> tf.Tensor:
-    """Number of frames after a warp: those whose instants the stretched clip still covers.
+    """Return the number of frames after a warp: those whose instants the stretched clip covers.
 
     Args:
       frames: int32 `[...]`.
@@ -30,7 +30,7 @@ def warp(
     stretch: tf.Tensor,
     grid: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Stretches time: what was at frame `p` comes to frame `p * stretch`.
+    """Stretch time: what was at frame `p` comes to frame `p * stretch`.
 
     Between two frames the value is interpolated linearly. A frame between a valid and an invalid
     one is invalid: half of it would be made up. With a stretch of 1 the series comes back as it

@@ -12,7 +12,7 @@ class Adam(keras.optimizers.Adam):
     """Keras's Adam, a step of each variable by TensorFlow's one operation instead of a dozen."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Moves a variable and its two moments; Keras hands it TensorFlow's own variable."""
+        """Move a variable and its two moments; Keras hands it TensorFlow's own variable."""
         number, dtype = self._get_variable_index(variable), variable.dtype
         beta1, beta2, epsilon = (
             tf.constant(value, dtype) for value in (self.beta_1, self.beta_2, self.epsilon)

@@ -16,7 +16,7 @@ _LEAST, _MOST = 0.05, 20.0  # of the temperature: beyond them, nothing is gained
 
 
 def temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature that makes the labels likeliest, between 0.05 and 20.
+    """Find the temperature that makes the labels likeliest, between 0.05 and 20.
 
     The loss is convex in the inverse of it (the multiplier of the logits), so that the root of its
     slope, found by bisection, is the minimum.
@@ -41,12 +41,12 @@ def temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities at another temperature. float32 `[N, C]`."""
+    """Return probabilities at another temperature, float32 `[N, C]`."""
     return _softmax(_logits(probabilities) / temperature).astype(np.float32)
 
 
 def figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """How well calibrated probabilities are.
+    """Measure how well calibrated probabilities are.
 
     Args:
       probabilities: `[N, C]`.
@@ -76,7 +76,7 @@ def figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def pooled(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """`temperature` (a mean), `before` and `after` of several folds' clips together."""
+    """Pool the `temperature` (its mean), `before` and `after` of several folds' clips."""
     temperatures = [part["temperature"] for part in parts]
     if None in temperatures:
         return {"temperature": None, "before": _pooled(parts, "before"), "after": None}
@@ -106,7 +106,7 @@ def _pooled(parts: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
 
 
 def bins_of(clips: np.ndarray, confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
-    """Bins from their sums, as `figures` gives them."""
+    """Make bins from their sums, as `figures` gives them."""
     filled = np.where(clips > 0, clips, np.nan)
     return {
         "clips": [int(n) for n in clips],

@@ -22,7 +22,7 @@ class CheckpointError(ValueError):
 
 
 def save(path: str, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
-    """Writes arrays and a JSON-able state to `path` (an .npz file), by rename.
+    """Write arrays and a state (JSON values) to `path` (an .npz file), by rename.
 
     Whoever is killed meanwhile leaves the file that was there before. Floats go through JSON's
     shortest exact form, so they come back to the bit.
@@ -35,7 +35,7 @@ def save(path: str, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) 
 
 
 def to_bytes(arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> bytes:
-    """What `save` writes."""
+    """Return what `save` writes."""
     if _STATE in arrays:
         raise CheckpointError(f"an array must not be named {_STATE!r}")
     file = io.BytesIO()
@@ -45,7 +45,7 @@ def to_bytes(arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> byte
 
 
 def load(path: str | BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads what `save` wrote, or a file of what `to_bytes` gave.
+    """Read what `save` wrote, or a file of what `to_bytes` gave.
 
     Raises:
       FileNotFoundError: if there is none.
@@ -65,7 +65,7 @@ def load(path: str | BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def arrays_of(variables: list[Any], prefix: str) -> dict[str, np.ndarray]:
-    """Copies of Keras variables, by prefix, position and path."""
+    """Copy Keras variables, by prefix, position and path."""
     return {
         f"{prefix}/{number:04d}/{variable.path}": np.array(variable)
         for number, variable in enumerate(variables)
@@ -73,7 +73,7 @@ def arrays_of(variables: list[Any], prefix: str) -> dict[str, np.ndarray]:
 
 
 def assign(variables: list[Any], arrays: Mapping[str, np.ndarray], prefix: str, where: str) -> None:
-    """Puts what `arrays_of` took back into the variables.
+    """Put what `arrays_of` took back into the variables.
 
     Raises:
       CheckpointError: unless names, shapes and dtypes are those of the variables; nothing is

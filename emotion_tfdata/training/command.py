@@ -29,7 +29,7 @@ STOPPED = 130  # status of a training that was asked to stop
 
 
 def define(values: flags.FlagValues) -> None:
-    """Defines the flags of a training: its settings', and where and how it is done."""
+    """Define the flags of a training: its settings', and where and how it is done."""
     string, boolean, floating, integer, multi_string = (
         functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=values)
         for kind in ("string", "bool", "float", "integer", "multi_string")
@@ -79,7 +79,7 @@ def define(values: flags.FlagValues) -> None:
 
 
 def parse(args: Sequence[str]) -> flags.FlagValues:
-    """Reads flags as the command line has them.
+    """Read flags as the command line has them.
 
     Raises:
       absl.flags.Error: for what is wrong with them.
@@ -93,7 +93,7 @@ def parse(args: Sequence[str]) -> flags.FlagValues:
 
 
 def settings_of(values: flags.FlagValues) -> Settings:
-    """The training that the flags describe, but for --folds and --seeds.
+    """Return the training that the flags describe, but for --folds and --seeds.
 
     Raises:
       ValueError: for values that are not allowed or do not fit each other or the data set.
@@ -117,7 +117,7 @@ def settings_of(values: flags.FlagValues) -> Settings:
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and Keras, with what must be set before."""
+    """Import TensorFlow and Keras, with what must be set before."""
     os.environ["KERAS_BACKEND"] = "tensorflow"  # the models are, whatever Keras is set to elsewhere
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what matters is raised as an exception
     gc.set_threshold(50_000, 10, 10)  # importing and tracing make much, and little of it garbage
@@ -134,7 +134,7 @@ def import_tensorflow() -> None:
 
 
 def default_model_dir(values: flags.FlagValues) -> str:
-    """`runs/NAME`, with what tells this run from the name's usual one."""
+    """Return `runs/NAME`, with what tells this run from the name's usual one."""
     parts = [values.name]
     if values.modalities != "both":
         parts.append(values.modalities)
@@ -158,7 +158,7 @@ def train(
     learners: Learners | None = None,
     several: bool = False,
 ) -> int:
-    """Trains as the flags say, tells of it on standard output, and of failures in a line.
+    """Train as the flags say; report on standard output, failures in a line.
 
     Args:
       values: as `parse` gives them.
@@ -255,6 +255,6 @@ def _landmarks(given: str) -> str | tuple[int, ...]:
 
 
 def fail(message: str) -> int:
-    """Says in a line why something cannot be done; returns the exit status."""
+    """Say in a line why something cannot be done; return the exit status."""
     print(f"train.py: {' '.join(message.split())}", file=sys.stderr)
     return 1

@@ -51,7 +51,7 @@ class Part:
         return sorted("/".join(actors[code]) for code in np.unique(self.index.actors[self.places]))
 
     def about(self) -> dict[str, Any]:
-        """Clips, folds and actors, for the report."""
+        """Return clips, folds and actors, for the report."""
         return {
             "clips": len(self),
             "folds": list(self.folds),
@@ -70,7 +70,7 @@ class Data:
         num_threads: int | None = None,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
-        """Reads the manifest and deals the folds.
+        """Read the manifest and deal the folds.
 
         Args:
           data_dir: the data set.
@@ -161,7 +161,7 @@ class Data:
         return Part(split, folds, self.manifest.index, places)
 
     def _inner_fold(self) -> int:
-        """The next fold that can be selected on and leaves something to train on."""
+        """Choose the next fold that can be selected on and leaves something to train on."""
         count, filled = self.deal.num_validation_folds, 0
         for step in range(count):
             self.validation_fold = (self.settings.fold + 1 + step) % count
@@ -179,7 +179,7 @@ class Data:
         )
 
     def training_batches(self, epoch: int, start_batch: int) -> tuple[Any, int]:
-        """The rest of the training part's stream, from a batch of an epoch to the last epoch's end.
+        """Return the training part's batches from one of an epoch to the end of the last epoch.
 
         Returns:
           A `tf.data.Dataset`, and how many batches each epoch has.
@@ -208,7 +208,7 @@ class Data:
         return dataset, num_batches(len(self.train), settings.augment, settings.batch_size)
 
     def batches_of(self, part: Part, num_epochs: int | None = 1) -> Any:
-        """The clips of a part as they are, each once an epoch, in the data set's order."""
+        """Return a part's clips as they are, each once an epoch, in the data set's order."""
         options: dict[str, Any] = {"augment": None, "shuffle": False, "num_epochs": num_epochs}
         return self._dataset(part, self._hard, **options)
 
@@ -223,7 +223,7 @@ class Data:
         return self.manifest.class_names(self.settings.features.num_classes)
 
     def class_weights(self) -> np.ndarray:
-        """Weight of each class in the loss. float32 `[C]`.
+        """Return the weight of each class in the loss, float32 `[C]`.
 
         `balanced`: clips / (classes * clips of the class), over the training part, so that the mean
         weight of a clip is 1.
@@ -266,7 +266,7 @@ class Data:
             raise DataError(f"{self.data_dir} cannot be served so: {error}") from error
 
     def _way_out(self, can_select_on_held_out: bool) -> str:
-        """What serves a data set of few folds, and what is wrong with it."""
+        """Say what helps a data set of few folds, and what is wrong with it."""
         if can_select_on_held_out:
             return "--select_on=held_out, which flatters the figures"
         if self.settings.protocol == "random":
@@ -285,7 +285,7 @@ class Data:
 
 
 def check_settings(manifest: Manifest, data_dir: str, settings: Settings) -> None:
-    """Checks that a data set has what a training asks for.
+    """Check that a data set has what a training asks for.
 
     Raises:
       DataError: if it has not; the message says what there is.
@@ -304,7 +304,7 @@ def check_settings(manifest: Manifest, data_dir: str, settings: Settings) -> Non
 
 
 def with_ids_apart(batches: Iterable[Any]) -> Iterator[tuple[dict[str, Any], Any, list[str]]]:
-    """Takes the ids out of the features: yields features, labels, ids."""
+    """Take the ids out of the features: yield features, labels, ids."""
     for features, labels in batches:
         ids = [example_id.decode() for example_id in features.pop("example_id").numpy()]
         yield features, labels, ids

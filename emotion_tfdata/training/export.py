@@ -47,7 +47,7 @@ def serving_function(
     logits_of: Callable[[dict[str, tf.Tensor]], tf.Tensor] | None = None,
     sums: tf.DType = tf.float64,
 ) -> tuple[Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]], dict[str, tf.TensorSpec]]:
-    """The pipeline's last steps and the model as one function, and what it takes.
+    """Make one function of the pipeline's last steps and the model; return it and what it takes.
 
     Args:
       model: the model.
@@ -94,7 +94,7 @@ def serving_function(
 
 
 def _scale(view: View) -> Callable[[tf.Tensor], tf.Tensor]:
-    """From the data contract's units to the model's, as the pipeline scales stored integers."""
+    """Scale the data contract's units to the model's, as the pipeline scales stored integers."""
     # A step is a power of two, so dividing by it rounds nothing: the product of a stored value
     # and its gain is the same number here as there.
     step = np.float32(view.array.step or 1.0)
@@ -109,7 +109,7 @@ def _scale(view: View) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def save_keras(model: EmotionModel, model_dir: Path) -> None:
-    """Writes the model as `.keras` into a training's folder, whole or not at all."""
+    """Write the model as `.keras` into a training's folder, whole or not at all."""
     with run_dir.replacing(model_dir / run_dir.BEST_MODEL) as temporary:
         model.save(temporary)
 
@@ -121,7 +121,7 @@ def save_served(
     temperature: float | None = None,
     logits_of: Callable[[dict[str, tf.Tensor]], tf.Tensor] | None = None,
 ) -> None:
-    """Writes the SavedModel and its `features.json` into a training's folder, whole or not at all.
+    """Write the SavedModel and its `features.json` into a training's folder, whole or not at all.
 
     Args:
       model: with the weights to keep.
@@ -149,7 +149,7 @@ def save_served(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps TensorFlow's words on what it writes where from those who use absl's flags."""
+    """Hide TensorFlow's messages on what it writes from those who use absl's flags."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.WARNING)
@@ -160,7 +160,7 @@ def quiet() -> Iterator[None]:
 
 
 def view_of(data: Data, modality: str) -> View:
-    """How the pipeline serves a modality in this training."""
+    """Return how the pipeline serves a modality in this training."""
     settings, manifest = data.settings, data.manifest
     return make_view(manifest, modality, data.deal, data.train_cells, settings.features)
 
@@ -176,7 +176,7 @@ def _about(modality: str, manifest: Manifest) -> str:
 def features_of(
     data: Data, views: Mapping[str, View], temperature: float | None = None
 ) -> dict[str, Any]:
-    """What `features.json` says: how a clip becomes what the SavedModel takes."""
+    """Return what `features.json` says: how a clip becomes what the SavedModel takes."""
     settings, manifest = data.settings, data.manifest
     return {
         "format": "emotion_tfdata features",

@@ -80,7 +80,7 @@ class Fit:
         workers: Workers | None = None,
         learners: Learners | None = None,
     ) -> None:
-        """Builds the model and, where `model_dir` has a checkpoint, resumes from it.
+        """Build the model and, where `model_dir` has a checkpoint, resume from it.
 
         Raises:
           CheckpointError: if the checkpoint cannot be read or is of another model.
@@ -119,7 +119,7 @@ class Fit:
         return self._schedule.best_epoch + 1
 
     def run(self) -> None:
-        """Trains to the end; afterwards the model has the best epoch's weights.
+        """Train to the end; afterwards the model has the best epoch's weights.
 
         Raises:
           StoppedError: if asked to; everything done is saved.
@@ -154,7 +154,7 @@ class Fit:
         checkpoint.assign(self.learner.model.variables, self._best, "best", "best weights")
 
     def predict_held_out(self) -> Predictions:
-        """What the model says of the held-out fold.
+        """Return what the model says of the held-out fold.
 
         Raises:
           StoppedError: if asked to; the finished training is saved.
@@ -173,14 +173,14 @@ class Fit:
         return _checked(seen, what)
 
     def _pass_over(self, part: Part) -> Iterator[Any]:
-        """All batches of a part. Passes are of one stream: each of its own takes long to begin."""
+        """Yield all batches of a part, of one stream: each stream takes long to begin."""
         if part.split not in self._streams:
             self._streams[part.split] = iter(self._data.batches_of(part, num_epochs=None))
         batches = num_batches(len(part), None, self.settings.batch_size)
         return itertools.islice(self._streams[part.split], batches)
 
     def calibrate(self) -> float | None:
-        """The temperature of the fold selected on; None where there is none of its own.
+        """Fit the temperature to the fold selected on; None where there is none of its own.
 
         Raises:
           As `predict_held_out`.
@@ -282,7 +282,7 @@ class Fit:
         return recall - 1e-6 * math.tanh(seen.loss)
 
     def _pause(self) -> None:
-        """Saves when it is time to, and leaves when any worker is asked to.
+        """Save when it is time to, and leave when any worker is asked to.
 
         The state must be whole here, and all workers must be at the same place.
         """
@@ -356,7 +356,7 @@ class Fit:
 
 
 def _write_events(entry: Mapping[str, Any]) -> None:
-    """Tells TensorBoard of an epoch."""
+    """Write an epoch's figures for TensorBoard."""
     epoch = entry["epoch"]
     for name in ("learning_rate", "input_wait_share", "clips_per_s"):
         tf.summary.scalar(name, entry[name], epoch)
@@ -372,7 +372,7 @@ def _write_events(entry: Mapping[str, Any]) -> None:
 
 
 def _checked(seen: Predictions, where: str) -> Predictions:
-    """What was given, if all of it is numbers; TrainingError else."""
+    """Return what was given if all of it is finite; raise TrainingError otherwise."""
     ids = seen.not_finite
     if ids:
         more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""

@@ -91,14 +91,14 @@ class Learner:
         self._logits_in_graphs: Callable[..., Any] | None = None
 
     def serves(self, settings: Settings) -> bool:
-        """Whether a training of these settings has the same graph: weights and data may differ."""
+        """Tell whether a training of these settings has the same graph; data may differ."""
         return self._workers.count == 1 and all(
             getattr(settings, name) == getattr(self._settings, name)
             for name in ("model", "features", "precision", "label_smoothing", "clip_norm")
         )
 
     def renew(self, settings: Settings, class_weights: np.ndarray) -> None:
-        """Makes of this what a new one for these settings is; `serves` must hold."""
+        """Turn this into what a new one for these settings is; `serves` must hold."""
         # Not a `Learner`: clearing Keras's session has TensorFlow forget its optimised graphs.
         fresh = build_model(settings.model, seed=settings.seed, dtype=settings.precision)
         for variable, value in zip(self.model.variables, fresh.variables, strict=True):
@@ -111,7 +111,7 @@ class Learner:
         self._settings = settings
 
     def logits(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
-        """What the model says of a batch, as it stands: `[B, C]`, before the softmax."""
+        """Return the logits of a batch `[B, C]`, by the weights as they are."""
         if self._logits is None:
             self._logits = tf.function(
                 lambda features: self.model.logits(features, training=False),
@@ -135,7 +135,7 @@ class Learner:
         self.optimizer.learning_rate.assign(value)
 
     def train(self, features: dict[str, tf.Tensor], labels: tf.Tensor) -> Step:
-        """Learns from a batch."""
+        """Take a training step on a batch."""
         if self._step is None:
             self._step = tf.function(
                 self._train_step,
@@ -146,13 +146,13 @@ class Learner:
         return Step(float(loss), float(cross_entropy), int(correct), int(clips), bool(finite))
 
     def not_finite(self) -> list[str]:
-        """Paths of the model's variables that hold a NaN or an infinity."""
+        """Return the paths of the model's variables that hold a NaN or an infinity."""
         return [v.path for v in self.model.weights if not np.isfinite(np.array(v)).all()]
 
     def predict(
         self, batches: Iterable[Any], stop: Callable[[], None] | None = None
     ) -> Predictions:
-        """Classifies every clip of some batches that have ids.
+        """Classify every clip of some batches that have ids.
 
         Args:
           batches: as `make_dataset` makes them with `with_ids=True`, this worker's rows of them.
@@ -202,7 +202,7 @@ class Learner:
     def _gradients(
         self, features: dict[str, tf.Tensor], labels: tf.Tensor
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Gradients and figures of the whole batch, from this worker's rows and the others'."""
+        """Return gradients and figures of the whole batch, from all workers' rows."""
         dtype = self.model.variable_dtype
         own = tf.cast(tf.shape(labels)[0], dtype)
         clips = replicas.total(own)
@@ -245,7 +245,7 @@ class Learners:
         self._kept: list[Learner] = []
 
     def of(self, settings: Settings, class_weights: np.ndarray, workers: Workers) -> Learner:
-        """A learner for a training; takes it from the training that had it last."""
+        """Return a learner for a training, taken from the training that had it last."""
         for learner in self._kept:
             if workers.count == 1 and learner.serves(settings):
                 learner.renew(settings, class_weights)
@@ -267,7 +267,7 @@ def _unpacked(content: bytes) -> list[np.ndarray]:
 
 
 def _signature(batch: Any) -> Any:
-    """Shapes with every length free, so that a step is traced once."""
+    """Return shapes with every length free, so that a step is traced once."""
 
     def free(tensor: tf.Tensor) -> tf.TensorSpec:
         # Batch and frames vary, the sizes of a frame do not.

@@ -14,7 +14,7 @@ import numpy as np
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts of clips by true class (rows) and predicted class (columns).
+    """Count clips by true class (rows) and predicted class (columns).
 
     Args:
       labels: int `[N]`, in `0..num_classes-1`.
@@ -43,25 +43,25 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: i
 
 
 def accuracy(confusion: np.ndarray) -> float:
-    """Share of clips given their own class; NaN without clips."""
+    """Return the share of clips given their own class; NaN without clips."""
     total = confusion.sum()
     return float(np.trace(confusion) / total) if total else math.nan
 
 
 def recall_by_class(confusion: np.ndarray) -> np.ndarray:
-    """Share of each class's clips given that class. float64 `[C]`; NaN for one without clips."""
+    """Return each class's share of clips given that class, float64 `[C]`; NaN without clips."""
     clips = confusion.sum(axis=1)
     found = np.diag(confusion).astype(np.float64)
     return np.divide(found, clips, out=np.full(len(clips), math.nan), where=clips > 0)
 
 
 def precision_by_class(confusion: np.ndarray) -> np.ndarray:
-    """Share of the clips given a class that are of it. Float64 `[C]`; NaN where none was given."""
+    """Return the share of clips given a class that are of it, float64 `[C]`; NaN without any."""
     return recall_by_class(confusion.T)
 
 
 def unweighted_average_recall(confusion: np.ndarray) -> float:
-    """Mean of the classes' recalls, each class counting the same: UAR, or balanced accuracy.
+    """Return the mean of the classes' recalls, each class counting the same (balanced accuracy).
 
     Classes without clips do not count in the mean; NaN without clips at all.
     """
@@ -90,7 +90,7 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean and Student's t interval of a few independent values.
+    """Return mean and Student's t interval of a few independent values.
 
     Folds share training clips, so the values are not quite independent and the interval is
     somewhat too narrow (Bengio and Grandvalet 2004: no unbiased estimate of it exists).
@@ -114,7 +114,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's t distribution, for 0.5 <= probability < 1.
+    """Return a quantile of Student's t distribution, for 0.5 <= probability < 1.
 
     Bisection on the closed form for whole degrees of freedom (Abramowitz and Stegun 1964, 26.7.3
     and 26.7.4).
@@ -134,7 +134,7 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def _t_central(t: float, degrees: int) -> float:
-    """Probability of `-t..t` under Student's t distribution."""
+    """Return the probability of `-t..t` under Student's t distribution."""
     angle = math.atan(t / math.sqrt(degrees))
     odd = degrees % 2
     term = math.cos(angle) if odd else 1.0

@@ -19,7 +19,7 @@ def beside_raters(
     modalities: str,
     class_names: Sequence[str],
 ) -> dict[str, Any] | None:
-    """What raters and a model made of the clips that raters saw too.
+    """Compare what raters and a model made of the clips that raters saw too.
 
     Args:
       example_ids: `[N]`.
@@ -60,7 +60,7 @@ def beside_raters(
 
 
 def with_figures(counts: Mapping[str, Any]) -> dict[str, Any]:
-    """Adds recall by class and UAR, of the intended emotion, to the counts of `beside_raters`."""
+    """Add recall by class and UAR, of the intended emotion, to the counts of `beside_raters`."""
     result = dict(counts)
     for name in ("model", "majority", "votes"):
         matrix = np.array(counts[name])
@@ -76,7 +76,7 @@ def with_figures(counts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pooled_raters(parts: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
-    """`beside_raters` of several folds together."""
+    """Pool `beside_raters` of several folds."""
     there = [part for part in parts if part]
     if not there:
         return None
@@ -89,7 +89,7 @@ def pooled_raters(parts: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] |
 
 
 def by_group(by_actor: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """UAR by sex and by age of the actors.
+    """Return UAR by sex and by age of the actors.
 
     Args:
       by_actor: `corpus/actor` -> figures, with `clips` and `uar`.

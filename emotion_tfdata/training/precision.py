@@ -13,7 +13,7 @@ _BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def check_precision(precision: str, cpuinfo: Path = _CPUINFO) -> None:
-    """Checks that the processor has what a precision needs.
+    """Check that the processor has what a precision needs.
 
     Without such instructions bfloat16 is computed by way of float32, and slower than that.
 

@@ -36,7 +36,7 @@ class ProfiledSteps:
 
     @classmethod
     def parse(cls, text: str) -> ProfiledSteps:
-        """Reads `FIRST,LAST`, or a number of steps to take after the warm-up.
+        """Read `FIRST,LAST`, or a number of steps to take after the warm-up.
 
         Raises:
           ValueError: for anything else.
@@ -71,7 +71,7 @@ class Profiler:
         self._took_s: list[float] = []
 
     def step(self) -> contextlib.AbstractContextManager[object]:
-        """The context of one step, its wait for input included."""
+        """Make the context of one step, its wait for input included."""
         self._number += 1
         if self._steps is None or not self._steps.first <= self._number <= self._steps.last:
             return contextlib.nullcontext()
@@ -81,7 +81,7 @@ class Profiler:
         return tf.profiler.experimental.Trace("train", step_num=self._number, _r=1)
 
     def ended(self, waited_s: float, took_s: float) -> None:
-        """Says how long the last step took, in all and for its input."""
+        """Print how long the last step took, in all and for its input."""
         if not self._running or self._steps is None:
             return
         self._waited_s.append(waited_s)
@@ -90,7 +90,7 @@ class Profiler:
             self.close()
 
     def close(self) -> None:
-        """Writes what was profiled, also of a training that is over before the last step."""
+        """Write what was profiled, also of a training that is over before the last step."""
         steps, self._steps = self._steps, None
         if self._running:
             tf.profiler.experimental.stop()

@@ -9,7 +9,7 @@ from typing import TextIO
 
 
 def duration(seconds: float) -> str:
-    """Seconds as `0:07`, `12:30` or `3:05:00`."""
+    """Format seconds as `0:07`, `12:30` or `3:05:00`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -30,7 +30,7 @@ class Lines:
         self._width = 0
 
     def line(self, text: str = "") -> None:
-        """One line that stays."""
+        """Print one line that stays."""
         if self._width:
             self._stream.write("\r" + " " * self._width + "\r")
             self._width = 0
@@ -38,7 +38,7 @@ class Lines:
         self._stream.flush()
 
     def _is_due(self) -> bool:
-        """Whether it is time to tell where all stands; the next time is put off then."""
+        """Tell whether progress is due; the next time is put off then."""
         now = time.monotonic()
         if now < self._next_s:
             return False
@@ -64,7 +64,7 @@ class Progress(Lines):
     def batch(
         self, where: str, batch: int, batches: int, loss: float, clips: int, rate: float | None
     ) -> None:
-        """Reports a batch if it is time to.
+        """Report a batch if it is time to.
 
         Args:
           where: e.g. `epoch 3/60`.

@@ -34,7 +34,7 @@ SELECTION_MEANING = {
 
 
 def figures(confusion: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """Every figure of one confusion matrix of the classes `names`, by name."""
+    """Compute every figure of one confusion matrix of the classes `names`, by name."""
     recall, precision = metrics.recall_by_class(confusion), metrics.precision_by_class(confusion)
     return {
         "clips": int(confusion.sum()),
@@ -65,7 +65,7 @@ def fold_report(
     best_epoch: int,
     temperature: float | None = None,
 ) -> dict[str, Any]:
-    """The report of one training.
+    """Collect the report of one training.
 
     Args:
       settings: of the training.
@@ -140,7 +140,7 @@ def fold_report(
 
 
 def at_temperature(predictions: Predictions, temperature: float | None) -> Predictions:
-    """The same predictions with calibrated probabilities; as they are without a temperature."""
+    """Return predictions with calibrated probabilities; as they are without a temperature."""
     if temperature is None:
         return predictions
     scaled = calibration.scaled(predictions.probabilities, temperature)
@@ -148,7 +148,7 @@ def at_temperature(predictions: Predictions, temperature: float | None) -> Predi
 
 
 def by_actor(predictions: Predictions, actors: Sequence[str]) -> dict[str, Any]:
-    """Clips, accuracy, recall and confusion matrix of each actor.
+    """Return clips, accuracy, recall and confusion matrix of each actor.
 
     Args:
       predictions: of `N` clips.
@@ -168,7 +168,7 @@ def by_actor(predictions: Predictions, actors: Sequence[str]) -> dict[str, Any]:
 def surest_errors(
     predictions: Predictions, names: Sequence[str], most: int = _ERRORS_LISTED
 ) -> list[dict[str, Any]]:
-    """The clips given a wrong class with the highest probability, the surest first."""
+    """Return the clips given a wrong class with the highest probability, the surest first."""
     predicted = predictions.probabilities.argmax(axis=1)
     surest = np.argsort(-predictions.probabilities.max(axis=1), kind="stable")
     wrong = [int(i) for i in surest if predicted[i] != predictions.labels[i]]
@@ -194,7 +194,7 @@ def _brief(confusion: np.ndarray) -> dict[str, Any]:
 
 
 def folds_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The report over trainings that differ in the fold they hold out, the seed, or both.
+    """Collect the report over trainings that differ in the held-out fold, the seed, or both.
 
     Seeds of a fold share its held-out clips, so they are averaged before the interval over folds;
     where one fold alone was held out the interval is over seeds.
@@ -297,7 +297,7 @@ def folds_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def write(model_dir: Path, report: Mapping[str, Any]) -> None:
-    """Writes a report's forms into a folder, the JSON last."""
+    """Write a report's forms into a folder, the JSON last."""
     # It warns of caches that it makes on first use; nobody who trains needs to know.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from emotion_tfdata.training import report_figures, report_html
@@ -310,7 +310,7 @@ def write(model_dir: Path, report: Mapping[str, Any]) -> None:
 
 
 def write_events(model_dir: Path, report: Mapping[str, Any]) -> None:
-    """Writes a fold's held-out figures for TensorBoard, at the epoch that was kept."""
+    """Write a fold's held-out figures for TensorBoard, at the epoch that was kept."""
     import tensorflow as tf
 
     held_out, step = report["held_out"], report["best_epoch"]
@@ -325,7 +325,7 @@ def write_events(model_dir: Path, report: Mapping[str, Any]) -> None:
 
 
 def write_predictions(model_dir: Path, predictions: Predictions, names: Sequence[str]) -> None:
-    """Writes what the model said of each held-out clip, as CSV with a column a class."""
+    """Write what the model said of each held-out clip, as CSV with a column a class."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["example_id", "true", "predicted", *names])

@@ -16,7 +16,7 @@ _TRAIN, _SELECTION, _THIRD = "#8a94a3", "#0b6cb8", "#b02a5b"
 
 
 def confusion_figure(report: Mapping[str, Any]) -> Figure:
-    """Draws a report's confusion matrix, rows in shares of their class."""
+    """Draw a report's confusion matrix, rows in shares of their class."""
     held_out = report["held_out"]
     names = held_out["confusion_matrix"]["classes"]
     size = 2.2 + 0.75 * len(names)
@@ -39,7 +39,7 @@ def confusion_figure(report: Mapping[str, Any]) -> Figure:
 
 
 def raters_figure(raters: Mapping[str, Any]) -> Figure:
-    """Confusion matrices of raters and model on the same clips, side by side."""
+    """Draw confusion matrices of raters and model on the same clips, side by side."""
     names = [n for n, row in zip(raters["classes"], raters["model"], strict=True) if sum(row)]
     kept = [raters["classes"].index(name) for name in names]
     majority = np.array(raters["majority"])[kept][:, [*kept, -1]]
@@ -58,7 +58,7 @@ def raters_figure(raters: Mapping[str, Any]) -> Figure:
 
 
 def reliability_figure(calibration: Mapping[str, Any]) -> Figure:
-    """Accuracy by confidence, as the model gave it and, where it is, calibrated; and how often."""
+    """Draw accuracy by confidence, as given and, where it is, calibrated; and how often."""
     figure = Figure(figsize=(4.6, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
@@ -89,7 +89,7 @@ def reliability_figure(calibration: Mapping[str, Any]) -> Figure:
 
 
 def curves_figure(report: Mapping[str, Any]) -> Figure:
-    """Loss, accuracy and learning rate by epoch; over folds a line each."""
+    """Draw loss, accuracy and learning rate by epoch; over folds a line each."""
     histories = report.get("histories") or {"": report["history"]}
     figure = Figure(figsize=(11, 3), layout="constrained")
     loss, share, rate = figure.subplots(1, 3)
@@ -129,7 +129,7 @@ def curves_figure(report: Mapping[str, Any]) -> Figure:
 
 
 def folds_figure(report: Mapping[str, Any]) -> Figure:
-    """UAR and accuracy of each fold, their mean and its interval."""
+    """Draw UAR and accuracy of each fold, their mean and its interval."""
     figure = Figure(figsize=(7, 1.9), layout="constrained")
     axes = figure.add_subplot()
     for row, (name, key) in enumerate((("accuracy", "accuracy"), ("UAR", "uar"))):
@@ -152,7 +152,7 @@ def folds_figure(report: Mapping[str, Any]) -> Figure:
 
 
 def _matrix(axes: Any, clips: Any, rows: Sequence[str], columns: Sequence[str]) -> Any:
-    """Draws counts of clips, in shares of their row; returns the image."""
+    """Draw counts of clips, in shares of their row; return the image."""
     counts = np.array(clips, float)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)

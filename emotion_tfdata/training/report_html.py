@@ -19,7 +19,7 @@ _FIGURES = [f"{name}_figure" for name in ("confusion", "curves", "folds", "rater
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """Renders the page of a report.
+    """Render the page of a report.
 
     Args:
       report: of a fold or over folds, as `report` makes it.
@@ -49,7 +49,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Renders a report as Markdown that is readable as it is."""
+    """Render a report as Markdown that is readable as it is."""
     return _render("report.md.j2", report, unusual=report_text.what_rows(report))
 
 
@@ -71,7 +71,7 @@ def _render(template: str, report: Mapping[str, Any], **more: Any) -> str:
 
 
 def changed_settings(settings: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(name, value, default) of what is not train.py's default, without the data's own sizes."""
+    """Return (name, value, default) of what is not train.py's default, but for the data's sizes."""
     default = Settings().as_dict()
     here = dict(settings)
     if here["augment"] is None:

@@ -10,7 +10,7 @@ _SHOWN = {"voice": "the voice", "face": "the face", "both": "voice and face"}
 
 
 def what_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(name, words) of what is unusual about the clips and their labels."""
+    """Return (name, words) of what is unusual about the clips and their labels."""
     rows = [("note", note) for note in report["protocol_notes"]]
     for side, what in (("train", "trained on"), ("test", "tested on")):
         if report["corpora"][side]:
@@ -30,7 +30,7 @@ def what_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def rater_words(raters: Mapping[str, Any]) -> str:
-    """How the model stands to CREMA-D's raters, in sentences."""
+    """Say in sentences how the model compares with CREMA-D's raters."""
     return (
         f"Beside CREMA-D's raters, who were given {_SHOWN[raters['shown']]} of the same "
         f"{raters['clips']} clips: UAR of the intended emotion {digits(raters['model_uar'])} by "
@@ -42,14 +42,14 @@ def rater_words(raters: Mapping[str, Any]) -> str:
 
 
 def rater_rows(raters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """(class, clips, recall of the model, of the majority, of a rater), classes with clips."""
+    """Return (class, clips, recall of the model, the majority, a rater) of classes with clips."""
     recalls = (raters[f"{name}_recall"] for name in ("model", "majority", "votes"))
     rows = zip(raters["classes"], map(sum, raters["model"]), *recalls, strict=True)
     return [(name, clips, *map(digits, of)) for name, clips, *of in rows if clips]
 
 
 def group_rows(groups: Mapping[str, Mapping[str, Any]]) -> list[tuple[Any, ...]]:
-    """(group, actors, clips, UAR with interval) by sex and age."""
+    """Return (group, actors, clips, UAR with interval) by sex and age."""
     return [
         (
             f"{kind} {name}" if kind == "age" else name,
@@ -64,7 +64,7 @@ def group_rows(groups: Mapping[str, Mapping[str, Any]]) -> list[tuple[Any, ...]]
 
 
 def calibration_rows(calibration: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is said of the probabilities: (name, value)."""
+    """Return what is said of the probabilities: (name, value)."""
     before, after = calibration["before"], calibration["after"]
     rows = [
         (name, digits(before[key]) + (f", calibrated {digits(after[key])}" if after else ""))
@@ -82,7 +82,7 @@ def calibration_rows(calibration: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def interval_words(over: Mapping[str, Any]) -> str:
-    """A mean over folds with its interval."""
+    """Format a mean over folds with its interval."""
     half_width = over["half_width_95"]
     if half_width is None or math.isnan(half_width):
         return f"{over['mean']:.3f} (one training: no interval)"
@@ -90,5 +90,5 @@ def interval_words(over: Mapping[str, Any]) -> str:
 
 
 def digits(value: float | None) -> str:
-    """A figure, or a dash for one that there is not."""
+    """Format a figure, or a dash for one that there is not."""
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"

@@ -65,7 +65,7 @@ def model_config(
     fields: Mapping[str, Any],
     texts: Sequence[str] = (),
 ) -> ModelConfig:
-    """The network for a data set: its sizes from the manifest, the rest as given.
+    """Return the network for a data set: its sizes from the manifest, the rest as given.
 
     Args:
       data_dir: the data set.
@@ -110,7 +110,7 @@ def model_config(
 
 
 def train_fold(settings: Settings, options: Options, progress: Progress) -> dict[str, Any]:
-    """Trains with one fold held out and reports on it. A finished training is not repeated.
+    """Train with one fold held out and report on it; a finished training is not repeated.
 
     Returns:
       The report.
@@ -175,7 +175,7 @@ def _train(data: Data, options: Options, progress: Progress) -> dict[str, Any]:
 
 
 def closing(report: Mapping[str, Any], model_dir: Path) -> str:
-    """The report as text, and where everything is."""
+    """Return the report as text, and where everything is."""
     from emotion_tfdata.training import report_html
 
     lines = [report_html.markdown(report), f"everything is in {model_dir}:"]
@@ -197,7 +197,7 @@ def closing(report: Mapping[str, Any], model_dir: Path) -> str:
 
 
 def _served(settings: Settings, options: Options) -> Data:
-    """The data, with the first of its streams made: what cannot be served claims no folder."""
+    """Return the data, with its first stream made: what cannot be served claims no folder."""
     from emotion_tfdata.training.data import Data
     from emotion_tfdata.training.workers import Workers
 
@@ -213,7 +213,7 @@ def _served(settings: Settings, options: Options) -> Data:
 def _kept(
     folder: Path, wanted: Mapping[str, Any], options: Options, workers: Workers
 ) -> Iterator[None]:
-    """Holds the folder for this training; the chief does, the others do not need it."""
+    """Hold the folder for this training; the chief does, the others do not need it."""
     if not workers.is_chief:
         yield
         return
@@ -226,7 +226,7 @@ def _kept(
 
 
 def agree(workers: Workers, wanted: Mapping[str, Any]) -> None:
-    """Sees to it that all workers train on the same, with the same versions. All must call it.
+    """Check that all workers train on the same, with the same versions; all must call it.
 
     Raises:
       DataError: if one differs from the first.
@@ -247,12 +247,12 @@ def agree(workers: Workers, wanted: Mapping[str, Any]) -> None:
 
 
 def _shared(workers: Workers, make: Callable[[], Any]) -> Any:
-    """What `make` gives at the chief, as JSON holds it; the others wait for it."""
+    """Return what `make` gives at the chief, as JSON holds it; the others wait for it."""
     return json.loads(workers.share(lambda: json.dumps(make()).encode()))
 
 
 def claim(settings: Settings, data_dir: str) -> dict[str, Any]:
-    """What a training's outcome depends on, as JSON holds it."""
+    """Return what a training's outcome depends on, as JSON holds it."""
     manifest = load_manifest(data_dir)
     wanted = settings.as_dict() | {"data_manifest_sha256": manifest.sha256}
     if settings.protocol not in protocols.NAMES:  # a file, which may change
@@ -262,7 +262,7 @@ def claim(settings: Settings, data_dir: str) -> dict[str, Any]:
 
 
 def _device() -> str:
-    """What computes, in words: TensorFlow takes the GPUs that it finds."""
+    """Say what computes: TensorFlow takes the GPUs that it finds."""
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")

@@ -47,7 +47,7 @@ class RunDirError(ValueError):
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name to write a file or folder to, which then takes the place of `path`.
+    """Yield a temporary name for a file or folder, which then takes the place of `path`.
 
     Whoever fails meanwhile leaves what was there before, and nothing else.
     """
@@ -64,23 +64,23 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Write a file whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON whole or not at all; a NaN, which JSON does not have, is written as null."""
+    """Write JSON whole or not at all; a NaN, which JSON does not have, is written as null."""
     write_text(path, json.dumps(_finite(content), indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Reads what `write_json` wrote."""
+    """Read what `write_json` wrote."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_report(model_dir: Path) -> dict[str, Any] | None:
-    """The report of a finished training; None where there is none, or none that can be read."""
+    """Return the report of a finished training; None where there is none that can be read."""
     try:
         report = read_json(model_dir / REPORT_JSON)
     except (FileNotFoundError, ValueError):
@@ -90,7 +90,7 @@ def read_report(model_dir: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def locked(model_dir: Path, name: str = _LOCK, whose: str = "another training") -> Iterator[None]:
-    """Makes the folder and holds it for this process, however that ends.
+    """Make the folder and hold it for this process, however that ends.
 
     Args:
       model_dir: the folder.
@@ -117,7 +117,7 @@ def locked(model_dir: Path, name: str = _LOCK, whose: str = "another training") 
 
 
 def claim(model_dir: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
-    """Sees to it that what lies in the folder comes from these settings.
+    """Check that what lies in the folder comes from these settings.
 
     Args:
       model_dir: an existing folder.
@@ -155,7 +155,7 @@ def claim(model_dir: Path, settings: Mapping[str, Any], overwrite: bool) -> None
 
 
 def _clear(model_dir: Path) -> None:
-    """Removes a training's files; the one that says whose they are goes last."""
+    """Remove a training's files; the one that says whose they are goes last."""
     for name in sorted(_OURS, key=lambda name: name == SETTINGS):
         _remove(model_dir / name)
 
@@ -168,7 +168,7 @@ def _remove(path: Path) -> None:
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    """What differs between two JSON values, as `name: there X, asked for Y`."""
+    """Return what differs between two JSON values, as `name: there X, asked for Y`."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         return [
             text

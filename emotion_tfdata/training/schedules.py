@@ -46,13 +46,13 @@ class Schedule:
     epochs_since_change: int = 0
 
     def rate_of(self, epoch: int) -> float:
-        """Learning rate of an epoch, counted from 0, given what was observed before it."""
+        """Return an epoch's learning rate, counted from 0, given what was observed before it."""
         if self.kind == "cosine":
             return self.learning_rate * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
         return self.learning_rate
 
     def observe(self, epoch: int, score: float) -> bool:
-        """Takes in the score of a finished epoch, higher being better. True if it is the best.
+        """Take in the score of a finished epoch (higher is better); return whether it is the best.
 
         Raises:
           ValueError: for a score that is not a number.
@@ -78,7 +78,7 @@ class Schedule:
         return 0 < self.stop_patience <= self.epochs_since_best
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs: plain numbers."""
+        """Return what `restore` needs: plain numbers."""
         names = (
             "learning_rate",
             "best_score",
@@ -89,6 +89,6 @@ class Schedule:
         return {name: getattr(self, name) for name in names}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes back to what `state` returned."""
+        """Go back to what `state` returned."""
         for name, value in state.items():
             setattr(self, name, value)

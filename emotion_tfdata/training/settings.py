@@ -104,7 +104,7 @@ class Settings:
         return {side: names for side, names in sides.items() if names} or None
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Return the settings as JSON holds them."""
 
         def plain(value: Any) -> Any:
             if isinstance(value, dict):

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 @functools.cache
 def start_compiler() -> None:
-    """Starts XLA, which describes itself on stderr whatever the log level, once a process.
+    """Start XLA, which describes itself on stderr whatever the log level, once a process.
 
     To be called when TensorFlow's threads and cluster are set up.
     """
@@ -24,7 +24,7 @@ def start_compiler() -> None:
 
 @contextlib.contextmanager
 def without_stderr() -> Iterator[None]:
-    """Keeps back what is written to stderr, C++ code included, unless it fails."""
+    """Keep back what is written to stderr, C++ code included, unless it fails."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as said:

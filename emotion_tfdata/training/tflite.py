@@ -25,7 +25,7 @@ from emotion_tfdata.training.startup_messages import without_stderr
 def save(
     model: EmotionModel, data: Data, model_dir: Path, temperature: float | None = None
 ) -> None:
-    """Writes `model.tflite` into a training's folder, whole or not at all.
+    """Write `model.tflite` into a training's folder, whole or not at all.
 
     It takes one clip, `audio` float32 `[1, Ta, M]` and `audio_mask` bool `[1, Ta]`, `landmarks`
     and `landmarks_mask` likewise, in the units of the SavedModel, and gives `logits` and
@@ -69,7 +69,7 @@ def save(
 
 
 def logits_of_one(model: EmotionModel) -> Callable[[Mapping[str, tf.Tensor]], tf.Tensor]:
-    """What `model.logits` computes of one clip, `[1, num_classes]`, by plain operations."""
+    """Compute `model.logits` of one clip, `[1, num_classes]`, by plain operations."""
 
     def logits(served: Mapping[str, tf.Tensor]) -> tf.Tensor:
         branches = []
@@ -112,7 +112,7 @@ def _block(block: ResidualBlock, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 
 
 def _convolve(layer: FrameConv1D, x: tf.Tensor) -> tf.Tensor:
-    """Of rows `[T, C]` that are zero where the mask is."""
+    """Convolve rows `[T, C]` that are zero where the mask is."""
     before, after = max(0, -min(layer.offsets)), max(0, max(layer.offsets))
     padded, rows = tf.pad(x, [[before, after], [0, 0]]), tf.shape(x)[0]
     kernel = tf.convert_to_tensor(layer.kernel)
@@ -124,7 +124,7 @@ def _convolve(layer: FrameConv1D, x: tf.Tensor) -> tf.Tensor:
 
 
 def _pool(x: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Maximum over pairs of rows, of those that count; a row of its own where they are odd."""
+    """Take the maximum over pairs of rows that count; a row of its own where they are odd."""
     odd = tf.shape(x)[0] % 2
     x = tf.where(mask > 0, x, x.dtype.min)
     x = tf.pad(x, [[0, odd], [0, 0]], constant_values=x.dtype.min)
@@ -134,7 +134,7 @@ def _pool(x: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _lstm(layer: BiLSTM, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """`[T, 2 * units]`, or the last state, `[1, 2 * units]`. A masked row leaves the state."""
+    """Return the states `[T, 2 * units]`, or the last, `[1, 2 * units]`; masked rows leave it."""
     outputs = []
     for weights, backward in zip(layer.directions, (False, True), strict=True):
         rows, counts = (tf.reverse(each, [0]) if backward else each for each in (x, mask))

@@ -37,7 +37,7 @@ class Threads(NamedTuple):
 
 
 def usable_cores(cpu_max: Path = _CPU_MAX) -> int:
-    """Cores that this process may use: of its affinity mask and its container's share.
+    """Count the cores that this process may use: of its affinity mask and its container's share.
 
     Args:
       cpu_max: where Linux (control groups, version 2) has the share.
@@ -57,7 +57,7 @@ def usable_cores(cpu_max: Path = _CPU_MAX) -> int:
 def slots(
     jobs: int, cores_each: int = 0, nodes: Sequence[Sequence[int]] | None = None
 ) -> list[list[int]]:
-    """Cores for so many processes: as many for each, its own, and of one NUMA node if possible.
+    """Deal cores to processes: as many for each, its own, and of one NUMA node if possible.
 
     Args:
       jobs: how many processes.
@@ -102,7 +102,7 @@ def _nodes() -> list[list[int]]:
 
 
 def suited_to(cores: int) -> Threads:
-    """The numbers for so many cores.
+    """Return the numbers of threads for so many cores.
 
     More threads than these would wait for each other: cores beyond 16 are better used by another
     training at the same time, of another fold or seed.
@@ -115,7 +115,7 @@ def suited_to(cores: int) -> Threads:
 
 
 def choose(intra_op: int, inter_op: int, input_threads: int) -> Threads:
-    """Sets TensorFlow's pools; 0 stands for what suits the machine.
+    """Set the sizes of TensorFlow's pools; 0 stands for what suits the machine.
 
     Returns:
       What was chosen.

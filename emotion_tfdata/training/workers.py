@@ -39,19 +39,19 @@ class Workers:
         return self.index == 0
 
     def run(self, step: Callable[..., Any], *args: Any) -> Any:
-        """Calls `step`, in which `models.replicas` reaches the other workers."""
+        """Call `step`, in which `models.replicas` reaches the other workers."""
         return step(*args)
 
     def any(self, flag: bool) -> bool:
-        """Whether any worker's flag is set. All must ask."""
+        """Tell whether any worker's flag is set; all must ask."""
         return flag
 
     def share(self, make: Callable[[], bytes]) -> bytes:
-        """What `make` gives at the chief. All must call it; it is called at the chief alone."""
+        """Return what `make` gives at the chief, where alone it is called; all must call this."""
         return self.gather(make() if self.is_chief else b"")[0]
 
     def gather(self, content: bytes) -> list[bytes]:
-        """Every worker's content, by index. All must call it."""
+        """Return every worker's content, by index; all must call it."""
         return [content]
 
 
@@ -59,7 +59,7 @@ class SeveralWorkers(Workers):
     """This process's part in a training by several, which `TF_CONFIG` names."""
 
     def __init__(self) -> None:
-        """Waits for the others. To be made before TensorFlow has computed anything."""
+        """Wait for the other workers; make this before TensorFlow has computed anything."""
         tf.get_logger().setLevel("WARNING")  # not a line for each exchange
         with without_stderr():
             self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
@@ -72,15 +72,15 @@ class SeveralWorkers(Workers):
         )
 
     def run(self, step: Callable[..., Any], *args: Any) -> Any:
-        """Calls `step` as this worker's replica."""
+        """Call `step` as this worker's replica."""
         return self._strategy.run(step, args)
 
     def any(self, flag: bool) -> bool:
-        """Whether any worker's flag is set. All must ask."""
+        """Tell whether any worker's flag is set; all must ask."""
         return bool(np.any(self._gather([int(flag)])))
 
     def gather(self, content: bytes) -> list[bytes]:
-        """Every worker's content, by index. All must call it."""
+        """Return every worker's content, by index; all must call it."""
         lengths = self._gather([len(content)]).numpy()[:, 0]
         padded = np.frombuffer(content.ljust(lengths.max(), b"\0"), np.uint8)
         rows = self._gather(padded.astype(np.int32)).numpy().astype(np.uint8)
