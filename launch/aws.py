@@ -93,8 +93,9 @@ def connect(prefix: str = "") -> Aws:
         )
     account = session.client("sts", config=RETRIES).get_caller_identity()["Account"]
     bucket, _, rest = prefix.removeprefix("s3://").partition("/")
-    name = bucket or f"{PREFIX}{account}-{region}"
-    return Aws(account, region, Folder(s3_client(session, account), name, rest.strip("/")), session)
+    bucket = bucket or f"{PREFIX}{account}-{region}"
+    root = Folder(s3_client(session, bucket, account), bucket, rest.strip("/"))
+    return Aws(account, region, root, session)
 
 
 def has_bucket(aws: Aws) -> bool:

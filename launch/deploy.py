@@ -20,7 +20,7 @@ from absl import flags
 from launch import aws as aws_lib
 from launch import offers
 from launch.aws import Aws, LaunchError, Stack, say
-from launch.files import MANIFEST, FileError, Folder, check_data, named_by, s3_client
+from launch.files import MANIFEST, FileError, Folder, check_data, named_by
 from launch.offers import Machine
 from launch.source import pack
 
@@ -224,9 +224,7 @@ def find_data(aws: Aws | None, data_dir: str) -> Data:
         bucket, _, prefix = data_dir.removeprefix("s3://").partition("/")
         if aws is None or not prefix.strip("/"):
             raise LaunchError(f"--data_dir={data_dir}: give s3://BUCKET/PREFIX, and credentials")
-        is_own = bucket == aws.root.bucket  # else it may be another's
-        client = aws.root.client if is_own else s3_client(aws.session)
-        where = Folder(client, bucket, prefix.strip("/"))
+        where = Folder(aws.root.client, bucket, prefix.strip("/"))
         files = {one.name: one.bytes for one in where.objects() if one.bytes}
         manifest = where.read(MANIFEST) or b""
         if missing := sorted(set(named_by(manifest)) - set(files)):
@@ -327,7 +325,7 @@ def _make_stack(aws: Aws, plan: Plan) -> Stack:
     if stack is None:
         raise LaunchError(f"stack {name} was made and is gone again; try again")
     if plan.parameters["Notify"]:
-        say(f"{plan.parameters['Notify']} must confirm AWS's mail, or no other mail is sent to it")
+        say(f"AWS mails {plan.parameters['Notify']} to confirm the address; else none follows")
     return aws_lib.wait(aws, stack.id)
 
 

@@ -28,13 +28,14 @@ class FileError(RuntimeError):
     """A file that is missing or damaged; the message says which and what to do."""
 
 
-def s3_client(session: Any, owner: str = "") -> Any:
-    """Make a client of S3 whose every request names the bucket's owner, an account, if given."""
+def s3_client(session: Any, bucket: str, owner: str) -> Any:
+    """Make a client of S3 that names the owner, an account, in every request to the bucket."""
     client = session.client("s3", config=RETRIES)
 
     def name_owner(params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any]:
-        is_taken = owner and "ExpectedBucketOwner" in model.input_shape.members
-        return params | {"ExpectedBucketOwner": owner} if is_taken else params
+        takes_owner = "ExpectedBucketOwner" in model.input_shape.members
+        is_own = params.get("Bucket") == bucket and takes_owner
+        return params | {"ExpectedBucketOwner": owner} if is_own else params
 
     client.meta.events.register("provide-client-params.s3", name_owner)
     return client

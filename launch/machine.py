@@ -45,11 +45,9 @@ class Machine:
         self._data, self._out = self._work / "data", self._work / "out"
         self._command = (top / "command").read_text().strip()
         self._log_name = f"{settings['started']}-{settings['id']}.txt"
-        bucket, data_bucket, owner = settings["BUCKET"], settings["DATA_BUCKET"], settings["OWNER"]
-        self._folder = Folder(s3_client(boto3, owner), bucket, settings["FOLDER"])
-        # A data set may be in somebody else's bucket.
-        data_client = s3_client(boto3, owner if data_bucket == bucket else "")
-        self._data_folder = Folder(data_client, data_bucket, settings["DATA_FOLDER"])
+        client = s3_client(boto3, settings["BUCKET"], settings["OWNER"])
+        self._folder = Folder(client, settings["BUCKET"], settings["FOLDER"])
+        self._data_folder = Folder(client, settings["DATA_BUCKET"], settings["DATA_FOLDER"])
         self._saved: set[tuple[int, int, int, str]] = set()
         self._status: dict[str, Any] = {"state": "fetching data", "instance_id": settings["id"]}
         self._seconds_before = 0.0
