@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 . launch/venv.sh
 
 make_venv .venv preprocess,ray,train,aws,remote,dev
-export PATH="$PWD/.venv/bin:$PATH" TF_CPP_MIN_LOG_LEVEL=3 PYTHONDONTWRITEBYTECODE=1
+export PATH="$PWD/.venv/bin:$PATH" TF_CPP_MIN_LOG_LEVEL=3
 # Two tests run at once, on small tensors: more threads would cost more than they gain.
 export TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 

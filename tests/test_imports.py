@@ -16,7 +16,7 @@ _ROOMS = {
     "preprocess": [("clip", "corpora"), "drawn", "reports", "builder", "prediction"],
 }
 # What `preprocess` may use of the library: the data contract, which needs no TensorFlow.
-_CONTRACT = ("dataset", "fields", "labels", "html_page", "pinning")
+_CONTRACT = ("dataset", "fields", "labels", "html_page", "pinning", "ray_join")
 
 
 def _imports(path):

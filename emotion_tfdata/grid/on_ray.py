@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import logging
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +18,12 @@ from typing import Any
 import ray
 import ray.exceptions
 
+from emotion_tfdata import ray_join
 from emotion_tfdata.grid import ray_train, worker
 from emotion_tfdata.grid.job import GridError, Job
+from emotion_tfdata.ray_join import first_line
 
-_START_S, _CONNECT_S = 120.0, 10.0
+_START_S = 120.0
 _RETRIES = 10  # after lost nodes; a training that ends its own process counts, too
 
 
@@ -45,21 +45,13 @@ class OnRay:
         """
         self._most, self._cpus, self._workers = jobs, cpus, workers
         self._jobs: dict[Any, Job] = {}
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        handler = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place
-        own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
         try:
-            if ":" in address:  # Ray itself takes minutes to say that nobody is there
-                host, _, port = address.rpartition(":")
-                socket.create_connection((host, int(port)), _CONNECT_S).close()
-            ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            ray_join.join(address)
+        except ray_join.ClusterError as error:
             raise GridError(
-                f"no Ray cluster lets this machine in at --ray_address={address} "
-                f"({_first_line(error)}). Start one with `ray up launch/ray.yaml`, or by hand with "
+                f"{error}. Start one with `ray up launch/ray.yaml`, or by hand with "
                 "`ray start --head`, and on the other machines `ray start --address=HOST:6379`"
             ) from error
-        signal.signal(signal.SIGTERM, handler)
         if not self._slots():
             ray.shutdown()
             raise GridError(
@@ -172,11 +164,7 @@ def _about(error: Exception) -> str:
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, ImportError):
         return (
-            f"a node cannot work ({_first_line(cause)}). Install the project there as here: "
+            f"a node cannot work ({first_line(cause)}). Install the project there as here: "
             "pip install -c launch/constraints.txt '.[train,ray]'"
         )
-    return _first_line(cause)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+    return first_line(cause)

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import os
 import queue
-import signal
 import sys
 import tempfile
 import time
@@ -25,6 +23,7 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from emotion_tfdata import ray_join
 from preprocess.builder.pool import (
     ONE_THREAD,
     Lost,
@@ -37,7 +36,6 @@ from preprocess.builder.pool import (
     cores_for,
 )
 
-LOCAL = "local"
 _START_S = 120.0
 _END_S = 10.0
 _LOOK_S = 2.0  # between two looks at which nodes there are
@@ -97,25 +95,18 @@ class RayPool(Runner[Task, Result]):
         self._looked_s = -float("inf")
 
     def __enter__(self) -> RayPool[Task, Result]:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        own: dict[str, Any] = {}
-        if self._address == LOCAL:
-            own = {
-                "num_cpus": self._num_workers or len(os.sched_getaffinity(0)),
-                "include_dashboard": False,
-                "object_store_memory": _OBJECT_STORE_BYTES,
-            }
-        handler = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place
         try:
-            ray.init(self._address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            ray_join.join(
+                self._address,
+                num_cpus=self._num_workers or len(os.sched_getaffinity(0)),
+                object_store_memory=_OBJECT_STORE_BYTES,
+            )
+        except ray_join.ClusterError as error:
             raise WorkerError(
-                f"no Ray cluster lets this machine in at --ray_address={self._address} "
-                f"({_first_line(error)}). Start one with `ray start --head`, on the other machines "
-                "with `ray start --address=HOST:6379`, RAY_AUTH_MODE=token and the token that "
+                f"{error}. Start one with `ray start --head`, on the other machines with "
+                "`ray start --address=HOST:6379`, RAY_AUTH_MODE=token and the token that "
                 "`ray get-auth-token` prints on all of them; or give --ray_address=local"
             ) from error
-        signal.signal(signal.SIGTERM, handler)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -160,7 +151,7 @@ class RayPool(Runner[Task, Result]):
                     continue
                 except ray.exceptions.RayError as error:
                     cause = getattr(error, "cause", error)
-                    raise WorkerError(f"{call.node.name}: {_first_line(cause)}") from error
+                    raise WorkerError(f"{call.node.name}: {ray_join.first_line(cause)}") from error
                 if call.task is None:
                     call.node.ready = True
                 else:
@@ -262,10 +253,6 @@ class _Actor:
         for pool in self._pools:
             pool.__exit__()
         self._logs.cleanup()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _last_line(error: BaseException) -> str:
