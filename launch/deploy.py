@@ -260,9 +260,11 @@ def show(plan: Plan, aws: Aws | None, others: Sequence[str]) -> None:
     hours, disk_gb = [plan.hours(one) for one in machines], int(plan.parameters["DiskGb"])
     for line in offers.table(machines, hours, plan.max_hours, disk_gb):
         say(line)
-    say(f"Prices: {machines[0].source}, with disk and address, before tax and S3. Time: computed")
-    say(f"with {CLIPS_PER_S} clips/s a training, measured on two cores, and as many trainings at a")
-    say(f"time as there are {_VCPUS_EACH} vCPUs for. AWS ends it after {plan.max_hours:g} h.")
+    say(f"Prices: {machines[0].source}, with disk and address, before tax and S3.")
+    if plan.trainings:
+        say(f"Hours: computed with {CLIPS_PER_S} clips/s a training, as measured on two cores,")
+        say(f"and a training at a time for each {_VCPUS_EACH} vCPUs.")
+    say(f"AWS ends it after {plan.max_hours:g} h at most.")
     busy, vcpus = _MOST_VCPUS_EACH * plan.trainings, plan.machines[0].vcpus
     if 0 < 2 * busy < vcpus:
         say(
