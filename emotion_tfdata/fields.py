@@ -169,7 +169,7 @@ class _Described:
             return self._allows_one(value)
         if not isinstance(value, tuple) or (self._length and len(value) != self._length):
             return False
-        return all(map(self._allows_one, value)) and (self.kind == "str" or bool(value))
+        return all(map(self._allows_one, value))
 
     def _allows_one(self, value: Any) -> bool:
         if self.kind == "bool":

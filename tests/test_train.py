@@ -134,6 +134,14 @@ def test_the_voice_alone_is_warped_masked_and_measured_from_its_own_level(parsed
     assert (augment.time_masks, augment.time_mask_s, augment.time_mask_share) == (2, 0.2, 0.3)
 
 
+def test_the_best_voice_hears_a_picture_and_joins_nothing(parsed, fake_data_dir):
+    flagfile = "--flagfile=launch/flags/best_voice.flags"
+    settings = command.settings_of(parsed(f"--data_dir={fake_data_dir}", flagfile).FLAGS)
+    assert (settings.name, settings.model.audio, settings.select_on) == ("best_voice", "cnn", "none")
+    assert (settings.model.joined_units, settings.model.joined_dropouts) == ((), ())
+    assert settings.model.audio_filters == (24, 48, 72, 96)
+
+
 def test_flags_reach_the_settings(parsed, fake_data_dir):
     module = parsed(
         f"--data_dir={fake_data_dir}", "--landmarks=0,2", "--noaugment", "--clip_norm=2.5",

@@ -11,6 +11,7 @@ import tensorflow as tf
 from emotion_tfdata.models.config import ModelConfig
 from emotion_tfdata.models.frames import Frames
 from emotion_tfdata.models.layers import (
+    BandConv2D,
     FrameConv1D,
     RowBatchNorm,
     RowDropout,
@@ -47,6 +48,7 @@ class AudioBranch(keras.layers.Layer):
         self.lstm_dropout = _dropout(config.audio_lstm_dropout, seed, "audio/lstm_dropout")
         self.dense = built(_dense(config.audio_dense_units, config, seed, "audio/dense"), width)
         self.dropout = _dropout(config.audio_dropout, seed, "audio/dropout")
+        self.width = config.audio_dense_units
         self.built = True
 
     def call(self, x: tf.Tensor, frames: Frames, training: bool = False) -> tf.Tensor:
@@ -56,6 +58,68 @@ class AudioBranch(keras.layers.Layer):
         x = self.lstm_dropout(self.lstms[0](x, frames), training=training)
         x = self.dense(self.lstms[1](x, frames))
         return self.dropout(x, training=training)
+
+
+class SpectrumBranch(keras.layers.Layer):
+    """Convolutions over time and band, statistics over time: `[N, M]` to `[B, 2 * units]`.
+
+    Each convolution is normalised, rectified and pooled in pairs of frames; the first takes two
+    bands as one of two channels, after the others the bands are pooled in pairs too. What is left
+    of each frame goes through a dense layer. The mean and the deviation over time of its output,
+    each frame weighted by an attention of its own for every channel (Okabe et al. 2018), are what
+    the branch says.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int) -> None:
+        super().__init__(name="audio")
+        bands, width = -(-config.num_audio_features // 2), 2
+        self.convolutions, self.norms = [], []
+        for i, filters in enumerate(config.audio_filters, start=1):
+            conv = BandConv2D(filters, seed=seed_of(seed, f"audio/conv{i}"), name=f"conv{i}")
+            self.convolutions.append(built(conv, width))
+            self.norms.append(built(_norm(config, f"norm{i}"), filters))
+            bands, width = bands if i == 1 else -(-bands // 2), filters
+        units = config.audio_dense_units
+        self.dense = built(_dense(units, config, seed, "audio/dense", None), bands * width)
+        self.norm = built(_norm(config, "norm"), units)
+        self.attention = [
+            built(_dense(64, config, seed, "audio/attention1", "tanh"), units),
+            built(_dense(units, config, seed, "audio/attention2", None), 64),
+        ]
+        self.dropout = _dropout(config.audio_dropout, seed, "audio/dropout")
+        self.width = 2 * units
+        self.built = True
+
+    def call(self, x: tf.Tensor, frames: Frames, training: bool = False) -> tf.Tensor:
+        x = band_pairs(x)
+        for conv, norm in zip(self.convolutions, self.norms, strict=True):
+            bands, filters = x.shape[1], conv.filters
+            rows = tf.reshape(conv(x, frames), [-1, filters])
+            rows = tf.nn.relu(norm(rows, training=training))
+            x, frames = max_pool_pairs(tf.reshape(rows, [-1, bands * filters]), frames)
+            x = tf.reshape(x, [-1, bands, filters])
+            if conv is not self.convolutions[0]:
+                x = pool_bands(x)
+        x, score = self.scored(tf.reshape(x, [-1, x.shape[1] * x.shape[2]]), training)
+        return self.dropout(frames.statistics(x, score), training=training)
+
+    def scored(self, x: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """What statistics are taken of, `[N, units]`, and the attention's scores of it."""
+        x = tf.nn.relu(self.norm(self.dense(x), training=training))
+        return x, self.attention[1](self.attention[0](x))
+
+
+def band_pairs(x: tf.Tensor) -> tf.Tensor:
+    """`[N, M]` to `[N, ceil(M / 2), 2]`."""
+    half = -(-x.shape[1] // 2)
+    return tf.reshape(tf.pad(x, [[0, 0], [0, 2 * half - x.shape[1]]]), [-1, half, 2])
+
+
+def pool_bands(x: tf.Tensor) -> tf.Tensor:
+    """Maximum over pairs of bands, `[N, F, C]`, none below zero, to `[N, ceil(F / 2), C]`."""
+    half, filters = -(-x.shape[1] // 2), x.shape[2]
+    x = tf.pad(x, [[0, 0], [0, 2 * half - x.shape[1]], [0, 0]])
+    return tf.reduce_max(tf.reshape(x, [-1, half, 2, filters]), axis=2)
 
 
 class ResidualBlock(keras.layers.Layer):
@@ -124,7 +188,7 @@ class VideoBranch(keras.layers.Layer):
 
 
 class Head(keras.layers.Layer):
-    """Two dense layers over the joined branches, and the logits: `[B, C]` to `[B, classes]`."""
+    """Dense layers over the joined branches, and the logits: `[B, C]` to `[B, classes]`."""
 
     def __init__(self, config: ModelConfig, width: int, seed: int) -> None:
         super().__init__(name="joined")

@@ -36,6 +36,11 @@ class ModelConfig:
     """
 
     video: str = setting("tcn", "what reads the landmarks", choices=("tcn", "bilstm"))
+    audio: str = setting(
+        "bilstm",
+        "what reads the audio; cnn: its spectrum as a picture",
+        choices=("bilstm", "cnn"),
+    )
     modalities: str = setting(
         "both", "what the model is given", choices=("both", "audio", "landmarks"), flag=None
     )
@@ -47,8 +52,8 @@ class ModelConfig:
     landmark_axes: int = _part(
         3, "numbers of a landmark; with 1 the model takes `landmarks [B, Tv, L]`", _COUNT
     )
-    audio_filters: tuple[int, int] = _part(
-        (64, 128), "filters of the two audio convolutions, of kernel size 3", _COUNT
+    audio_filters: tuple[int, ...] = _part(
+        (64, 128), "filters of the audio convolutions, of kernel size 3", _COUNT
     )
     audio_lstm_units: tuple[int, int] = _part(
         (128, 64), "units, a direction, of the two audio BiLSTMs", _COUNT
@@ -65,15 +70,20 @@ class ModelConfig:
     video_lstm_units: int = _part(128, "units, a direction, of the video BiLSTM", _COUNT)
     video_dense_units: int = _part(256, "width of the video branch's output", _COUNT)
     video_dropout: float = _part(0.4, "dropout on that output")
-    joined_units: tuple[int, int] = _part(
-        (256, 128), "widths of the two dense layers over the joined branches", _COUNT
+    joined_units: tuple[int, ...] = _part(
+        (256, 128), "widths of the dense layers over the joined branches", _COUNT
     )
-    joined_dropouts: tuple[float, float] = _part((0.5, 0.4), "dropout after each of them")
+    joined_dropouts: tuple[float, ...] = _part((0.5, 0.4), "dropout after each of them")
     bn_momentum: float = _part(0.99, "share of the moving statistics that one training step keeps")
     bn_epsilon: float = _part(0.001, "added to the variance before its root is taken", "(0, 1)")
 
     def __post_init__(self) -> None:
         check(self)
+        if len(self.joined_units) != len(self.joined_dropouts):
+            raise ValueError(
+                f"joined_dropouts must be one for each of joined_units, got "
+                f"{self.joined_dropouts} for {self.joined_units}"
+            )
 
     @property
     def uses_audio(self) -> bool:

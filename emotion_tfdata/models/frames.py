@@ -93,6 +93,31 @@ class Frames(NamedTuple):
         member = tf.one_hot(self.clip, tf.size(self.count), axis=0, dtype=x.dtype)
         return tf.matmul(member * weight[:, None], x)
 
+    def statistics(self, x: tf.Tensor, score: tf.Tensor) -> tf.Tensor:
+        """Mean and deviation over each clip's rows, weighted by the softmax of a score over them.
+
+        Args:
+          x: `[N, C]`.
+          score: `[N, C]`, each channel's own.
+
+        Returns:
+          `[B, 2 C]`; zeros for a clip without rows.
+        """
+        clips, clip = tf.size(self.count), self.clip
+        most = tf.stop_gradient(tf.math.unsorted_segment_max(score, clip, clips))
+        weight = tf.exp(score - tf.gather(most, clip))
+        member = tf.one_hot(clip, clips, axis=0, dtype=x.dtype)
+        total = tf.maximum(tf.matmul(member, weight), 1e-12)
+        mean = tf.matmul(member, weight * x) / total
+        apart = tf.math.squared_difference(x, tf.gather(mean, clip))
+        variance = tf.matmul(member, weight * apart) / total
+        return tf.concat([mean, deviation(variance)], axis=1)
+
+
+def deviation(variance: tf.Tensor) -> tf.Tensor:
+    """The root of a variance, a little less, so that its gradient is finite at zero too."""
+    return tf.sqrt(variance + 1e-4) - 1e-2
+
 
 def take_rows(
     x: tf.Tensor, index: tf.Tensor, inverse: tf.Tensor, *, fill: float = 0.0

@@ -93,6 +93,46 @@ def convolve(x: tf.Tensor, kernel: tf.Tensor, reads: tf.Tensor, read_by: tf.Tens
     return run(x, kernel)
 
 
+class BandConv2D(keras.layers.Layer):
+    """3 x 3 convolution over time and band: `[N, bands, in]` to `[N, bands, filters]`.
+
+    It sees zeros beyond the bands and wherever there is no real frame, and has no bias, since a
+    normalisation follows.
+
+    Args:
+      filters: width of the output.
+      seed: of the initial kernel (Glorot uniform).
+    """
+
+    def __init__(self, filters: int, *, seed: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.filters, self.seed = filters, seed
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        width = input_shape[-1]
+        glorot = keras.initializers.GlorotUniform(self.seed)
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(width, 9, self.filters),  # tap 3 * i + j: i frames and j bands on
+            initializer=lambda shape, dtype: tf.transpose(
+                glorot((9, width, self.filters), dtype), [1, 0, 2]
+            ),
+        )
+        self.built = True
+
+    def call(self, x: tf.Tensor, frames: Frames) -> tf.Tensor:
+        bands, width = x.shape[1:]
+        none = frames.total * bands
+        frame = frames.neighbours((-1, 0, 1))[:, None, :, None]
+        band = tf.range(bands)[None, :, None, None] + tf.constant([-1, 0, 1])
+        there = (frame < frames.total) & (band >= 0) & (band < bands)
+        # Each band of each frame is a row, and its surroundings are rows to look up.
+        reads = tf.reshape(tf.where(there, frame * bands + band, none), [-1, 9])
+        rows = tf.reshape(x, [-1, width])
+        y = convolve(rows, tf.convert_to_tensor(self.kernel), reads, tf.reverse(reads, [1]))
+        return tf.reshape(y, [-1, bands, self.filters])
+
+
 def max_pool_pairs(x: tf.Tensor, frames: Frames) -> tuple[tf.Tensor, Frames]:
     """Maximum over pairs of frames, of the real ones among them. `[N, C]` to `[N', C]`."""
     pooled, pairs, window = frames.pool_pairs()

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from emotion_tfdata.models.branches import AudioBranch, Head, VideoBranch
+from emotion_tfdata.models.branches import AudioBranch, Head, SpectrumBranch, VideoBranch
 from emotion_tfdata.models.config import ModelConfig
 from emotion_tfdata.models.frames import Frames
 from emotion_tfdata.models.gradients import without_own_gradients
@@ -53,9 +53,10 @@ class EmotionModel(keras.Model):
         self.config, self.seed = config, seed
         self.supports_jit = False  # the number of frames is the batch's own: no static shapes
         with _global_policy(self.dtype_policy):
-            self.audio = AudioBranch(config, seed) if config.uses_audio else None
+            hears = AudioBranch if config.audio == "bilstm" else SpectrumBranch
+            self.audio = hears(config, seed) if config.uses_audio else None
             self.video = VideoBranch(config, seed) if config.uses_landmarks else None
-            width = (config.audio_dense_units if self.audio else 0) + (
+            width = (self.audio.width if self.audio else 0) + (
                 config.video_dense_units if self.video else 0
             )
             self.head = Head(config, width, seed)

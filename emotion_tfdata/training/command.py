@@ -106,7 +106,7 @@ def settings_of(values: flags.FlagValues) -> Settings:
         landmarks=_landmarks(values.landmarks),
         trim_silence_db=values.trim_silence_db or None,
     )
-    network = {name: values[name].value for name in ("video", "l2", "l2_tcn")}
+    network = {name: values[name].value for name in ("video", "audio", "l2", "l2_tcn")}
     return from_flags(
         values,
         Settings,

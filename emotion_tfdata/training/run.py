@@ -91,11 +91,11 @@ def model_config(
             allowed = ", ".join(sorted(known.keys() - from_data - fields.keys()))
             raise ValueError(f"--model={text}: give FIELD=VALUE, with FIELD one of {allowed}")
         try:
-            values = tuple(json.loads(item) for item in value.split(","))
+            values = tuple(json.loads(item) for item in value.split(",") if value)
         except ValueError as error:
             raise ValueError(f"--model={text}: {value!r} is not a number") from error
         several = isinstance(known[name], tuple)
-        if len(values) > 1 and not several:
+        if len(values) != 1 and not several:
             raise ValueError(f"--model={text}: {name} is one number, not {len(values)}")
         given[name] = values if several else values[0]
     if manifest.num_audio_features:

@@ -14,7 +14,15 @@ from typing import Any
 import tensorflow as tf
 
 from emotion_tfdata.models import EmotionModel
-from emotion_tfdata.models.branches import AudioBranch, ResidualBlock, VideoBranch
+from emotion_tfdata.models.branches import (
+    AudioBranch,
+    ResidualBlock,
+    SpectrumBranch,
+    VideoBranch,
+    band_pairs,
+    pool_bands,
+)
+from emotion_tfdata.models.frames import deviation
 from emotion_tfdata.models.layers import FrameConv1D
 from emotion_tfdata.models.lstm import BiLSTM
 from emotion_tfdata.training import export, run_dir
@@ -74,7 +82,7 @@ def logits_of_one(model: EmotionModel) -> Callable[[Mapping[str, tf.Tensor]], tf
     def logits(served: Mapping[str, tf.Tensor]) -> tf.Tensor:
         branches = []
         for name, branch, of in (
-            ("audio", model.audio, _audio),
+            ("audio", model.audio, _audio if model.config.audio == "bilstm" else _spectrum),
             ("landmarks", model.video, _video),
         ):
             if branch:
@@ -93,6 +101,25 @@ def _audio(branch: AudioBranch, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         x = norm(tf.nn.relu(_convolve(convolution, x)), training=False)
         x, mask = _pool(x, mask)
     return branch.dense(_lstm(branch.lstms[1], _lstm(branch.lstms[0], x, mask), mask))
+
+
+def _spectrum(branch: SpectrumBranch, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    x = band_pairs(x)
+    for conv, norm in zip(branch.convolutions, branch.norms, strict=True):
+        bands, filters = x.shape[1], conv.filters
+        kernel = tf.reshape(tf.convert_to_tensor(conv.kernel), [x.shape[2], 3, 3, filters])
+        x = tf.nn.conv2d(x[None], tf.transpose(kernel, [1, 2, 0, 3]), 1, "SAME")[0]
+        x = tf.nn.relu(norm(tf.reshape(x, [-1, filters]), training=False))
+        x, mask = _pool(tf.reshape(x, [-1, bands * filters]), mask)
+        x = tf.reshape(x, [-1, bands, filters])
+        if conv is not branch.convolutions[0]:
+            x = pool_bands(x)
+    x, score = branch.scored(tf.reshape(x, [-1, x.shape[1] * x.shape[2]]), False)
+    weight = tf.exp(score - tf.reduce_max(score, axis=0)) * mask
+    weight /= tf.maximum(tf.reduce_sum(weight, axis=0), 1e-12)
+    mean = tf.reduce_sum(weight * x, axis=0, keepdims=True)
+    variance = tf.reduce_sum(weight * (x - mean) ** 2, axis=0, keepdims=True)
+    return tf.concat([mean, deviation(variance)], axis=1)
 
 
 def _video(branch: VideoBranch, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

@@ -7,12 +7,14 @@ import hypothesis.extra.numpy
 import keras
 import numpy as np
 import pytest
+import scipy
 import tensorflow as tf
 
 from emotion_tfdata.models import ModelConfig
 from emotion_tfdata.models.branches import ResidualBlock
 from emotion_tfdata.models.frames import Frames
 from emotion_tfdata.models.layers import (
+    BandConv2D,
     FrameConv1D,
     RowBatchNorm,
     RowDropout,
@@ -86,6 +88,54 @@ class TestFrames:
         np.testing.assert_array_equal(
             tape.gradient(ours, rows), tf.reshape(tape.gradient(theirs, padded), [12, 4])
         )
+
+
+    @hypothesis.given(masks)
+    def test_statistics_are_weighted_by_a_softmax_over_each_clips_frames(self, mask):
+        rng = np.random.default_rng(0)
+        x, score = rng.normal(size=(2, *mask.shape, 3)).astype(np.float32)
+        frames = Frames.from_mask(tf.constant(mask))
+        found = frames.statistics(tf.constant(x[mask]), tf.constant(score[mask]))
+        expected = np.zeros((len(mask), 6))
+        for clip, real in enumerate(mask):
+            if real.any():
+                weight = scipy.special.softmax(score[clip, real], axis=0)
+                mean = np.sum(weight * x[clip, real], axis=0)
+                variance = np.sum(weight * (x[clip, real] - mean) ** 2, axis=0)
+                expected[clip] = np.r_[mean, np.sqrt(variance)]
+        np.testing.assert_allclose(found, expected, atol=0.011)
+        np.testing.assert_allclose(found[:, :3], expected[:, :3], atol=1e-5)
+
+
+def test_band_convolution_is_scipys_and_its_gradient_that_of_keras():
+    rng = np.random.default_rng(0)
+    clips, length, bands, width, filters = 2, 6, 5, 3, 4
+    x = rng.standard_normal((clips, length, bands, width)).astype(np.float32)
+    weight = rng.standard_normal((clips, length, bands, filters)).astype(np.float32)
+    layer = BandConv2D(filters, seed=1)
+    layer.build((None, bands, width))
+    theirs = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)
+    theirs.build(x.shape)
+    kernel = layer.kernel.numpy().reshape(width, 3, 3, filters).transpose(1, 2, 0, 3)
+    theirs.set_weights([kernel])
+    rows, padded = tf.constant(x.reshape(-1, bands, width)), tf.constant(x)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([rows, padded])
+        y = layer(rows, frames_of([length] * clips))
+        total = tf.reduce_sum(y * weight.reshape(y.shape))
+        their_total = tf.reduce_sum(theirs(padded) * weight)
+    for clip, out in np.ndindex(clips, filters):
+        expected = sum(
+            scipy.signal.correlate2d(x[clip, ..., i], kernel[..., i, out], mode="same")
+            for i in range(width)
+        )
+        found = y.numpy().reshape(weight.shape)[clip, ..., out]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    by_x, by_kernel = tape.gradient(total, [rows, layer.kernel])
+    their_by_x, their_by_kernel = tape.gradient(their_total, [padded, theirs.kernel])
+    np.testing.assert_allclose(by_x, tf.reshape(their_by_x, by_x.shape), atol=1e-5)
+    by_kernel = tf.transpose(tf.reshape(by_kernel, [width, 3, 3, filters]), [1, 2, 0, 3])
+    np.testing.assert_allclose(by_kernel, their_by_kernel, atol=1e-4)
 
 
 class TestConvolution:

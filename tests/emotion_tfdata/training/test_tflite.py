@@ -15,8 +15,9 @@ from emotion_tfdata.training import run_dir, tflite
         {"landmarks": CHOSEN},
         {"modalities": "audio", "trim_silence_db": 6.0, "relative_level": True},
         {"modalities": "landmarks", "video": "bilstm"},
+        {"modalities": "audio", "audio": "cnn"},
     ],
-    ids=["both, some landmarks", "audio, trimmed, levelled", "landmarks by LSTM"],
+    ids=["both, some landmarks", "audio, trimmed, levelled", "landmarks by LSTM", "audio by CNN"],
 )
 def test_it_says_what_the_model_says(fake_data_dir, tmp_path, monkeypatch, options):
     runtime = pytest.importorskip(
