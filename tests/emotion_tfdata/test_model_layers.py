@@ -89,7 +89,6 @@ class TestFrames:
             tape.gradient(ours, rows), tf.reshape(tape.gradient(theirs, padded), [12, 4])
         )
 
-
     @hypothesis.given(masks)
     def test_statistics_are_weighted_by_a_softmax_over_each_clips_frames(self, mask):
         rng = np.random.default_rng(0)

@@ -38,8 +38,8 @@ MODELS += [("bilstm", "landmarks"), ("cnn", "both")]
 
 def small(kind: str = "tcn", modalities: str = "both", **changes) -> ModelConfig:
     """With one part other than the combined model's: `kind` is what reads the audio or the face."""
-    part = {"audio": kind} if kind == "cnn" else {"video": kind}
-    return dataclasses.replace(SMALL, modalities=modalities, **part, **changes)
+    changes["audio" if kind == "cnn" else "video"] = kind
+    return dataclasses.replace(SMALL, modalities=modalities, **changes)
 
 
 def draw_clips(audio_frames, video_frames, *, seed=0, padding=0, missing_faces=True):
@@ -290,7 +290,10 @@ class TestErrors:
             ({"num_landmarks": 2.5}, r"num_landmarks must be a whole number .*, got 2.5"),
             ({"tcn_dropout": 1.0}, r"tcn_dropout must be in \[0, 1\), got 1.0"),
             ({"tcn_dilations": (0,)}, r"tcn_dilations must be whole numbers .*, got \(0,\)"),
-            ({"joined_units": (64,)}, r"joined_dropouts must be one for each of .*, got \(0.5, 0.4\)"),
+            (
+                {"joined_units": (64,)},
+                r"joined_dropouts must be one for each of .*, got \(0.5, 0.4\)",
+            ),
             ({"joined_dropouts": (0.5, 2)}, r"joined_dropouts must be numbers in \[0, 1\)"),
             ({"bn_epsilon": 0.0}, r"bn_epsilon must be in \(0, 1\), got 0"),
         ],
