@@ -93,12 +93,16 @@ class Workspace:
         Raises:
           WorkspaceError: if it cannot be written, or another process is building in it.
         """
-        self.check_writable()
         with contextlib.ExitStack() as stack:
             try:
+                self.out_dir.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(lock.held(self.out_dir / _LOCK_NAME))
             except BlockingIOError as error:
                 raise WorkspaceError(f"{self.out_dir}: another build is writing here") from error
+            except OSError as error:
+                raise WorkspaceError(
+                    f"--out_dir={self.out_dir} cannot be written ({error.strerror})"
+                ) from error
             yield
 
     def take_over(self, description: Mapping[str, Any], overwrite: bool) -> Manifest | None:
@@ -173,22 +177,6 @@ class Workspace:
     def is_held(self) -> bool:
         """Tell whether this machine sees the folder that `take_over` took."""
         return (self.work_dir / f"{_TOKEN_NAME}{self.token}").exists()
-
-    def check_writable(self) -> None:
-        """Make the folder and try to write in it.
-
-        Raises:
-          WorkspaceError: if that fails.
-        """
-        try:
-            self.out_dir.mkdir(parents=True, exist_ok=True)
-            probe = self.out_dir / f".{os.getpid()}.tmp"
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            raise WorkspaceError(
-                f"--out_dir={self.out_dir} cannot be written ({error.strerror})"
-            ) from error
 
     def clear(self) -> None:
         """Remove what builds leave in the folder, and nothing else.

@@ -173,12 +173,14 @@ def test_the_same_build_may_go_on(workspace, claim):
 def test_a_build_interrupted_before_its_first_clip_resumes(workspace, monkeypatch, step, claim):
     workspace.out_dir.mkdir()
     owner = os if step == "replace" else Path
+    usual = getattr(owner, step)
 
-    def full(*_, **__):
+    def full(path, *args, **options):
+        if path == workspace.out_dir:
+            return usual(path, *args, **options)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Workspace, "check_writable", lambda self: None)
         patched.setattr(owner, step, full)
         # A process that is killed takes nothing away.
         patched.setattr(Path, "unlink", lambda *_, **__: None)
@@ -406,5 +408,8 @@ def test_a_lock_that_was_let_go_meanwhile_is_not_held(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(WorkspaceError, match=r"--out_dir=.*file/out cannot be written"):
-        Workspace(tmp_path / "file" / "out").check_writable()
+    with (
+        pytest.raises(WorkspaceError, match=r"--out_dir=.*file/out cannot be written"),
+        Workspace(tmp_path / "file" / "out").held(),
+    ):
+        pass
