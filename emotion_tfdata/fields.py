@@ -149,7 +149,7 @@ class _Described:
 
     @property
     def allowed(self) -> str:
-        """In words, the values that it may have."""
+        """The values that the setting may have, in words."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.kind not in ("int", "float"):

@@ -77,7 +77,7 @@ class Records(Sequence[Clip]):
 
     @property
     def example_ids(self) -> list[str]:
-        """Of all clips, in order."""
+        """The ids of all clips, in order."""
         return [example_id.decode() for example_id in self._table.example_ids.tolist()]
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from emotion_tfdata.dataset.statistics import Actor
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """One clip's entry.
+    """A clip's entry in the index.
 
     Attributes:
       example_id, corpus, actor, emotion, intensity, sentence: as in the record itself.
@@ -116,7 +116,7 @@ class Index:
 
     @property
     def actor_keys(self) -> list[Actor]:
-        """(corpus, actor) of each actor."""
+        """The (corpus, actor) of each actor."""
         corpora = (self.corpus_names[code] for code in self.actor_corpora)
         return list(zip(corpora, self.actor_names, strict=True))
 
@@ -143,7 +143,7 @@ class Index:
 
     @property
     def records(self) -> list[Record]:
-        """The entries of all records: half a kilobyte each."""
+        """The entries of all records, half a kilobyte each."""
         return [self.record(place) for place in range(len(self))]
 
     @classmethod

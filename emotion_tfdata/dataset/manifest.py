@@ -102,7 +102,7 @@ class Shard(File):
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """A whole data set.
+    """What a data set holds, and how it was built.
 
     Attributes:
       provenance: what figures made from this data must be called, e.g. 'drawn clips'; empty for

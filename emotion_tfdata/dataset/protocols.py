@@ -39,7 +39,7 @@ class Protocol:
 
     @property
     def words(self) -> str:
-        """All of it in one line."""
+        """The protocol's meaning and use in one line."""
         return f"{'leaky: ' * self.leaky}{self.meaning}. Used by {self.used_by}"
 
 

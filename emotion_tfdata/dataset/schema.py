@@ -76,7 +76,7 @@ class SchemaError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One clip, as features.
+    """A clip's features and labels.
 
     Attributes:
       example_id: `<corpus>/<name of the file without its ending>`.

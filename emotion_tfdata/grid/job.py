@@ -23,7 +23,7 @@ class GridError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One training.
+    """One training of a grid.
 
     Attributes:
       name: as messages call it.
@@ -39,12 +39,12 @@ class Job:
 
     @property
     def report(self) -> Mapping[str, Any] | None:
-        """What it came to; None if it is not finished, or its report is damaged."""
+        """The training's report; None if it is not finished, or the report is damaged."""
         return run_dir.read_report(self.folder)
 
     @property
     def epochs_done(self) -> int:
-        """How many epochs its log speaks of as done."""
+        """How many epochs are done by the training's log."""
         found = _EPOCH.findall(_end_of(self.folder / LOG))
         if not found:
             return 0
@@ -53,7 +53,7 @@ class Job:
 
     @property
     def last_line(self) -> str:
-        """The last line of its log that says something."""
+        """The last line of the training's log that says something."""
         lines = _end_of(self.folder / LOG).decode(errors="replace").splitlines()
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 

@@ -62,7 +62,7 @@ class Grid:
 
     @property
     def waiting(self) -> list[Job]:
-        """Those that have not begun."""
+        """The trainings that have not begun."""
         begun = (self.finished, self.failed, self.running)
         return [job for job in self.jobs if not any(job in some for some in begun)]
 

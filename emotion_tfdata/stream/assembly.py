@@ -62,7 +62,7 @@ class _Rows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Assembly:
-    """How a batch is made.
+    """What makes batches from lines of a plan.
 
     Attributes:
       manifest: of the data set.

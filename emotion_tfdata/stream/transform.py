@@ -54,7 +54,7 @@ class View:
 
     @property
     def served_shape(self) -> tuple[int, ...]:
-        """Sizes beyond the frames, as served."""
+        """The sizes of an array as served, without its frames."""
         sizes = self.stored[self.modality]
         return (len(self.indices), *sizes[1:]) if self.indices else sizes
 

@@ -41,12 +41,12 @@ class Part:
 
     @property
     def records(self) -> list[Record]:
-        """Its clips."""
+        """The index's entries of the part's clips."""
         return [self.index.record(place) for place in self.places]
 
     @property
     def actors(self) -> list[str]:
-        """`corpus/actor` of everyone in it, sorted."""
+        """The `corpus/actor` of everyone in the part, sorted."""
         actors = self.index.actor_keys
         return sorted("/".join(actors[code]) for code in np.unique(self.index.actors[self.places]))
 
@@ -125,12 +125,12 @@ class Data:
 
     @property
     def train_cells(self) -> np.ndarray:
-        """Of the deal, those trained on: they say how features are scaled."""
+        """Which cells of the deal are trained on; their statistics scale the features."""
         return self._cells("train")
 
     @property
     def ties(self) -> int:
-        """Clips trained, selected or tested on but for a tie among their raters."""
+        """How many clips are unused because their raters tied."""
         parts = ("train", "validation", "test") if self._has_inner else ("train", "test")
         cells = np.any([self._cells(split) for split in parts], axis=0)
         features = dataclasses.replace(self.settings.features, labels="intended")
@@ -144,7 +144,7 @@ class Data:
 
     @property
     def _hard(self) -> Features:
-        """With a label that a prediction can be equal to: the intended one beside votes."""
+        """The features, labelled by what predictions are compared with: intended beside votes."""
         features = self.settings.features
         if features.labels != "votes":
             return features
@@ -219,7 +219,7 @@ class Data:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of the classes, in the order of their indices."""
+        """The names of the classes, in the order of their indices."""
         return self.manifest.class_names(self.settings.features.num_classes)
 
     def class_weights(self) -> np.ndarray:
@@ -237,7 +237,7 @@ class Data:
 
     @property
     def _held_out(self) -> dict[str, Any]:
-        """Who is, as `make_dataset` takes it."""
+        """Who is held out, as arguments of `make_dataset`."""
         return {
             "fold": self.settings.fold,
             "validation_fold": self.validation_fold,

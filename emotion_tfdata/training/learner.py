@@ -37,13 +37,13 @@ class Predictions:
 
     @property
     def confusion(self) -> np.ndarray:
-        """int64 `[C, C]`, true class by predicted class."""
+        """The confusion matrix, int64 `[C, C]`, true class by predicted class."""
         predicted = self.probabilities.argmax(axis=1)
         return metrics.confusion_matrix(self.labels, predicted, self.probabilities.shape[1])
 
     @property
     def not_finite(self) -> list[str]:
-        """Ids of the clips of which the model says no number."""
+        """The ids of the clips for which the model's output is not finite."""
         finite = np.isfinite(self.probabilities).all(axis=1)
         ids = zip(self.example_ids, finite, strict=True)
         return [name for name, is_finite in ids if not is_finite]
@@ -127,7 +127,7 @@ class Learner:
 
     @property
     def learning_rate(self) -> float:
-        """Adam's, as it stands."""
+        """Adam's present learning rate."""
         return float(self.optimizer.learning_rate)
 
     @learning_rate.setter

@@ -99,7 +99,7 @@ class Settings:
 
     @property
     def corpora(self) -> dict[str, tuple[str, ...]] | None:
-        """As `make_dataset` takes them."""
+        """The corpora as an argument of `make_dataset`."""
         sides = {"train": self.train_corpora, "test": self.test_corpora}
         return {side: names for side, names in sides.items() if names} or None
 

@@ -147,7 +147,7 @@ class BuildSettings:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of the emotions that are kept, in the order of their indices."""
+        """The names of the emotions that are kept, in the order of their indices."""
         return class_names(self.classes or self.num_classes)
 
     @property
@@ -157,7 +157,7 @@ class BuildSettings:
 
     @property
     def stored_modalities(self) -> dict[str, Modality]:
-        """What the manifest says of them."""
+        """What the manifest says of the modalities."""
         stored = {}
         if "audio" in self.built:
             stored["audio"] = extractors.stored(self.extractor)

@@ -23,7 +23,7 @@ _AMIN = 1e-10
 @documented
 @dataclasses.dataclass(frozen=True)
 class AudioSettings:
-    """How the features are made.
+    """The window and the mel bands of the features.
 
     Raises:
       ValueError: for settings that make no filter bank, or one with a band that no frequency of

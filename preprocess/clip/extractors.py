@@ -104,12 +104,12 @@ class LogMel:
 
     @property
     def width(self) -> int:
-        """Mel bands."""
+        """The number of mel bands."""
         return self.bands.num_mels
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Of the filter bank; the build has them."""
+        """No settings: the build has those of the filter bank."""
         return {}
 
     def extract(self, samples: np.ndarray, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
@@ -139,12 +139,12 @@ class Mfcc:
 
     @property
     def width(self) -> int:
-        """Numbers a frame."""
+        """Numbers in a frame."""
         return self.coefficients * (1 + self.deltas)
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Beside the filter bank's, which the build has."""
+        """The settings beside the filter bank's, which the build has."""
         return {"coefficients": self.coefficients, "deltas": self.deltas}
 
     def extract(self, samples: np.ndarray, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
@@ -181,7 +181,7 @@ class EGemaps:
 
     @property
     def version(self) -> str:
-        """Of openSMILE."""
+        """The version of openSMILE."""
         return str(importlib.metadata.version("opensmile"))
 
     def extract(self, samples: np.ndarray, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:

@@ -73,7 +73,7 @@ class Landmarks:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a frame."""
+        """The shape of a frame."""
         return (self.count, 3)
 
     def track(self, pictures: Pictures) -> Track:
@@ -93,17 +93,17 @@ class Own:
 
     @property
     def name(self) -> str:
-        """Of the extractor."""
+        """The extractor's name."""
         return self.extractor.name
 
     @property
     def rate_hz(self) -> float:
-        """Of the extractor."""
+        """The extractor's frames a second."""
         return self.extractor.rate_hz
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a frame."""
+        """The shape of a frame."""
         return (self.extractor.width,)
 
     @property

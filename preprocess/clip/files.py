@@ -36,7 +36,7 @@ class Remote:
 
     @property
     def name(self) -> str:
-        """Its last part, without query."""
+        """The URL's last part, without query."""
         return posixpath.basename(urlsplit(self.url).path)
 
     @property

@@ -14,7 +14,7 @@ from preprocess.clip.landmarks import POINTS
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measurements:
-    """Measured of one clip.
+    """What was measured of a clip.
 
     Attributes:
       loudness_db: energy in the mel bands, mean over its frames, in dB; None without log-mel bands.

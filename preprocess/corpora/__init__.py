@@ -76,7 +76,7 @@ class Clip:
 
     @property
     def sources(self) -> tuple[str | Remote, ...]:
-        """The same, as they are held."""
+        """The clip's files, as they are held: paths as text."""
         return tuple(dict.fromkeys(file for file in (self.picture, self.sound) if file))
 
     def place(self, file: File | str | None = None) -> str:

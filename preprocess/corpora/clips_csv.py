@@ -41,7 +41,7 @@ _NOT_IN_NAMES = re.compile(r"[/\\\x00-\x1f\x7f]")
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """One line of such a list.
+    """A line of a list of clips.
 
     Attributes:
       video, audio: paths or URLs, at least one.

@@ -54,7 +54,7 @@ class Patience:
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """One file.
+    """A file to fetch.
 
     Attributes:
       url: where it is.

@@ -75,7 +75,7 @@ class Look:
 
 @dataclasses.dataclass(frozen=True)
 class Expression:
-    """What moves in the face.
+    """The parts of the face that move.
 
     Attributes:
         mouth_open: 0 closed to 1 wide open.

@@ -69,7 +69,7 @@ class DrawnClip:
 
     @functools.cached_property
     def _drift(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rates in Hz and phases of what sways slowly: four of the face, four of the head."""
+        """The rates in Hz and phases of what sways slowly: four of the face, four of the head."""
         rng = self.spec.rng("drift")
         return rng.uniform(0.25, 0.9, 8), rng.uniform(0.0, 2 * np.pi, 8)
 

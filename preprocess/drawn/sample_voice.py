@@ -80,7 +80,7 @@ class Throat:
 
 @dataclasses.dataclass(frozen=True)
 class Manner:
-    """How something is said.
+    """A manner of speaking.
 
     Attributes:
         pitch_semitones: F0 level above the actor's own.

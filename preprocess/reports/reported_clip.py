@@ -34,18 +34,18 @@ class ReportedClip:
 
     @property
     def record(self) -> Record:
-        """Its entry in the index."""
+        """The clip's entry in the index."""
         return self.index.record(self.place)
 
     @property
     def duration_s(self) -> float:
-        """Length of the longer modality, to a millisecond."""
+        """The length of the longer modality, to a millisecond."""
         frames = ((int(each[self.place]), name) for name, each in self.index.frames.items())
         return round(max(duration_s(count, self.rates_hz[name]) for count, name in frames), 3)
 
     @property
     def faces_share(self) -> float | None:
-        """Share of its rows that have a face; None without rows."""
+        """The share of the clip's rows that have a face; None without rows."""
         if "landmarks" not in self.index.frames:
             return None
         rows = int(self.index.frames["landmarks"][self.place])

@@ -98,13 +98,13 @@ class Training:
 
     @property
     def name(self) -> str:
-        """Its folder within the ablation's."""
+        """The training's folder within the ablation's."""
         return f"{self.protocol}/{self.system}/seed-{self.seed}/fold-{self.fold}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All of an ablation.
+    """The trainings of an ablation, and their flags.
 
     Attributes:
       data: the data set.
@@ -163,7 +163,7 @@ class Plan:
 
     @property
     def trainings(self) -> list[Training]:
-        """In the order in which they are done."""
+        """All trainings, in the order in which they are done."""
         return sorted(
             Training(seed, fold, protocol, number, system)
             for number, system in enumerate(self.systems)
