@@ -16,7 +16,7 @@ if [ "$(cat "$dir/.installed" 2>/dev/null)" != "$wanted" ]; then
     hypothesis mypy pytest pytest-xdist scipy
   echo "$wanted" >"$dir/.installed"
 fi
-export PATH="$PWD/$dir/bin:$PATH" TF_CPP_MIN_LOG_LEVEL=3 PYTHONDONTWRITEBYTECODE=1
+export PATH="$PWD/$dir/bin:$PATH" TF_CPP_MIN_LOG_LEVEL=3
 python -c 'import numpy, sys, tensorflow as tf
 print("Python", sys.version.split()[0], "TensorFlow", tf.__version__, "numpy", numpy.__version__)'
 # Trainings and grids are the project's own; what people build on is the rest.
