@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import traceback
 
@@ -39,7 +40,7 @@ def why_unfit(*, sound: bool, faces: bool) -> str:
             tone = np.sin(np.arange(_TRIED_HZ // 10, dtype=np.float32))
             audio.log_mel(audio.resample(tone, _TRIED_HZ), audio.AudioSettings())
         if faces:
-            with landmarks.FaceTracker() as tracker:
+            with contextlib.closing(landmarks.FaceTracker()) as tracker:
                 tracker.find(np.zeros((48, 64, 3), np.uint8))
             face_search.find_boxes(np.zeros((48, 64, 3), np.uint8))
     except Exception as error:  # of whatever type: no clip has been touched

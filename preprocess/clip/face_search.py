@@ -107,16 +107,7 @@ class Search:
         height, width = rgb.shape[:2]
         boxes = find_boxes(rgb)
         if not boxes and self._last and self._number - self._last_number <= _MISSING_PICTURES:
-            half = _NEAR_WIDTHS / 2
-            parts = [
-                Window(
-                    max(0, round(box.x - half * box.size)),
-                    max(0, round(box.y - half * box.size)),
-                    min(width, round(box.x + half * box.size)),
-                    min(height, round(box.y + half * box.size)),
-                )
-                for box in self._last
-            ]
+            parts = [_around(box, _NEAR_WIDTHS, width, height) for box in self._last]
             boxes = _find_in_parts(rgb, parts)
         elif not boxes and self._number % _SEARCHED_PICTURES == 0:
             w, h = round(width * _PART_SHARE), round(height * _PART_SHARE)
@@ -127,6 +118,17 @@ class Search:
             self._last, self._last_number = boxes, self._number
         self._number += 1
         return boxes
+
+
+def _around(box: Box, widths: float, width: int, height: int) -> Window:
+    """Return the window so many widths of a face wide, as far as it is in the picture."""
+    half = box.size * widths / 2
+    return Window(
+        max(0, round(box.x - half)),
+        max(0, round(box.y - half)),
+        min(width, round(box.x + half)),
+        min(height, round(box.y + half)),
+    )
 
 
 def _find_in_parts(rgb: np.ndarray, parts: Iterable[Window]) -> list[Box]:
@@ -196,13 +198,7 @@ def windows(
             continue
         height, width = shape[:2]
         if window is None or shape != last_shape or not window.holds(box):
-            half = box.size * _WINDOW_WIDTHS / 2
-            window = Window(
-                max(0, round(box.x - half)),
-                max(0, round(box.y - half)),
-                min(width, round(box.x + half)),
-                min(height, round(box.y + half)),
-            )
+            window = _around(box, _WINDOW_WIDTHS, width, height)
         last_shape = shape
         yield window
 

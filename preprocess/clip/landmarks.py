@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -72,24 +71,13 @@ class Track:
 class FaceTracker:
     """FaceMesh for the pictures of one clip; a new one for each clip, since it remembers the last.
 
-    A context manager.
+    To be closed.
     """
 
     def __init__(self) -> None:
         self._mesh = mediapipe_solutions.load("face_mesh").FaceMesh(
             static_image_mode=False, max_num_faces=1, refine_landmarks=True
         )
-
-    def __enter__(self) -> FaceTracker:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the tracker."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -94,7 +96,7 @@ def test_a_drawn_face_is_found_in_every_picture_with_its_height_in_widths(pictur
 
 
 def test_points_are_those_that_mediapipe_s_message_has_one_by_one(pictures):
-    with lm.FaceTracker() as tracker:
+    with contextlib.closing(lm.FaceTracker()) as tracker:
         (found,) = tracker._mesh.process(pictures[0]).multi_face_landmarks
     one_by_one = [(point.x, point.y, point.z) for point in found.landmark]
     np.testing.assert_array_equal(lm.points_of(found), np.array(one_by_one, np.float32))
