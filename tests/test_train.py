@@ -140,7 +140,7 @@ def test_the_best_voice_hears_a_picture_and_joins_nothing(parsed, fake_data_dir)
     assert (settings.name, settings.model.audio) == ("best_voice", "cnn")
     assert settings.select_on == "none"
     assert (settings.model.joined_units, settings.model.joined_dropouts) == ((), ())
-    assert settings.model.audio_filters == (24, 48, 72, 96)
+    assert settings.model.audio_filters == (16, 32, 64, 96)
 
 
 def test_flags_reach_the_settings(parsed, fake_data_dir):

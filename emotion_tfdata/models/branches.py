@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from emotion_tfdata.models.config import ModelConfig
-from emotion_tfdata.models.frames import Frames
+from emotion_tfdata.models.frames import Frames, with_row
 from emotion_tfdata.models.layers import (
     BandConv2D,
     FrameConv1D,
@@ -63,22 +63,22 @@ class AudioBranch(keras.layers.Layer):
 class SpectrumBranch(keras.layers.Layer):
     """Convolutions over time and band, statistics over time: `[N, M]` to `[B, 2 * units]`.
 
-    Each convolution is normalised, rectified and pooled in pairs of frames; the first takes two
-    bands as one of two channels, after the others the bands are pooled in pairs too. What is left
-    of each frame goes through a dense layer. The mean and the deviation over time of its output,
-    each frame weighted by an attention of its own for every channel (Okabe et al. 2018), are what
-    the branch says.
+    Patches of two frames by two bands are the first convolution's channels. Each convolution is
+    normalised and rectified, and after all but the first frames and bands are pooled in pairs. What
+    is left of each frame goes through a dense layer. The mean and the deviation over time of its
+    output, weighted by an attention of each channel's own (Okabe et al. 2018), are what the branch
+    says.
     """
 
     def __init__(self, config: ModelConfig, seed: int) -> None:
         super().__init__(name="audio")
-        bands, width = -(-config.num_audio_features // 2), 2
+        bands, width = _half(config.num_audio_features), 4
         self.convolutions, self.norms = [], []
         for i, filters in enumerate(config.audio_filters, start=1):
             conv = BandConv2D(filters, seed=seed_of(seed, f"audio/conv{i}"), name=f"conv{i}")
             self.convolutions.append(built(conv, width))
             self.norms.append(built(_norm(config, f"norm{i}"), filters))
-            bands, width = bands if i == 1 else -(-bands // 2), filters
+            bands, width = bands if i == 1 else _half(bands), filters
         units = config.audio_dense_units
         self.dense = built(_dense(units, config, seed, "audio/dense", None), bands * width)
         self.norm = built(_norm(config, "norm"), units)
@@ -91,35 +91,43 @@ class SpectrumBranch(keras.layers.Layer):
         self.built = True
 
     def call(self, x: tf.Tensor, frames: Frames, training: bool = False) -> tf.Tensor:
-        x = band_pairs(x)
+        frames, pairs, _ = frames.pool_pairs()
+        x = patches(tf.gather(with_row(x), pairs))
         for conv, norm in zip(self.convolutions, self.norms, strict=True):
             bands, filters = x.shape[1], conv.filters
             rows = tf.reshape(conv(x, frames), [-1, filters])
-            rows = tf.nn.relu(norm(rows, training=training))
-            x, frames = max_pool_pairs(tf.reshape(rows, [-1, bands * filters]), frames)
-            x = tf.reshape(x, [-1, bands, filters])
+            x = tf.reshape(tf.nn.relu(norm(rows, training=training)), [-1, bands, filters])
             if conv is not self.convolutions[0]:
                 x = pool_bands(x)
-        x, score = self.scored(tf.reshape(x, [-1, x.shape[1] * x.shape[2]]), training)
+                x, frames = max_pool_pairs(tf.reshape(x, [-1, _half(bands) * filters]), frames)
+                x = tf.reshape(x, [-1, _half(bands), filters])
+        x, score = self.scored(x, training)
         return self.dropout(frames.statistics(x, score), training=training)
 
     def scored(self, x: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """What statistics are taken of, `[N, units]`, and the attention's scores of it."""
-        x = tf.nn.relu(self.norm(self.dense(x), training=training))
+        """What statistics are taken of `[N, F, C]`, `[N, units]`, and the scores of it."""
+        x = self.dense(tf.reshape(x, [-1, x.shape[1] * x.shape[2]]))
+        x = tf.nn.relu(self.norm(x, training=training))
         return x, self.attention[1](self.attention[0](x))
 
 
-def band_pairs(x: tf.Tensor) -> tf.Tensor:
-    """`[N, M]` to `[N, ceil(M / 2), 2]`."""
-    half = -(-x.shape[1] // 2)
-    return tf.reshape(tf.pad(x, [[0, 0], [0, 2 * half - x.shape[1]]]), [-1, half, 2])
+def patches(pairs: tf.Tensor) -> tf.Tensor:
+    """Pairs of frames `[N, 2, M]` as `[N, ceil(M / 2), 4]`."""
+    bands = pairs.shape[2]
+    pairs = tf.pad(pairs, [[0, 0], [0, 0], [0, bands % 2]])
+    pairs = tf.reshape(pairs, [-1, 2, _half(bands), 2])
+    return tf.reshape(tf.transpose(pairs, [0, 2, 1, 3]), [-1, _half(bands), 4])
 
 
 def pool_bands(x: tf.Tensor) -> tf.Tensor:
     """Maximum over pairs of bands, `[N, F, C]`, none below zero, to `[N, ceil(F / 2), C]`."""
-    half, filters = -(-x.shape[1] // 2), x.shape[2]
-    x = tf.pad(x, [[0, 0], [0, 2 * half - x.shape[1]], [0, 0]])
-    return tf.reduce_max(tf.reshape(x, [-1, half, 2, filters]), axis=2)
+    bands, filters = x.shape[1:]
+    x = tf.pad(x, [[0, 0], [0, bands % 2], [0, 0]])
+    return tf.reduce_max(tf.reshape(x, [-1, _half(bands), 2, filters]), axis=2)
+
+
+def _half(number: int) -> int:
+    return -(-number // 2)
 
 
 class ResidualBlock(keras.layers.Layer):

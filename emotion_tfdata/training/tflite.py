@@ -19,7 +19,7 @@ from emotion_tfdata.models.branches import (
     ResidualBlock,
     SpectrumBranch,
     VideoBranch,
-    band_pairs,
+    patches,
     pool_bands,
 )
 from emotion_tfdata.models.frames import deviation
@@ -104,17 +104,21 @@ def _audio(branch: AudioBranch, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 
 
 def _spectrum(branch: SpectrumBranch, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    x = band_pairs(x)
+    odd = tf.shape(x)[0] % 2
+    x = patches(tf.reshape(tf.pad(x, [[0, odd], [0, 0]]), [-1, 2, x.shape[1]]))
+    mask = _pool(mask, mask)[1]
     for conv, norm in zip(branch.convolutions, branch.norms, strict=True):
         bands, filters = x.shape[1], conv.filters
         kernel = tf.reshape(tf.convert_to_tensor(conv.kernel), [x.shape[2], 3, 3, filters])
         x = tf.nn.conv2d(x[None], tf.transpose(kernel, [1, 2, 0, 3]), 1, "SAME")[0]
         x = tf.nn.relu(norm(tf.reshape(x, [-1, filters]), training=False))
-        x, mask = _pool(tf.reshape(x, [-1, bands * filters]), mask)
-        x = tf.reshape(x, [-1, bands, filters])
+        x = tf.reshape(x, [-1, bands, filters]) * mask[:, :, None]
         if conv is not branch.convolutions[0]:
             x = pool_bands(x)
-    x, score = branch.scored(tf.reshape(x, [-1, x.shape[1] * x.shape[2]]), False)
+            bands = x.shape[1]
+            x, mask = _pool(tf.reshape(x, [-1, bands * filters]), mask)
+            x = tf.reshape(x, [-1, bands, filters])
+    x, score = branch.scored(x, False)
     weight = tf.exp(score - tf.reduce_max(score, axis=0)) * mask
     weight /= tf.maximum(tf.reduce_sum(weight, axis=0), 1e-12)
     mean = tf.reduce_sum(weight * x, axis=0, keepdims=True)
