@@ -192,11 +192,11 @@ class TestReproducibility:
         for a, b in zip(both.audio.get_weights(), alone.audio.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
 
-    @pytest.mark.parametrize("video", ["tcn", "bilstm"])
-    def test_training_twice_gives_the_same_weights_to_the_bit(self, video):
+    @pytest.mark.parametrize("kind", ["tcn", "bilstm", "cnn"])
+    def test_training_twice_gives_the_same_weights_to_the_bit(self, kind):
         runs = []
         for _ in range(2):
-            model = build_model(small(video), seed=5)
+            model = build_model(small(kind), seed=5)
             for step in range(3):
                 features = draw_clips([30, 41, 12, 25], [9, 14, 11, 3], seed=step)
                 train_step(model, features, np.arange(4))
