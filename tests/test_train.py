@@ -134,13 +134,17 @@ def test_the_voice_alone_is_warped_masked_and_measured_from_its_own_level(parsed
     assert (augment.time_masks, augment.time_mask_s, augment.time_mask_share) == (2, 0.2, 0.3)
 
 
-def test_the_best_voice_hears_a_picture_and_joins_nothing(parsed, fake_data_dir):
-    flagfile = "--flagfile=launch/flags/best_voice.flags"
-    settings = command.settings_of(parsed(f"--data_dir={fake_data_dir}", flagfile).FLAGS)
-    assert (settings.name, settings.model.audio) == ("best_voice", "cnn")
-    assert settings.select_on == "none"
-    assert (settings.model.joined_units, settings.model.joined_dropouts) == ((), ())
+@pytest.mark.parametrize("name", ["best_voice", "best"])
+def test_the_best_models_hear_a_picture(parsed, fake_data_dir, name):
+    flagfile = f"--flagfile=launch/flags/{name}.flags"
+    flags = parsed(flagfile, f"--data_dir={fake_data_dir}", "--landmarks=all").FLAGS
+    settings = command.settings_of(flags)
+    assert (settings.name, settings.model.audio) == (name, "cnn")
     assert settings.model.audio_filters == (16, 32, 64, 96)
+    # The voice alone has nothing to join; what may lack a modality is trained without it at times.
+    alone = settings.features.modalities == "audio"
+    assert settings.model.joined_units == (() if alone else (256, 128))
+    assert settings.augment.modality_dropout == (0 if alone else 0.5)
 
 
 def test_flags_reach_the_settings(parsed, fake_data_dir):
