@@ -129,6 +129,10 @@ class Failure:
     reason: str
 
 
+# What builds had, and did not write down, when there was nothing to choose.
+_BEFORE_EXTRACTORS = {"extractor": None, "face_extractor": None, "num_mfcc": 0, "mfcc_deltas": 0}
+
+
 def extractors_of(build: Mapping[str, Any]) -> tuple[AudioExtractor, FaceFeatures]:
     """Find the extractors that made a data set's features.
 
@@ -184,7 +188,7 @@ def load_features(model_dir: Path) -> Features:
                 f"makes features by recipe {RECIPE}. Use the release it was built with "
                 f"({content['emotion_tfdata']}), or build and train again"
             )
-        audio, face = extractors_of(build)
+        audio, face = extractors_of(_BEFORE_EXTRACTORS | build)
         features = Features(
             name=content["name"],
             provenance=content["provenance"],

@@ -328,6 +328,16 @@ def test_features_that_cannot_be_made_here_are_refused(trained, tmp_path, change
         predictor.load_features(tmp_path)
 
 
+def test_a_model_of_a_data_set_from_before_there_were_extractors_is_served(trained, tmp_path):
+    shutil.copytree(trained("both")[2] / "saved_model", tmp_path / "saved_model")
+    path = tmp_path / "saved_model" / "features.json"
+    content = json.loads(path.read_text())
+    for name in ("extractor", "face_extractor", "audio_features", "face_features"):
+        del content["build"][name]
+    path.write_text(json.dumps(content))
+    assert predictor.load_features(tmp_path) == predictor.load_features(trained("both")[2])
+
+
 def test_openfaces_landmarks_are_not_found_in_raw_clips(trained, tmp_path):
     shutil.copytree(trained("both")[2] / "saved_model", tmp_path / "saved_model")
     path = tmp_path / "saved_model" / "features.json"
