@@ -53,11 +53,17 @@ def behave(task, marks):
     return value
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def env():
-    """Of processes that use Ray, whose token, logs and sockets lie in a folder of the test."""
+    """Of processes that use Ray, whose token, logs and sockets lie in a folder of these tests."""
     with ray_cluster.environment(*HERE.parents[:3]) as own:
         yield own
+
+
+@pytest.fixture(scope="module")
+def cluster(env):
+    with ray_cluster.Cluster(env) as started:
+        yield started
 
 
 def build(project_dir, corpus, out_dir, env, *flags):
@@ -78,14 +84,14 @@ def contents(out_dir):
     return {path.name: path.read_bytes() for path in out_dir.iterdir()}
 
 
-def test_two_nodes_one_killed_on_the_way(encode, project_dir, tmp_path, env):
+def test_two_nodes_one_killed_on_the_way(encode, project_dir, tmp_path, env, cluster):
     corpus = tmp_path / "corpus"
     clip = encode(corpus / "1001_DFA_ANG_XX.flv").path
     for actor in range(1002, 1017):
         shutil.copy(clip, corpus / f"{actor}_DFA_ANG_XX.flv")
     (corpus / "1030_DFA_ANG_XX.flv").write_bytes(clip.read_bytes()[:3000])
     local = build(project_dir, corpus, tmp_path / "local", os.environ, OWN)
-    with local, ray_cluster.Cluster(env) as cluster:
+    with local:
         nodes = cluster.start_nodes(2)
         output, errors = local.communicate()
         assert local.returncode == 0, errors
@@ -121,10 +127,10 @@ def run_tasks(marks):
     print(repr(results))
 
 
-def run_what_nodes_do_not_have():
+def run_what_nodes_do_not_have(address):
     sys.modules["here_alone"] = module = types.ModuleType("here_alone")
     exec("def function(task): return task", vars(module))
-    with RayPool(module.function, 1, Path(), 2.0, address="local") as pool:
+    with RayPool(module.function, 1, Path(), 2.0, address=address) as pool:
         dict(pool.run([1]))
 
 
@@ -155,8 +161,9 @@ def test_a_task_can_cost_only_itself(tmp_path, env):
         assert len(list(marks.glob(f"{kind}-*"))) == 2
 
 
-def test_a_node_without_the_project_is_named(env):
-    done = call("run_what_nodes_do_not_have()", env)
+def test_a_node_without_the_project_is_named(env, cluster):
+    cluster.start_nodes(1)
+    done = call(f"run_what_nodes_do_not_have({cluster.address!r})", env)
     assert re.search(
         r"WorkerError: \S+ \(\w+\) cannot work \(ModuleNotFoundError: No module named "
         r"'here_alone'\)\. Install the project there as here: pip install -c ",
