@@ -45,12 +45,6 @@ def s3_environment(fake_data_dir):
     server.stop()
 
 
-def _run(code, environment):
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
-    )
-
-
 _EMPTY = """
 from emotion_tfdata import make_dataset
 from emotion_tfdata.dataset.manifest import ManifestError
@@ -77,17 +71,26 @@ def test_s3_serves_the_same_bits_and_the_process_ends_with_its_own_status(
     s3_environment, fake_data_dir, capsys
 ):
     pytest.importorskip("tensorflow_io", reason="needs tensorflow-io, of the extra [aws]")
+    remotes = {}
+    for status in (0, 3):  # both at once
+        # In the same process, a prefix without a data set.
+        code = _EMPTY.format(place=f"s3://{_BUCKET}/nothing")
+        code += _DIGEST.format(place=f"s3://{_BUCKET}/fake", status=status)
+        remotes[status] = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=s3_environment,
+        )
     with pytest.raises(SystemExit):
         exec(_DIGEST.format(place=fake_data_dir, status=3), {})
     local = capsys.readouterr().out
     assert re.fullmatch(r"[0-9a-f]{64}\nbuffered to the end", local)
-    for status in (0, 3):
-        # In the same process, a prefix without a data set.
-        code = _EMPTY.format(place=f"s3://{_BUCKET}/nothing")
-        code += _DIGEST.format(place=f"s3://{_BUCKET}/fake", status=status)
-        remote = _run(code, s3_environment)
-        assert remote.returncode == status, remote.stderr
-        said, _, digest = remote.stdout.partition("\n")
+    for status, remote in remotes.items():
+        output, errors = remote.communicate()
+        assert remote.returncode == status, errors
+        said, _, digest = output.partition("\n")
         assert said == f"s3://{_BUCKET}/nothing holds no data set (no manifest.json)"
         assert digest == local
 

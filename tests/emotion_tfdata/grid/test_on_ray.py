@@ -171,30 +171,30 @@ def test_two_workers_do_what_one_process_does_and_the_same_to_the_bit_with_one_k
 
     flags = ("--workers=2", *TOGETHER)
     broken = Training(project_dir, cluster, fake_data_dir, tmp_path / "broken", *flags)
-    broken.wait_until(lambda: len(history(broken.folder)) >= 2)
-    workers = cluster.processes("ray::RayTrainWorker")
-    assert len(workers) == 2
-    workers[1].kill()
+    # Uninterrupted, and without Ray: meanwhile, since all of Ray's processes take long to start.
+    whole = tmp_path / "whole"
+    job = Job("whole", whole, worker.with_threads(at(whole), 1), 15)
+    with Local(2, 2) as local:
+        addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+        both = [local._pool.schedule(work_beside, args=(job, addresses, i)) for i in (0, 1)]
+        broken.wait_until(lambda: len(history(broken.folder)) >= 2)
+        workers = cluster.processes("ray::RayTrainWorker")
+        assert len(workers) == 2
+        workers[1].kill()
+        assert [one.result() for one in both] == ["", ""]
+    alone = tmp_path / "alone"
+    assert parsed(*at(alone)).main(["train.py"]) == 0
+
     output = broken.output()
     assert "1 at a time on 2 Ray nodes, 1 CPUs each of 2 workers" in output
     assert "all figures" in output
     log = (broken.folder / LOG).read_text()
     assert len(re.findall("^resumes from .*: epoch ", log, re.M)) == 1, log
     assert len(re.findall("^epoch 15/15", log, re.M)) == 1, log  # one of the two speaks
-
-    # Uninterrupted, and without Ray: its processes take most of the time.
-    whole = tmp_path / "whole"
-    job = Job("whole", whole, worker.with_threads(at(whole), 1), 15)
-    with Local(2, 2) as local:
-        addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
-        both = [local._pool.schedule(work_beside, args=(job, addresses, i)) for i in (0, 1)]
-        assert [one.result() for one in both] == ["", ""]
     assert [e["train"] for e in history(broken.folder)] == [e["train"] for e in history(whole)]
     for name, value in arrays(whole).items():
         assert arrays(broken.folder)[name].tobytes() == value.tobytes(), name
 
-    alone = tmp_path / "alone"
-    assert parsed(*at(alone)).main(["train.py"]) == 0
     assert len(history(whole)) == len(history(alone)) == 15
     for ours, theirs in zip(history(whole), history(alone), strict=True):
         for part in ("train", "selection"):
@@ -222,9 +222,6 @@ def test_a_grid_ends_the_same_to_the_bit_with_a_node_killed(
         folder = here / f"seed-{seed}" / f"fold-{fold}"
         flags = [f"--data_dir={fake_data_dir}", f"--model_dir={folder}", *threads, *SMALL]
         jobs.append(Job("one", folder, (*flags, f"--fold={fold}", f"--seed={seed}"), 12))
-    here.mkdir()
-    with Local(1, len(jobs)) as local:
-        assert run.Grid(here, jobs).run(local, Progress(io.StringIO()))
     there = tmp_path / "there"
     nodes = cluster.start_nodes(2)
     flags = (f"--folds={folds}", "--seeds=2", *SMALL)
@@ -236,6 +233,10 @@ def test_a_grid_ends_the_same_to_the_bit_with_a_node_killed(
 
     grid.wait_until(trains_on_the_second)
     cluster.kill(nodes[1])
+    # In one process of this machine, while the grid ends.
+    here.mkdir()
+    with Local(1, len(jobs)) as local:
+        assert run.Grid(here, jobs).run(local, Progress(io.StringIO()))
     assert (
         f"{len(cells)} trainings, 0 of them finished; 2 at a time on 2 Ray nodes, 1 CPUs each"
         in grid.output()
