@@ -13,7 +13,7 @@ __all__ = ["EmotionModel", "ModelConfig", "build_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads Keras when a model is first asked for: settings and flags need none."""
+    """Load Keras when a model is first asked for: settings and flags need none."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from emotion_tfdata.models import backend

@@ -6,7 +6,7 @@ import os
 
 
 def check() -> None:
-    """Looks which backend Keras has.
+    """Refuse any backend of Keras but TensorFlow.
 
     Raises:
       ImportError: if it is another than TensorFlow.

@@ -105,14 +105,14 @@ class SpectrumBranch(keras.layers.Layer):
         return self.dropout(frames.statistics(x, score), training=training)
 
     def scored(self, x: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """What statistics are taken of `[N, F, C]`, `[N, units]`, and the scores of it."""
+        """Reduce `[N, F, C]` to what statistics are taken of, and score it, both `[N, units]`."""
         x = self.dense(tf.reshape(x, [-1, x.shape[1] * x.shape[2]]))
         x = tf.nn.relu(self.norm(x, training=training))
         return x, self.attention[1](self.attention[0](x))
 
 
 def patches(pairs: tf.Tensor) -> tf.Tensor:
-    """Pairs of frames `[N, 2, M]` as `[N, ceil(M / 2), 4]`."""
+    """Cut pairs of frames `[N, 2, M]` into patches, `[N, ceil(M / 2), 4]`."""
     bands = pairs.shape[2]
     pairs = tf.pad(pairs, [[0, 0], [0, 0], [0, bands % 2]])
     pairs = tf.reshape(pairs, [-1, 2, _half(bands), 2])
@@ -120,7 +120,7 @@ def patches(pairs: tf.Tensor) -> tf.Tensor:
 
 
 def pool_bands(x: tf.Tensor) -> tf.Tensor:
-    """Maximum over pairs of bands, `[N, F, C]`, none below zero, to `[N, ceil(F / 2), C]`."""
+    """Take the maximum of band pairs: `[N, F, C]`, none below zero, to `[N, ceil(F / 2), C]`."""
     bands, filters = x.shape[1:]
     x = tf.pad(x, [[0, 0], [0, bands % 2], [0, 0]])
     return tf.reduce_max(tf.reshape(x, [-1, _half(bands), 2, filters]), axis=2)
@@ -222,13 +222,13 @@ class Head(keras.layers.Layer):
 
 
 def built(layer: Any, width: int) -> Any:
-    """The layer, its weights made for rows of `width`."""
+    """Make a layer's weights for rows of `width`; return the layer."""
     layer.build((None, width))
     return layer
 
 
 def seed_of(seed: int, name: str) -> int:
-    """A seed for the part of the model called `name`: other parts coming or going leave it be."""
+    """Derive the seed of the part called `name`: other parts coming or going do not change it."""
     return zlib.crc32(f"{seed}/{name}".encode()) >> 1
 
 

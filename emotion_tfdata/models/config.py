@@ -11,7 +11,7 @@ _COUNT = "[1, 65536]"  # a flag with a digit too many is refused at once
 
 
 def _part(default: Any, meaning: str, interval: str = "[0, 1)") -> Any:
-    """A field that `--model=FIELD=VALUE` sets, or the data set does."""
+    """Describe a field that `--model=FIELD=VALUE` sets, or the data set does."""
     return setting(default, meaning, interval, flag=None)
 
 

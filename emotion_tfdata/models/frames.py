@@ -33,7 +33,7 @@ class Frames(NamedTuple):
 
     @classmethod
     def from_mask(cls, mask: tf.Tensor) -> Frames:
-        """The frames for which `mask [B, T]` (bool) holds; it need not be a prefix."""
+        """Find the frames for which `mask [B, T]` (bool) holds; it need not be a prefix."""
         flat = tf.reshape(mask, [-1])
         position = tf.cast(tf.where(flat)[:, 0], tf.int32)
         number = tf.cumsum(tf.cast(flat, tf.int32), exclusive=True)
@@ -55,18 +55,18 @@ class Frames(NamedTuple):
         return self.position // tf.shape(self.row)[1]
 
     def pack(self, padded: tf.Tensor) -> tf.Tensor:
-        """`[B, T, C]` to `[N, C]`."""
+        """Pack `[B, T, C]` into `[N, C]`."""
         return tf.gather(tf.reshape(padded, [-1, padded.shape[-1]]), self.position)
 
     def neighbours(self, offsets: Sequence[int]) -> tf.Tensor:
-        """`[N, K]`: the row that lies `offsets[k]` frames later in the same clip, or `N`."""
+        """Find, `[N, K]`, the row `offsets[k]` frames later in the same clip, or `N`."""
         before, after = max(0, -min(offsets)), max(0, max(offsets))
         row = tf.pad(self.row, [[0, 0], [before, after]], constant_values=self.total)
         start = self.position + before + self.clip * (before + after)
         return tf.gather(tf.reshape(row, [-1]), start[:, None] + tf.constant(offsets))
 
     def pool_pairs(self) -> tuple[Frames, tf.Tensor, tf.Tensor]:
-        """Halves the frame rate: window `i` covers frames `2i` and `2i + 1`.
+        """Halve the frame rate: window `i` covers frames `2i` and `2i + 1`.
 
         A window is real if either frame is, so that a clip of odd length keeps its last frame and
         the number of windows does not hang on the padding.
@@ -87,14 +87,14 @@ class Frames(NamedTuple):
         )
 
     def average(self, x: tf.Tensor) -> tf.Tensor:
-        """`[N, C]` to `[B, C]`, the mean over each clip's rows; zeros for a clip without any."""
+        """Average each clip's rows, `[N, C]` to `[B, C]`; zeros for a clip without any."""
         # A product with a [B, N] matrix of weights: its gradient is a product too, not a scatter.
         weight = 1.0 / tf.cast(tf.maximum(self.count, 1), x.dtype)
         member = tf.one_hot(self.clip, tf.size(self.count), axis=0, dtype=x.dtype)
         return tf.matmul(member * weight[:, None], x)
 
     def statistics(self, x: tf.Tensor, score: tf.Tensor) -> tf.Tensor:
-        """Mean and deviation over each clip's rows, weighted by the softmax of a score over them.
+        """Take mean and deviation over each clip's rows, weighted by a softmax over them.
 
         Args:
           x: `[N, C]`.
@@ -115,14 +115,14 @@ class Frames(NamedTuple):
 
 
 def deviation(variance: tf.Tensor) -> tf.Tensor:
-    """The root of a variance, a little less, so that its gradient is finite at zero too."""
+    """Take the root of a variance, a little less, with a gradient that is finite at zero too."""
     return tf.sqrt(variance + 1e-4) - 1e-2
 
 
 def take_rows(
     x: tf.Tensor, index: tf.Tensor, inverse: tf.Tensor, *, fill: float = 0.0
 ) -> tf.Tensor:
-    """`x [N, C]` at `index [M]`, no row twice; `N` reads a row of `fill`.
+    """Take `x [N, C]` at `index [M]`, no row twice; `N` reads a row of `fill`.
 
     `inverse [N]` says which of the `M` places took each row, or `M`. With it the gradient is
     another look-up; TensorFlow's own, a scatter, is many times slower on a CPU.
@@ -139,7 +139,7 @@ def take_rows(
 
 
 def permute_rows(x: tf.Tensor, order: tf.Tensor, inverse: tf.Tensor) -> tf.Tensor:
-    """`x [N, C]` in the given order, which `inverse` undoes: `take_rows` where all are taken."""
+    """Order `x [N, C]`, which `inverse` undoes: `take_rows` where all are taken."""
 
     @own_gradient
     def permute(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
@@ -149,5 +149,5 @@ def permute_rows(x: tf.Tensor, order: tf.Tensor, inverse: tf.Tensor) -> tf.Tenso
 
 
 def with_row(x: tf.Tensor, fill: float = 0.0) -> tf.Tensor:
-    """`x [N, C]` and one row of `fill` after it, for look-ups that find no frame."""
+    """Add a row of `fill` after `x [N, C]`, for look-ups that find no frame."""
     return tf.pad(x, [[0, 1], [0, 0]], constant_values=tf.cast(fill, x.dtype))

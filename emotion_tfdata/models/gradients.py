@@ -14,7 +14,7 @@ _wanted = contextvars.ContextVar("own_gradients_wanted", default=True)
 
 
 def own_gradient(function: Callable[..., tuple[Any, Callable[..., Any]]]) -> Callable[..., Any]:
-    """`tf.custom_gradient`, but for `without_own_gradients`: then TensorFlow's own is left."""
+    """Apply `tf.custom_gradient`, unless `without_own_gradients` leaves TensorFlow's own."""
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
@@ -25,7 +25,7 @@ def own_gradient(function: Callable[..., tuple[Any, Callable[..., Any]]]) -> Cal
 
 @contextlib.contextmanager
 def without_own_gradients() -> Iterator[None]:
-    """For inference: a graph with gradients of one's own is dear to trace, to save and to load."""
+    """Leave out gradients of our own, for inference: they are slow to trace, save and load."""
     token = _wanted.set(False)
     try:
         yield

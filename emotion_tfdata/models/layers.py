@@ -58,7 +58,7 @@ class FrameConv1D(keras.layers.Layer):
 
 
 def convolve(x: tf.Tensor, kernel: tf.Tensor, reads: tf.Tensor, read_by: tf.Tensor) -> tf.Tensor:
-    """`y[n] = sum_k x[reads[n, k]] @ kernel[:, k]` as one matrix product.
+    """Compute `y[n] = sum_k x[reads[n, k]] @ kernel[:, k]` as one matrix product.
 
     Args:
       x: `[N, in]`.
@@ -134,7 +134,7 @@ class BandConv2D(keras.layers.Layer):
 
 
 def max_pool_pairs(x: tf.Tensor, frames: Frames) -> tuple[tf.Tensor, Frames]:
-    """Maximum over pairs of frames, of the real ones among them. `[N, C]` to `[N', C]`."""
+    """Take the maximum over pairs of frames, of the real ones among them. `[N, C]` to `[N', C]`."""
     pooled, pairs, window = frames.pool_pairs()
     # The row at an even time is its window's first, the one at an odd time its second.
     odd = frames.position % tf.shape(frames.row)[1] % 2
@@ -185,7 +185,7 @@ class RowBatchNorm(keras.layers.Layer):
 def normalize_by_batch(
     x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Rows by the mean and variance of all replicas' rows: `gamma * (x - mean) / root + beta`.
+    """Normalise by mean and variance of all replicas' rows: `gamma * (x - mean) / root + beta`.
 
     With a gradient of its own (Ioffe and Szegedy 2015) that passes over the rows half as often as
     TensorFlow's, which goes back through mean and variance one after the other.
@@ -224,7 +224,7 @@ def normalize_by_batch(
 
 
 def _moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Mean, biased variance and number of all replicas' rows; zeros where there are none."""
+    """Find mean, biased variance and number of all replicas' rows; zeros where there are none."""
     count = tf.cast(tf.shape(x)[0], x.dtype)
     mean = tf.reduce_sum(x, axis=0) / tf.maximum(count, 1)
     squares = tf.reduce_sum(tf.math.squared_difference(x, mean), axis=0)
@@ -283,5 +283,5 @@ class RowDropout(keras.layers.Layer):
 
 
 def l2_penalty(l2: float) -> Callable[[tf.Tensor], tf.Tensor] | None:
-    """`l2 * sum(w ** 2)`, or nothing at 0; half the passes over `w` of Keras' own."""
+    """Make `l2 * sum(w ** 2)`, or nothing at 0; half the passes over `w` of Keras' own."""
     return (lambda w: 2.0 * l2 * tf.nn.l2_loss(w)) if l2 else None

@@ -107,7 +107,7 @@ class Steps(NamedTuple):
 
     @classmethod
     def of(cls, frames: Frames) -> Steps:
-        """The steps over `frames`."""
+        """Lay out the steps over `frames`."""
         count = frames.count
         by_rank = tf.argsort(count, direction="DESCENDING", stable=True)
         rank = tf.math.invert_permutation(by_rank)
@@ -135,7 +135,7 @@ class Steps(NamedTuple):
 
 
 def recur(gates: tf.Tensor, recurrent: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """The recurrence of an LSTM.
+    """Run the recurrence of an LSTM.
 
     Args:
       gates: `[N, 4 * units]`, the input's share and the bias, rows by step.
@@ -165,7 +165,7 @@ def recur(gates: tf.Tensor, recurrent: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
 def _traced(
     function: Callable[..., Any], units: int, dtype: tf.DType, widths: tuple[int, ...]
 ) -> Callable[..., Any]:
-    """`function` as a graph for any number of rows: a model called eagerly has others each time.
+    """Trace `function` for any number of rows: a model called eagerly has others each time.
 
     Args:
       function: `_forward` or `_backward`.
@@ -179,7 +179,7 @@ def _traced(
 
 
 def _forward(gates: tf.Tensor, recurrent: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Outputs, cell states, the three sigmoid gates and the candidates of all steps."""
+    """Compute outputs, cell states, the three sigmoid gates and the candidates of all steps."""
     units = recurrent.shape[0]
     size, turns = _turns(size)
     inputs = _dealt(gates, size)
@@ -226,7 +226,7 @@ def _backward(
     recurrent: tf.Tensor,
     size: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Gradients to the gates' input share and to the recurrent kernel, given that to `h`."""
+    """Find the gradients to the gates' input share and the recurrent kernel, given that to `h`."""
     units = recurrent.shape[0]
     # The place one step back: as far back as the step before is wide. The first step has none.
     before = tf.range(tf.shape(h)[0]) - tf.repeat(tf.concat([size[:1], size[:-1]], 0), size)
@@ -279,23 +279,23 @@ def _backward(
 
 
 def _turns(size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The steps filled up with empty ones to whole turns of the loop, and how many turns."""
+    """Fill up the steps with empty ones to whole turns of the loop; return them and the turns."""
     turns = -(-tf.size(size) // _STEPS_A_TURN)
     return tf.pad(size, [[0, turns * _STEPS_A_TURN - tf.size(size)]]), turns
 
 
 def _steps_of(number: tf.Tensor) -> list[tf.Tensor]:
-    """The steps of a turn."""
+    """List the steps of a turn."""
     return [number * _STEPS_A_TURN + k for k in range(_STEPS_A_TURN)]
 
 
 def _dealt(x: tf.Tensor, size: tf.Tensor) -> tf.TensorArray:
-    """`x [N, width]` by step, without a copy."""
+    """Deal `x [N, width]` to the steps, without a copy."""
     return _per_step(size, x.shape[1], x.dtype).split(x, size)
 
 
 def _per_step(size: tf.Tensor, width: int, dtype: tf.DType) -> tf.TensorArray:
-    """An array of a tensor `[n, width]` for each step, each with an `n` of its own."""
+    """Make an array of a tensor `[n, width]` for each step, each with an `n` of its own."""
     return tf.TensorArray(
         dtype, tf.size(size), element_shape=tf.TensorShape([None, width]), infer_shape=False
     )

@@ -17,7 +17,7 @@ from emotion_tfdata.models.gradients import without_own_gradients
 
 
 def build_model(config: ModelConfig, *, seed: int = 0, dtype: str | None = None) -> EmotionModel:
-    """Builds a model with its weights made.
+    """Build a model with its weights made.
 
     Compile it with `loss="sparse_categorical_crossentropy"`: in `fit`, Keras takes the logits from
     under the softmax, so that the loss is computed without the rounding of the probabilities. A
@@ -63,7 +63,7 @@ class EmotionModel(keras.Model):
         self.built = True
 
     def call(self, features: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """Class probabilities.
+        """Compute class probabilities.
 
         Args:
           features: `audio [B, Ta, M]` float32 with `audio_mask [B, Ta]` bool, `landmarks
@@ -81,7 +81,7 @@ class EmotionModel(keras.Model):
         return tf.nn.softmax(self.logits(features, training=training))
 
     def logits(self, features: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """What `call` takes the softmax of, `[B, num_classes]`."""
+        """Compute what `call` takes the softmax of, `[B, num_classes]`."""
         with contextlib.nullcontext() if training else without_own_gradients():
             return self._logits(features, training)
 
@@ -112,7 +112,7 @@ class EmotionModel(keras.Model):
 
 @contextlib.contextmanager
 def _global_policy(policy: keras.DTypePolicy) -> Iterator[None]:
-    """Layers made inside take this policy."""
+    """Make the layers that are made inside take this policy."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -124,7 +124,7 @@ def _global_policy(policy: keras.DTypePolicy) -> Iterator[None]:
 def _packed(
     features: Mapping[str, tf.Tensor], name: str, frame_shape: tuple[int, ...]
 ) -> tuple[tf.Tensor, Frames]:
-    """A feature's real frames, each flattened, and where they lie."""
+    """Pack a feature's real frames, each flattened; return them and where they lie."""
     for key in (name, f"{name}_mask"):
         if key not in features:
             raise KeyError(

@@ -13,13 +13,13 @@ import tensorflow as tf
 
 
 def count() -> int:
-    """How many replicas share the batch."""
+    """Count the replicas that share the batch."""
     context = tf.distribute.get_replica_context()
     return context.num_replicas_in_sync if context else 1
 
 
 def total(x: tf.Tensor) -> tf.Tensor:
-    """The sum of all replicas' `x`, which has the same shape everywhere."""
+    """Sum all replicas' `x`, which has the same shape everywhere."""
     if count() == 1:
         return x
     # The copy is made here, so that it has a device, which TensorFlow asks for.
@@ -27,7 +27,7 @@ def total(x: tf.Tensor) -> tf.Tensor:
 
 
 def totals(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """The sums of several tensors of one dtype, in one exchange."""
+    """Sum several tensors of one dtype, in one exchange."""
     if count() == 1:
         return tensors
     sizes = [tf.size(tensor) for tensor in tensors]
@@ -37,7 +37,7 @@ def totals(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def gather(x: tf.Tensor) -> tf.Tensor:
-    """`[R, ...]`: every replica's `x`, which has the same shape everywhere."""
+    """Gather every replica's `x` as `[R, ...]`, which has the same shape everywhere."""
     if count() == 1:
         return x[None]
     index = _index()
@@ -46,7 +46,7 @@ def gather(x: tf.Tensor) -> tf.Tensor:
 
 
 def rows_before(rows: tf.Tensor) -> tf.Tensor | int:
-    """How many rows of the global batch come before the first of this replica's `rows`."""
+    """Count the rows of the global batch that come before the first of this replica's `rows`."""
     if count() == 1:
         return 0
     return tf.reduce_sum(gather(rows)[: _index()])
