@@ -143,7 +143,7 @@ def draw(
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-    """Define this command's flags, which an import of the module must not."""
+    """Define this command's flags, which must not happen at import."""
     own: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_string("data_dir", None, "Data set to draw from.", required=True, **own)
     flags.DEFINE_string("example_id", None, "Which clip; by default the first one.", **own)

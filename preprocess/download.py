@@ -305,7 +305,7 @@ class _Progress:
 
 
 def define_flags() -> None:
-    """Define this command's flags, which an import of the module must not."""
+    """Define this command's flags, which must not happen at import."""
     flags.DEFINE_enum("corpus", None, list(BASE_URLS), "Which corpus.")
     flags.DEFINE_string("out_dir", None, "Folder that it goes into.")
     flags.DEFINE_list(

@@ -65,7 +65,7 @@ def as_json(
 
 
 def define_flags() -> None:
-    """Define this command's flags, which an import of the module must not."""
+    """Define this command's flags, which must not happen at import."""
     flags.DEFINE_string("model_dir", None, "Folder of a finished training, of one fold.")
     flags.DEFINE_string("json", None, "File that gets everything as JSON; -: standard output.")
     flags.DEFINE_string(

@@ -172,7 +172,7 @@ def _check_record(example: schema.Example, record: Record, manifest: Manifest) -
 
 
 def define_flags() -> None:
-    """Define this command's flags, which an import of the module must not."""
+    """Define this command's flags, which must not happen at import."""
     flags.DEFINE_string("data_dir", None, "The data set's folder.")
 
 
