@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 
 from emotion_tfdata.dataset.atomic_file import digest_of, replacing
@@ -51,13 +50,13 @@ class Written:
     reused: int
 
 
-def write_clip(spec: sample.ClipSpec, corpus_dir: str | os.PathLike[str]) -> float:
-    """Draw one clip and write it as its corpus would; return what `encode_clip` returns."""
+def write_clip(spec: sample.ClipSpec, corpus_dir: str | os.PathLike[str]) -> None:
+    """Draw one clip and write it as its corpus would."""
     form = FORMATS[spec.corpus]
     clip = draw_clip(spec)
     path = Path(corpus_dir) / spec.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    return encode_clip(
+    encode_clip(
         path,
         clip.pictures(width=form.width, height=form.height, background=form.background),
         clip.audio(form.audio_rate_hz),
@@ -205,44 +204,20 @@ def _draw_all(
 def _write_markers(
     root: Path, settings: sample.SampleSettings, specs: Iterable[sample.ClipSpec]
 ) -> None:
-    records = [(spec.corpus, _record(root, spec)) for spec in specs]
+    digests = {spec: digest_of(root / _relative(spec)) for spec in specs}
     for folder in _folders(root):
         clips = [
-            {"path": (root / corpus / record["path"]).relative_to(folder).as_posix()}
-            | {key: value for key, value in record.items() if key != "path"}
-            for corpus, record in records
-            if folder in (root, root / corpus)
+            {"path": (root / _relative(spec)).relative_to(folder).as_posix(), "sha256": digest}
+            for spec, digest in digests.items()
+            if folder in (root, root / spec.corpus)
         ]
         marker = {
             "what": sample.DESCRIPTION,
             "notice": sample.NOTICE,
             "settings": settings.as_dict(),
-            "faces": sample.FACE_OF,
-            "voices": sample.VOICE_OF,
             "clips": clips,
         }
         _write_json(folder / sample.MARKER_NAME, marker)
-
-
-def _record(root: Path, spec: sample.ClipSpec) -> dict[str, Any]:
-    """Return the known truth of one clip."""
-    path = root / spec.corpus / spec.path
-    with av.open(str(path)) as media:
-        pictures = media.streams.video[0]
-        first_picture_s = float((pictures.start_time or 0) * (pictures.time_base or 0))
-    return {
-        "path": spec.path,
-        "corpus": spec.corpus,
-        "actor": spec.actor,
-        "emotion": spec.emotion,
-        "duration_s": spec.duration_s,
-        # The mouth follows the voice's own envelope, so it neither leads nor trails.
-        "lag_s": 0.0,
-        # Picture 0 is at time 0 of the clip: what the container adds to both streams.
-        "clock_offset_s": round(first_picture_s, 6),
-        "bytes": path.stat().st_size,
-        "sha256": digest_of(path),
-    }
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
