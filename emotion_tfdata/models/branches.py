@@ -101,7 +101,8 @@ class SpectrumBranch(keras.layers.Layer):
                 x = pool_bands(x)
                 x, frames = max_pool_pairs(tf.reshape(x, [-1, _half(bands) * filters]), frames)
                 x = tf.reshape(x, [-1, _half(bands), filters])
-        x, score = self.scored(x, training)
+        # Sums over a clip's frames want more digits than bfloat16 has.
+        x, score = (tf.cast(each, self.variable_dtype) for each in self.scored(x, training))
         return self.dropout(frames.statistics(x, score), training=training)
 
     def scored(self, x: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
