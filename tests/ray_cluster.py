@@ -72,6 +72,13 @@ class Cluster:
                 return node
         raise AssertionError("".join(lines))
 
+    def works(self, node: subprocess.Popen[str]) -> bool:
+        """Whether a node is at a task of a build; Ray names its processes after what they do."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            below = psutil.Process(node.pid).children(recursive=True)
+            return any("_Actor.work" in " ".join(process.cmdline()) for process in below)
+        return False
+
     def start_nodes(self, count: int) -> list[subprocess.Popen[str]]:
         """Starts what it takes for so many to be up; returns those that are."""
         while len(up := [node for node in self._nodes if node.poll() is None]) < count:

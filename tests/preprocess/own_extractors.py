@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,12 @@ class Wide:
     def extract(self, samples, rate_hz):
         times = np.arange(0.01, len(samples) / rate_hz, 0.04)
         return self.scale * np.stack([times, -times, times**2], axis=1), times
+
+
+class Slow(Wide):
+    def extract(self, samples, rate_hz):
+        time.sleep(0.3)
+        return super().extract(samples, rate_hz)
 
 
 class Infinite(Wide):

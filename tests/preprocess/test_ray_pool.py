@@ -29,8 +29,8 @@ from preprocess.builder.ray_pool import RayPool  # noqa: E402
 
 HERE = Path(__file__)
 PATIENCE_S = 120.0
-# A user's extractor, whose module the nodes find as this machine does.
-OWN = "--audio_features=tests.preprocess.own_extractors:Wide"
+# A user's extractor, whose module the nodes find too; slow, so that a node is met at work.
+OWN = "--audio_features=tests.preprocess.own_extractors:Slow"
 
 
 def behave(task, marks):
@@ -101,7 +101,7 @@ def test_two_nodes_one_killed_on_the_way(encode, project_dir, tmp_path, env, clu
         flags = (OWN, "--runner=ray", f"--ray_address={cluster.address}")
         over_nodes = build(project_dir, corpus, out_dir, env, *flags)
         deadline_s = time.monotonic() + PATIENCE_S
-        while len(list(out_dir.glob(".work/clips/*/*.npz"))) < 3:
+        while len(list(out_dir.glob(".work/clips/*/*.npz"))) < 3 or not cluster.works(nodes[1]):
             assert over_nodes.poll() is None, over_nodes.communicate()
             assert time.monotonic() < deadline_s
             time.sleep(0.01)
