@@ -1,4 +1,4 @@
-"""The audio branch, the two video branches and what joins them, as layers over packed rows."""
+"""The audio branches, the video branches and what joins them, as layers over packed rows."""
 
 from __future__ import annotations
 

@@ -59,8 +59,10 @@ class ModelConfig:
         (128, 64), "units, a direction, of the two audio BiLSTMs", _COUNT
     )
     audio_lstm_dropout: float = _part(0.3, "dropout between the two")
-    audio_dense_units: int = _part(128, "width of the audio branch's output", _COUNT)
-    audio_dropout: float = _part(0.4, "dropout on that output")
+    audio_dense_units: int = _part(
+        128, "width of the audio's dense layer; the cnn's output is twice as wide", _COUNT
+    )
+    audio_dropout: float = _part(0.4, "dropout on the audio branch's output")
     tcn_filters: int = _part(128, "filters of every TCN convolution", _COUNT)
     tcn_kernel_size: int = _part(3, "taps of every TCN convolution", _COUNT)
     tcn_dilations: tuple[int, ...] = _part(
